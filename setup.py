@@ -1,5 +1,5 @@
 "Package metadata comes from settings.ini; pyproject.toml only declares it dynamic."
-from configparser import ConfigParser
+import sys
 from pathlib import Path
 from setuptools import find_packages, setup
 
@@ -11,7 +11,7 @@ lib = cfg['lib_name']
 readme = here/'README.md'
 # Folders outside the package that an installed wheel carries inside it: see `core.data_path` and `core.notebooks_path`.
 carried = {f'{lib}._shipped': 'data', f'{lib}._experiments': 'nbs/experiments'}
-carried = {name: folder for name, folder in carried.items() if (here/folder).is_dir()}
+if 'editable_wheel' in sys.argv: carried = {}  # `pip install -e` reads them from the checkout
 
 setup(
     version=cfg['version'], description=cfg['description'], author=cfg['author'],

@@ -1,0 +1,63 @@
+# make reproduce   data, fine-tuning, synthetic images, measurements, tables, figures and report of one profile
+# make test        everything that is checked
+# make docs        README.md from nbs/index.ipynb
+# make clean       remove what was built; runs/ stays
+PYTHON  ?= $(shell command -v python3.11 || command -v python3)
+PROFILE ?= quick
+OUT     ?= runs/$(PROFILE)
+BIN     := .venv/bin
+STAMP   := .venv/.install-stamp
+
+.PHONY: reproduce test check-export check-notebooks check-readme check-tests docs clean
+
+reproduce: $(STAMP)
+	$(BIN)/medsoft reproduce --profile $(PROFILE) --out $(OUT)
+
+test: check-export check-notebooks check-readme check-tests
+
+# The tree is copied aside, so that these checks also work on changes that are not committed yet.
+check-export: $(STAMP)
+	@echo "== library modules are what the notebooks export"
+	@rm -rf build/check && mkdir -p build/check && cp -r medsoft_nb build/check/
+	@rm -f medsoft_nb/[!_]*.py medsoft_nb/_modidx.py
+	@$(BIN)/nbdev-export
+	@diff -r -x __pycache__ build/check/medsoft_nb medsoft_nb || \
+	  { echo "The export differs: it was made anew, look at it and commit it (git diff medsoft_nb)."; exit 1; }
+	@$(MAKE) -s git-clean FOLDER=medsoft_nb
+
+check-notebooks: $(STAMP)
+	@echo "== notebooks run, and their stored outputs are current"
+	@rm -rf build/check && mkdir -p build/check && cp -r nbs build/check/
+	OMP_NUM_THREADS=1 MEDSOFT_PROGRESS=0 $(BIN)/nbdev-test --save --n-workers 2 --timing
+	@$(BIN)/nbdev-clean
+	@diff -rq -x .ipynb_checkpoints build/check/nbs nbs || \
+	  { echo "Stored outputs differ: they were made anew, look at them and commit them (git diff nbs)."; exit 1; }
+	@$(MAKE) -s git-clean FOLDER=nbs
+
+check-readme: $(STAMP)
+	@echo "== README.md is what nbs/index.ipynb gives"
+	@$(BIN)/python -c "from medsoft_nb.docs import readme; readme(check=True)"
+
+check-tests: $(STAMP)
+	@echo "== tests"
+	OMP_NUM_THREADS=1 MEDSOFT_PROGRESS=0 $(BIN)/python -m pytest -q
+
+# In continuous integration the checkout is clean, and must still be so.
+.PHONY: git-clean
+git-clean:
+	@if [ -z "$$CI" ]; then :; \
+	elif ! git rev-parse --is-inside-work-tree >/dev/null 2>&1; then echo "No git checkout: not compared with the committed files."; \
+	else git --no-pager diff --exit-code --stat -- $(FOLDER); fi
+
+docs: $(STAMP)
+	$(BIN)/python -c "from medsoft_nb.docs import readme; readme()"
+
+clean:
+	rm -rf build dist *.egg-info _proc _docs _site_src .pytest_cache .hypothesis .ruff_cache
+	find . -name .venv -prune -o -name runs -prune -o \( -name __pycache__ -o -name .ipynb_checkpoints \) -print0 | xargs -0 rm -rf
+
+$(STAMP): settings.ini setup.py pyproject.toml constraints.txt
+	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11))" || { echo "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11"; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
