@@ -1,5 +1,6 @@
 "Package metadata comes from settings.ini; pyproject.toml only declares it dynamic."
 import sys
+from configparser import ConfigParser
 from pathlib import Path
 from setuptools import find_packages, setup
 
