@@ -11,8 +11,9 @@ cfg = parser['DEFAULT']
 lib = cfg['lib_name']
 readme = here/'README.md'
 # Folders outside the package that an installed wheel carries inside it: see `core.data_path` and `core.notebooks_path`.
-carried = {f'{lib}._shipped': 'data', f'{lib}._experiments': 'nbs/experiments'}
-if 'editable_wheel' in sys.argv: carried = {}  # `pip install -e` reads them from the checkout
+outside = {f'{lib}._shipped': 'data', f'{lib}._experiments': 'nbs/experiments'}
+editable = 'editable_wheel' in sys.argv  # `pip install -e` reads them from the checkout
+carried = {name: folder for name, folder in outside.items() if (here/folder).is_dir() and not editable}
 
 setup(
     version=cfg['version'], description=cfg['description'], author=cfg['author'],
