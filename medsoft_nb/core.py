@@ -185,7 +185,7 @@ def image_grid(
         sheet.paste(im, (x, y+head))
         if titles and i<len(titles): draw.text((x+1, y), str(titles[i])[:w//6+1], fill='black')
         if row_titles and c==0: draw.text((2, y+head+h//2-6), str(row_titles[r])[:15], fill='black')
-    return sheet
+    return sheet.convert('L') if all(np.ndim(x)==2 for x in images) else sheet
 
 # %% ../nbs/00_core.ipynb #c022
 def get_logger()->logging.Logger:
