@@ -128,4 +128,9 @@ d = { 'settings': { 'branch': 'main',
                                     'medsoft_nb.phantom.tissues': ('phantom.html#tissues', 'medsoft_nb/phantom.py'),
                                     'medsoft_nb.phantom.upsample': ('phantom.html#upsample', 'medsoft_nb/phantom.py'),
                                     'medsoft_nb.phantom.vertebra_frame': ('phantom.html#vertebra_frame', 'medsoft_nb/phantom.py'),
-                                    'medsoft_nb.phantom.write_phantom': ('phantom.html#write_phantom', 'medsoft_nb/phantom.py')}}}
+                                    'medsoft_nb.phantom.write_phantom': ('phantom.html#write_phantom', 'medsoft_nb/phantom.py')},
+            'medsoft_nb.prompts': { 'medsoft_nb.prompts.compose': ('prompts.html#compose', 'medsoft_nb/prompts.py'),
+                                    'medsoft_nb.prompts.find_label': ('prompts.html#find_label', 'medsoft_nb/prompts.py'),
+                                    'medsoft_nb.prompts.find_modality': ('prompts.html#find_modality', 'medsoft_nb/prompts.py'),
+                                    'medsoft_nb.prompts.known_labels': ('prompts.html#known_labels', 'medsoft_nb/prompts.py'),
+                                    'medsoft_nb.prompts.load_knowledge': ('prompts.html#load_knowledge', 'medsoft_nb/prompts.py')}}}
