@@ -8,7 +8,7 @@ Docs: https://example.github.io/medsoft_nb/grid.html.md"""
 __all__ = ['STEPS', 'Step', 'profile_names', 'load_profile', 'check_parameters', 'imported_modules', 'Job', 'job_record',
            'JobError', 'run_job', 'plan', 'html_page', 'reproduce']
 
-# %% ../nbs/60_grid.ipynb #165c87da
+# %% ../nbs/60_grid.ipynb #fd09c05c
 import ast, fcntl, hashlib, json, os, re, shutil
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -22,7 +22,7 @@ from papermill.exceptions import PapermillExecutionError
 from traitlets.config import Config
 from .core import Run, data_path, get_logger, notebooks_path, progress, sha256, write_json, read_json, write_text
 
-# %% ../nbs/60_grid.ipynb #c5602985
+# %% ../nbs/60_grid.ipynb #7eafe9ce
 @dataclass(frozen=True)
 class Step:
     "One notebook of an experiment"
@@ -40,29 +40,30 @@ STEPS = (
     Step('report', 'tables', seeded=False, needs=('prepare', 'quality', 'classify')),
 )
 
-# %% ../nbs/60_grid.ipynb #7c556280
+# %% ../nbs/60_grid.ipynb #514f2047
 def profile_names()->list[str]:
     "Profiles that are shipped"
     return sorted(p.stem for p in data_path('profiles').glob('*.yml'))
 
-# %% ../nbs/60_grid.ipynb #9b71bbad
+# %% ../nbs/60_grid.ipynb #669ce226
 def load_profile(
     profile:str|Path,  # Name of a shipped profile, or a YAML file
+    steps:tuple=STEPS, # Steps that it may have settings for
 )->dict:               # `title`, `seeds`, and settings by step
     "Read and check a profile; `ValueError` for an unknown name or section, or seeds that are not different whole numbers"
     path = Path(profile)
     if path.suffix not in ('.yml', '.yaml'): path = data_path('profiles')/f'{profile}.yml'
     if not path.is_file(): raise ValueError(f"No profile {str(profile)!r}. Shipped ones: {', '.join(profile_names())}; or give a YAML file.")
     found = yaml.safe_load(path.read_text(encoding='utf-8'))
-    known = ['title', 'seeds', *(step.name for step in STEPS)]
+    known = ['title', 'seeds', *(step.name for step in steps)]
     if not isinstance(found, dict) or set(found)-set(known):
         raise ValueError(f"{path.name}: unknown sections {sorted(set(found or {})-set(known))}. A profile has {', '.join(known)}.")
     seeds = found.get('seeds')
     if not isinstance(seeds, list) or not seeds or len(set(seeds)) < len(seeds) or not all(type(s) is int and s >= 0 for s in seeds):
         raise ValueError(f"{path.name}: `seeds` is {seeds!r}, and must list different whole numbers from 0, e.g. [0, 1, 2].")
-    return {'title': path.stem, **found, **{step.name: found.get(step.name) or {} for step in STEPS}}
+    return {'title': path.stem, **found, **{step.name: found.get(step.name) or {} for step in steps}}
 
-# %% ../nbs/60_grid.ipynb #d531068e
+# %% ../nbs/60_grid.ipynb #bd15392d
 def check_parameters(
     notebook:Path,    # Notebook with a cell tagged `parameters`
     parameters:dict,  # Values to inject
@@ -74,7 +75,7 @@ def check_parameters(
     if unknown: raise ValueError(f"{notebook.stem} does not know {', '.join(map(repr, unknown))}. It knows {', '.join(known)}.")
     return parameters
 
-# %% ../nbs/60_grid.ipynb #5de200d2
+# %% ../nbs/60_grid.ipynb #2d24cde5
 def imported_modules(
     source:str,          # Python source
     package:str='medsoft_nb',
@@ -84,13 +85,15 @@ def imported_modules(
     found, names = set() if found is None else found, set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import): names |= {a.name for a in node.names}
-        if isinstance(node, ast.ImportFrom) and node.module: names |= {node.module, *(f'{node.module}.{a.name}' for a in node.names)}
+        if isinstance(node, ast.ImportFrom):
+            module = '.'.join(filter(None, [package if node.level else '', node.module]))
+            names |= {module, *(f'{module}.{a.name}' for a in node.names)}
     for name in sorted(n for n in names if n.startswith(package+'.')):
         file = Path(find_spec(package).origin).parent.joinpath(*name.split('.')[1:]).with_suffix('.py')
         if file.is_file() and file not in found: found.add(file); imported_modules(file.read_text(encoding='utf-8'), package, found)
     return found
 
-# %% ../nbs/60_grid.ipynb #30913f39
+# %% ../nbs/60_grid.ipynb #e798b629
 @dataclass
 class Job:
     "One execution of a step's notebook"
@@ -113,7 +116,7 @@ class Job:
         told = [self.name, self.parameters, cells, *(sha256(p) for p in [*modules, *files]), *(job.fingerprint for job in self.needs)]
         return hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
-# %% ../nbs/60_grid.ipynb #acfb4a3b
+# %% ../nbs/60_grid.ipynb #be22ebad
 def job_record(
     job:Job,
     out:Path,  # Run folder
@@ -127,11 +130,11 @@ def job_record(
     record = {**meta.get('papermill', {}), **meta.get('medsoft_nb', {})}
     return record if record.get('end_time') and not record.get('exception') and record.get('fingerprint') == job.fingerprint else None
 
-# %% ../nbs/60_grid.ipynb #0e72e32e
+# %% ../nbs/60_grid.ipynb #e993f6f5
 class JobError(RuntimeError):
     "A notebook of the experiment failed"
 
-# %% ../nbs/60_grid.ipynb #1c80e017
+# %% ../nbs/60_grid.ipynb #49f497e3
 def _claim(job, out, fresh):
     "Make `job`'s folder; what another fingerprint left there is removed"
     folder, mark = out/job.folder, out/job.folder/'job.json'
@@ -141,7 +144,7 @@ def _claim(job, out, fresh):
     folder.mkdir(parents=True, exist_ok=True)
     write_json(mark, {'job': job.name, 'fingerprint': job.fingerprint})
 
-# %% ../nbs/60_grid.ipynb #a2c2f267
+# %% ../nbs/60_grid.ipynb #b16e7d9c
 @contextmanager
 def _environment(**values):
     "Environment variables for the kernels that are started inside"
@@ -151,12 +154,12 @@ def _environment(**values):
     finally:
         for k, v in old.items(): os.environ.pop(k) if v is None else os.environ.update({k: v})
 
-# %% ../nbs/60_grid.ipynb #18722a0c
+# %% ../nbs/60_grid.ipynb #60de9d54
 def _transport():
     "Kernels are talked to through local sockets where their paths, which have a limit, are short enough"
     return 'ipc' if os.name == 'posix' and len(jupyter_runtime_dir()) < 50 else 'tcp'
 
-# %% ../nbs/60_grid.ipynb #e6433f24
+# %% ../nbs/60_grid.ipynb #18240365
 def run_job(
     job:Job,
     out:Path,         # Run folder
@@ -180,7 +183,7 @@ def run_job(
     if error: raise JobError(f"{job.name} failed: {error.ename}: {error.evalue}\nSee {path}")
     return nb.metadata.papermill.duration
 
-# %% ../nbs/60_grid.ipynb #bffe6f10
+# %% ../nbs/60_grid.ipynb #d92f0366
 def plan(
     profile:dict,                   # As `load_profile` gives it
     manifest:str|Path|None=None,    # Data of your own in place of the profile's benchmark
@@ -202,13 +205,13 @@ def plan(
                 check_parameters(path, given), [jobs[name] for name in needs], _files(given))
     return list(jobs.values())
 
-# %% ../nbs/60_grid.ipynb #f6725950
+# %% ../nbs/60_grid.ipynb #569c9afd
 def _files(parameters):
     "Files and folders that `parameters` name: manifests, and models that are shipped or given as folders"
     named = [parameters[k] for k in ('manifest', 'base', 'encoder') if parameters.get(k)]
     return [p for v in named for p in (Path(v), data_path('models', v)) if p.exists()]
 
-# %% ../nbs/60_grid.ipynb #053506f8
+# %% ../nbs/60_grid.ipynb #ce9caf09
 def html_page(
     notebook:str|Path,  # Executed notebook
     path:str|Path,      # HTML file to write
@@ -224,7 +227,7 @@ def html_page(
     write_text(path, page)
     return Path(path)
 
-# %% ../nbs/60_grid.ipynb #018e43b6
+# %% ../nbs/60_grid.ipynb #5177f266
 @contextmanager
 def _alone(out):
     "`ValueError` where another process is at work in the folder `out`"
@@ -233,7 +236,7 @@ def _alone(out):
         except BlockingIOError: raise ValueError(f"Another run is at work in {out}. Wait for it, or choose another `out`.") from None
         yield
 
-# %% ../nbs/60_grid.ipynb #89a4099d
+# %% ../nbs/60_grid.ipynb #a5cfb742
 def reproduce(
     profile:str|Path='quick',      # Name of a shipped profile, or a YAML file
     out:str|Path|None=None,        # Run folder; `runs/<profile>` if `None`
@@ -244,7 +247,7 @@ def reproduce(
     steps:tuple=STEPS,
 )->Run:                            # The run; its `run.json` ends with a timing table of the jobs
     "Run a whole experiment, or go on with one that was interrupted"
-    settings = load_profile(profile)
+    settings = load_profile(profile, steps)
     if manifest and not Path(manifest).is_file(): raise ValueError(f"No manifest {str(manifest)!r}.")
     jobs = plan(settings, manifest, notebooks, steps)
     out = Path(out or Path('runs')/Path(profile).stem).resolve()
@@ -259,7 +262,7 @@ def reproduce(
         run.finish(jobs=times, minutes=round(sum(t['seconds'] for t in times)/60, 2))
     return run
 
-# %% ../nbs/60_grid.ipynb #01598bd2
+# %% ../nbs/60_grid.ipynb #82fb00f0
 def _do(job, out, resume):
     "Run `job` unless it is done; its row of the timing table"
     record = job_record(job, out) if resume else None

@@ -1,0 +1,137 @@
+"What keeps the project in order: layers, imports, notebooks, file sizes."
+import ast, json, re, subprocess, sys
+from pathlib import Path
+import nbformat, papermill, pytest
+
+root = Path(__file__).parent.parent
+library = sorted((root/'nbs').glob('[0-9][0-9]_*.ipynb'))
+experiments = sorted((root/'nbs/experiments').glob('*.ipynb'))
+code_of = lambda path: [c.source for c in nbformat.read(path, 4).cells if c.cell_type == 'code']
+
+
+def tracked():
+    "Files of the project: what git tracks, or everything outside generated folders where there is no git"
+    done = subprocess.run(['git', 'ls-files', '-z'], cwd=root, capture_output=True, text=True)
+    if done.returncode == 0 and done.stdout: return [root/f for f in done.stdout.split('\0') if f and (root/f).is_file()]
+    skip = {'.venv', 'runs', 'build', 'dist', '_proc', '_docs', '__pycache__', '.pytest_cache', '.hypothesis', '.ruff_cache', '.git', '.ipynb_checkpoints'}
+    return [f for f in root.rglob('*') if f.is_file() and not skip & set(f.relative_to(root).parts) and '.egg-info' not in str(f)]
+
+
+def plain(sources):
+    "Python of notebook cells, without lines of magic"
+    return '\n'.join(re.sub(r'^\s*[%!].*$', '', s, flags=re.M) for s in sources)
+
+
+def own_imports(source):
+    "Modules of the library that `source` imports"
+    names = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import): names |= {a.name for a in node.names}
+        if isinstance(node, ast.ImportFrom) and node.module:
+            assert node.level == 0, f'relative import of {node.module}'
+            names |= {node.module} if node.module != 'medsoft_nb' else {f'medsoft_nb.{a.name}' for a in node.names}
+    return {n.split('.')[1] for n in names if n.startswith('medsoft_nb.')}
+
+
+@pytest.mark.parametrize('path', library, ids=lambda p: p.stem)
+def test_a_notebook_imports_only_lower_numbers(path):
+    number = {p.stem[3:]: int(p.stem[:2]) for p in library}
+    upward = {m for m in own_imports(plain(code_of(path))) if m != path.stem[3:] and number[m] >= int(path.stem[:2])}
+    assert not upward, f'{path.name} imports {upward}'
+
+
+def test_the_layer_check_sees_an_upward_import():
+    assert own_imports('from medsoft_nb.grid import reproduce\nimport medsoft_nb.cli') == {'grid', 'cli'}
+
+
+@pytest.mark.parametrize('path', library, ids=lambda p: p.stem)
+def test_no_star_imports_in_exported_code(path):
+    module = root/'medsoft_nb'/f'{path.stem[3:]}.py'
+    assert not re.search(r'^\s*from \S+ import \*', module.read_text(), re.M)
+
+
+def test_no_undefined_names():
+    "Hidden globals: names that a notebook has and the exported module lacks"
+    done = subprocess.run([sys.executable, '-m', 'ruff', 'check', '--no-cache', 'medsoft_nb', 'tests', 'setup.py'], cwd=root, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+
+
+def fresh(code):
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+@pytest.mark.parametrize('module', ['core', 'data', 'stats', 'cli', 'report', 'grid'])
+def test_imports_without_torch(module):
+    heavy = fresh(f"import sys, medsoft_nb.{module}; print([m for m in ('torch', 'diffusers', 'transformers', 'peft') if m in sys.modules])")
+    assert heavy == '[]'
+
+
+def test_importing_the_package_is_instant():
+    code = "import time; t = time.perf_counter(); import medsoft_nb; print(time.perf_counter()-t)"
+    assert min(float(fresh(code)) for _ in range(3)) < 0.5
+
+
+def test_version_is_that_of_settings():
+    stated = re.search(r'^version = (\S+)', (root/'settings.ini').read_text(), re.M)[1]
+    assert fresh('import medsoft_nb; print(medsoft_nb.__version__)') == stated
+
+
+def test_tracked_files_are_small():
+    big = {str(f.relative_to(root)): f.stat().st_size for f in tracked() if f.stat().st_size > 20*2**20}
+    assert not big
+
+
+def test_no_folders_of_one_machine_in_tracked_files():
+    words = [b'/work' + b'/', b'/home' + b'/', b'/root' + b'/', b'/Users' + b'/', b'/tmp' + b'/bash']
+    binary = {'.png', '.safetensors', '.npy', '.tif', '.jpg', '.parquet'}
+    found = {str(f.relative_to(root)): w for f in tracked() if f.suffix not in binary for w in words if w in f.read_bytes()}
+    assert not found
+
+
+@pytest.mark.parametrize('path', experiments, ids=lambda p: p.stem)
+def test_experiments_have_a_parameters_cell(path):
+    cells = [c for c in nbformat.read(path, 4).cells if c.cell_type == 'code']
+    assert cells and cells[0].metadata.get('tags') == ['parameters']
+    assert 'run' in papermill.inspect_notebook(str(path))
+    assert all(not c.outputs for c in cells), 'results belong in the run folder'
+
+
+@pytest.mark.parametrize('path', experiments, ids=lambda p: p.stem)
+def test_experiments_hold_calls_not_logic(path):
+    tree = ast.parse(plain(code_of(path)))
+    assert not [n for n in ast.walk(tree) if isinstance(n, (ast.FunctionDef, ast.ClassDef, ast.While, ast.Try))]
+
+
+def test_parameter_tags_survive_cleaning(tmp_path):
+    "nbdev-clean strips tags unless told otherwise; papermill's values would then be overridden by the defaults"
+    nb = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell('n = 1', metadata={'tags': ['parameters'], 'collapsed': True}), nbformat.v4.new_code_cell('print(n)')],
+        metadata={'kernelspec': {'name': 'python3', 'display_name': 'python3', 'language': 'python'}})
+    path = tmp_path/'step.ipynb'
+    nbformat.write(nb, path)
+    subprocess.run([Path(sys.executable).with_name('nbdev-clean'), '--fname', path], cwd=root, check=True, capture_output=True)
+    cleaned = json.loads(path.read_text())['cells'][0]['metadata']
+    assert cleaned == {'tags': ['parameters']}
+    done = papermill.execute_notebook(str(path), str(tmp_path/'done.ipynb'), {'n': 7}, progress_bar=False, kernel_name='python3')
+    assert done.cells[-1].outputs[0].text == '7\n'
+
+
+def test_profiles_only_set_what_notebooks_know():
+    from medsoft_nb.grid import load_profile, plan, profile_names
+    assert {'quick', 'full'} <= set(profile_names())
+    for name in profile_names(): assert plan(load_profile(name))
+
+
+def test_constraints_pin_every_requirement():
+    from packaging.requirements import Requirement
+    from packaging.utils import canonicalize_name
+    lines = [line for line in (root/'constraints.txt').read_text().splitlines() if line and not line.startswith('#')]
+    assert all(re.fullmatch(r'[\w.-]+==[\w.]+', line) for line in lines), 'exact versions only, no paths, no local suffixes'
+    pinned = {canonicalize_name(Requirement(line).name): Requirement(line).specifier for line in lines}
+    settings = (root/'settings.ini').read_text()
+    for part in ('requirements', 'dev_requirements'):
+        for text in re.search(rf'^{part} = (.*(?:\n\s+.*)*)', settings, re.M)[1].split():
+            wanted = Requirement(text)
+            (exact,) = pinned[canonicalize_name(wanted.name)]
+            assert wanted.specifier.contains(exact.version), f'{text} does not admit {exact.version}'
