@@ -8,7 +8,7 @@ Docs: https://example.github.io/medsoft_nb/grid.html.md"""
 __all__ = ['STEPS', 'Step', 'profile_names', 'load_profile', 'check_parameters', 'imported_modules', 'Job', 'job_record',
            'JobError', 'run_job', 'plan', 'html_page', 'reproduce']
 
-# %% ../nbs/60_grid.ipynb #fd09c05c
+# %% ../nbs/60_grid.ipynb #40aa7103
 import ast, fcntl, hashlib, json, os, re, shutil
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -22,7 +22,7 @@ from papermill.exceptions import PapermillExecutionError
 from traitlets.config import Config
 from .core import Run, data_path, get_logger, notebooks_path, progress, sha256, write_json, read_json, write_text
 
-# %% ../nbs/60_grid.ipynb #7eafe9ce
+# %% ../nbs/60_grid.ipynb #3a131668
 @dataclass(frozen=True)
 class Step:
     "One notebook of an experiment"
@@ -40,12 +40,12 @@ STEPS = (
     Step('report', 'tables', seeded=False, needs=('prepare', 'quality', 'classify')),
 )
 
-# %% ../nbs/60_grid.ipynb #514f2047
+# %% ../nbs/60_grid.ipynb #a0abf50f
 def profile_names()->list[str]:
     "Profiles that are shipped"
     return sorted(p.stem for p in data_path('profiles').glob('*.yml'))
 
-# %% ../nbs/60_grid.ipynb #669ce226
+# %% ../nbs/60_grid.ipynb #40130b5a
 def load_profile(
     profile:str|Path,  # Name of a shipped profile, or a YAML file
     steps:tuple=STEPS, # Steps that it may have settings for
@@ -63,7 +63,7 @@ def load_profile(
         raise ValueError(f"{path.name}: `seeds` is {seeds!r}, and must list different whole numbers from 0, e.g. [0, 1, 2].")
     return {'title': path.stem, **found, **{step.name: found.get(step.name) or {} for step in steps}}
 
-# %% ../nbs/60_grid.ipynb #bd15392d
+# %% ../nbs/60_grid.ipynb #9d9cac03
 def check_parameters(
     notebook:Path,    # Notebook with a cell tagged `parameters`
     parameters:dict,  # Values to inject
@@ -75,7 +75,7 @@ def check_parameters(
     if unknown: raise ValueError(f"{notebook.stem} does not know {', '.join(map(repr, unknown))}. It knows {', '.join(known)}.")
     return parameters
 
-# %% ../nbs/60_grid.ipynb #2d24cde5
+# %% ../nbs/60_grid.ipynb #c97743ee
 def imported_modules(
     source:str,          # Python source
     package:str='medsoft_nb',
@@ -93,7 +93,7 @@ def imported_modules(
         if file.is_file() and file not in found: found.add(file); imported_modules(file.read_text(encoding='utf-8'), package, found)
     return found
 
-# %% ../nbs/60_grid.ipynb #e798b629
+# %% ../nbs/60_grid.ipynb #7cd87179
 @dataclass
 class Job:
     "One execution of a step's notebook"
@@ -116,7 +116,7 @@ class Job:
         told = [self.name, self.parameters, cells, *(sha256(p) for p in [*modules, *files]), *(job.fingerprint for job in self.needs)]
         return hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
-# %% ../nbs/60_grid.ipynb #be22ebad
+# %% ../nbs/60_grid.ipynb #eb7730c8
 def job_record(
     job:Job,
     out:Path,  # Run folder
@@ -130,11 +130,11 @@ def job_record(
     record = {**meta.get('papermill', {}), **meta.get('medsoft_nb', {})}
     return record if record.get('end_time') and not record.get('exception') and record.get('fingerprint') == job.fingerprint else None
 
-# %% ../nbs/60_grid.ipynb #e993f6f5
+# %% ../nbs/60_grid.ipynb #5b05ae43
 class JobError(RuntimeError):
     "A notebook of the experiment failed"
 
-# %% ../nbs/60_grid.ipynb #49f497e3
+# %% ../nbs/60_grid.ipynb #fe610aae
 def _claim(job, out, fresh):
     "Make `job`'s folder; what another fingerprint left there is removed"
     folder, mark = out/job.folder, out/job.folder/'job.json'
@@ -144,7 +144,7 @@ def _claim(job, out, fresh):
     folder.mkdir(parents=True, exist_ok=True)
     write_json(mark, {'job': job.name, 'fingerprint': job.fingerprint})
 
-# %% ../nbs/60_grid.ipynb #b16e7d9c
+# %% ../nbs/60_grid.ipynb #d0c448af
 @contextmanager
 def _environment(**values):
     "Environment variables for the kernels that are started inside"
@@ -154,12 +154,12 @@ def _environment(**values):
     finally:
         for k, v in old.items(): os.environ.pop(k) if v is None else os.environ.update({k: v})
 
-# %% ../nbs/60_grid.ipynb #60de9d54
+# %% ../nbs/60_grid.ipynb #7cc32d93
 def _transport():
     "Kernels are talked to through local sockets where their paths, which have a limit, are short enough"
     return 'ipc' if os.name == 'posix' and len(jupyter_runtime_dir()) < 50 else 'tcp'
 
-# %% ../nbs/60_grid.ipynb #18240365
+# %% ../nbs/60_grid.ipynb #99ea0218
 def run_job(
     job:Job,
     out:Path,         # Run folder
@@ -171,7 +171,7 @@ def run_job(
     path = out/job.executed
     part = path.with_name(f'.{path.stem}.running.ipynb')
     part.parent.mkdir(parents=True, exist_ok=True)
-    with _environment(MEDSOFT_PROGRESS='0', PYTHONHASHSEED='0'):
+    with _environment(MEDSOFT_PROGRESS='0', PYTHONHASHSEED='0', PYTHONWARNINGS='ignore:IProgress not found'):
         try: papermill.execute_notebook(str(job.notebook), str(part), parameters=job.parameters, cwd=str(out), progress_bar=False, kernel_name='python3',
             config=Config({'KernelManager': {'transport': _transport()}}))
         except PapermillExecutionError as e: error = e
@@ -183,7 +183,7 @@ def run_job(
     if error: raise JobError(f"{job.name} failed: {error.ename}: {error.evalue}\nSee {path}")
     return nb.metadata.papermill.duration
 
-# %% ../nbs/60_grid.ipynb #d92f0366
+# %% ../nbs/60_grid.ipynb #8ba1e3bc
 def plan(
     profile:dict,                   # As `load_profile` gives it
     manifest:str|Path|None=None,    # Data of your own in place of the profile's benchmark
@@ -205,13 +205,13 @@ def plan(
                 check_parameters(path, given), [jobs[name] for name in needs], _files(given))
     return list(jobs.values())
 
-# %% ../nbs/60_grid.ipynb #569c9afd
+# %% ../nbs/60_grid.ipynb #1c0059e6
 def _files(parameters):
     "Files and folders that `parameters` name: manifests, and models that are shipped or given as folders"
     named = [parameters[k] for k in ('manifest', 'base', 'encoder') if parameters.get(k)]
     return [p for v in named for p in (Path(v), data_path('models', v)) if p.exists()]
 
-# %% ../nbs/60_grid.ipynb #ce9caf09
+# %% ../nbs/60_grid.ipynb #4399f5e6
 def html_page(
     notebook:str|Path,  # Executed notebook
     path:str|Path,      # HTML file to write
@@ -227,7 +227,7 @@ def html_page(
     write_text(path, page)
     return Path(path)
 
-# %% ../nbs/60_grid.ipynb #5177f266
+# %% ../nbs/60_grid.ipynb #e4cfddea
 @contextmanager
 def _alone(out):
     "`ValueError` where another process is at work in the folder `out`"
@@ -236,7 +236,7 @@ def _alone(out):
         except BlockingIOError: raise ValueError(f"Another run is at work in {out}. Wait for it, or choose another `out`.") from None
         yield
 
-# %% ../nbs/60_grid.ipynb #a5cfb742
+# %% ../nbs/60_grid.ipynb #51dac4ef
 def reproduce(
     profile:str|Path='quick',      # Name of a shipped profile, or a YAML file
     out:str|Path|None=None,        # Run folder; `runs/<profile>` if `None`
@@ -262,7 +262,7 @@ def reproduce(
         run.finish(jobs=times, minutes=round(sum(t['seconds'] for t in times)/60, 2))
     return run
 
-# %% ../nbs/60_grid.ipynb #82fb00f0
+# %% ../nbs/60_grid.ipynb #06a125ba
 def _do(job, out, resume):
     "Run `job` unless it is done; its row of the timing table"
     record = job_record(job, out) if resume else None
