@@ -59,8 +59,6 @@ print(package.parent, len(plan(load_profile('quick'))))'''
 
 def test_the_shipped_base_loads_from_the_wheel(installed, tmp_path):
     code = '''
-import yaml
-from medsoft_nb.core import data_path
 from medsoft_nb.grid import load_profile
 from medsoft_nb.models import load_base
 print(load_base(load_profile('quick')['finetune']['base'])['unet'].config.in_channels)'''
