@@ -9,7 +9,7 @@ __all__ = ['app', 'data', 'train', 'out_console', 'err_console', 'ManifestArg', 
            'data_import', 'phantom', 'implant', 'validate', 'split', 'lora', 'generate', 'evaluate', 'classify',
            'reproduce', 'version', 'main']
 
-# %% ../nbs/61_cli.ipynb #eb2a22d0
+# %% ../nbs/61_cli.ipynb #36dbfb38
 import os, sys
 from pathlib import Path
 from textwrap import wrap
@@ -20,7 +20,7 @@ from rich.markup import escape
 from rich.table import Table
 import medsoft_nb
 
-# %% ../nbs/61_cli.ipynb #3ddbdf39
+# %% ../nbs/61_cli.ipynb #6b8e4893
 app = typer.Typer(help='Paint lesions into healthy spine images, and measure whether they help a classifier. For research, not for clinical use.',
     no_args_is_help=True, rich_markup_mode='rich', pretty_exceptions_enable=False, add_completion=False, context_settings={'help_option_names': ['-h', '--help']})
 data = typer.Typer(help='Manifests: import, make, check, split.', no_args_is_help=True)
@@ -29,7 +29,7 @@ app.add_typer(data, name='data')
 app.add_typer(train, name='train')
 out_console, err_console = Console(soft_wrap=True), Console(stderr=True, soft_wrap=True)
 
-# %% ../nbs/61_cli.ipynb #6bf0ea0d
+# %% ../nbs/61_cli.ipynb #e843319b
 def _help(text, *examples):
     "Help of a command, with examples that can be copied"
     wrapped = [wrap(e, 72, subsequent_indent='    ', break_long_words=False, break_on_hyphens=False) for e in examples]
@@ -42,13 +42,13 @@ def _print_table(df, title=''):
     for row in df.itertuples(index=False): table.add_row(*(f'{v:.4g}' if isinstance(v, float) else str(v) for v in row))
     out_console.print(table)
 
-# %% ../nbs/61_cli.ipynb #b9c3df28
+# %% ../nbs/61_cli.ipynb #1fb1c2f1
 ManifestArg = Annotated[Path, typer.Argument(metavar='MANIFEST', help='Manifest (CSV or Parquet)')]
 OutOption = Annotated[Path, typer.Option('--out', '-o', help='Folder to write to')]
 SeedOption = Annotated[int, typer.Option(help='Seed of every random choice')]
 BaseOption = Annotated[str, typer.Option(help='Base model: a shipped name, a folder, or a Hub id')]
 
-# %% ../nbs/61_cli.ipynb #873bdf23
+# %% ../nbs/61_cli.ipynb #bdf0c8d6
 def _pairs(values, option):
     "`['a=x', 'b=y']` as a dict"
     wrong = [v for v in values if '=' not in v]
@@ -59,7 +59,7 @@ def _words(value):
     "Comma-separated words as a list"
     return [w.strip() for w in value.split(',') if w.strip()]
 
-# %% ../nbs/61_cli.ipynb #b6ae0228
+# %% ../nbs/61_cli.ipynb #ca3934c8
 @data.command('import', help=_help('Make a manifest of a folder of images, instance masks and a table.',
     'medsoft data import scans/images --masks scans/masks --table scans/index.csv --column image_id=file --column patient_id=subset,exam --modality MR --out data/mine'))
 def data_import(
@@ -79,7 +79,7 @@ def data_import(
         default_label=default_label, modality=modality, plane=plane, spacing_mm=spacing_mm)
     out_console.print(f'{len(made)} images, {made.df.patient_id.nunique()} patients: {out}/manifest.csv')
 
-# %% ../nbs/61_cli.ipynb #ae3b6fc0
+# %% ../nbs/61_cli.ipynb #f7103a78
 @data.command(help=_help('Make a benchmark of procedural spine phantoms.', 'medsoft data phantom phantom-tumour --healthy 60 --sick 60 --out data/tumour'))
 def phantom(
     name:Annotated[str, typer.Argument(help='phantom-tumour or phantom-fracture')],
@@ -91,7 +91,7 @@ def phantom(
     from medsoft_nb.phantom import make_benchmark
     _counts(make_benchmark(name, out, n_healthy=healthy, n_sick=sick, seed=seed))
 
-# %% ../nbs/61_cli.ipynb #666d3a70
+# %% ../nbs/61_cli.ipynb #ac77747a
 @data.command(help=_help('Paint simulated lesions into real healthy images; they are always labelled as implanted.',
     'medsoft data implant data/mine/manifest.csv --labels lytic,sclerotic --out data/implanted'))
 def implant(
@@ -105,7 +105,7 @@ def implant(
     from medsoft_nb.phantom import implant
     _counts(implant(Manifest.load(manifest), out, labels=_words(labels), fraction_sick=fraction_sick, seed=seed))
 
-# %% ../nbs/61_cli.ipynb #4585cf60
+# %% ../nbs/61_cli.ipynb #ada92591
 def _counts(manifest):
     "Images and patients by label and split"
     by = [c for c in ('label', 'split', 'origin') if c in manifest.df]
@@ -121,7 +121,7 @@ def validate(
     _counts(found)
     out_console.print('[green]No faults.[/green]')
 
-# %% ../nbs/61_cli.ipynb #9df83ee4
+# %% ../nbs/61_cli.ipynb #2a6daeb1
 @data.command(help=_help('Split by patient into train, val and test, stratified by label.', 'medsoft data split data/mine/manifest.csv --fractions 0.6,0.1,0.3 --seed 0'))
 def split(
     manifest:ManifestArg,
@@ -135,7 +135,7 @@ def split(
     made.save(out or manifest)
     _counts(made)
 
-# %% ../nbs/61_cli.ipynb #d3872160
+# %% ../nbs/61_cli.ipynb #53efeca6
 @train.command(help=_help('Fine-tune a base model on lesions with LoRA; an interrupted training goes on where it stopped.',
     'medsoft train lora data/tumour/manifest.csv --steps 300 --rank 16 --out loras/tumour'))
 def lora(
@@ -155,17 +155,17 @@ def lora(
     train_lora(base, used, out, LoRATraining(steps=steps, rank=rank, batch_size=batch_size, learning_rate=learning_rate, seed=seed))
     out_console.print(f'Weights: {out}/pytorch_lora_weights.safetensors')
 
-# %% ../nbs/61_cli.ipynb #0619fa64
+# %% ../nbs/61_cli.ipynb #7546e436
 @app.command(help=_help('Paint lesions into the healthy training images of a manifest. Sick training images lend the shapes of their lesions.',
-    'medsoft generate data/tumour/manifest.csv --lora loras/tumour --labels lytic,sclerotic -n 100 --out synthetic/tumour'))
+    'medsoft generate data/tumour/manifest.csv --lora loras/tumour/pytorch_lora_weights.safetensors --labels lytic,sclerotic -n 100 --out synthetic/tumour'))
 def generate(
     manifest:ManifestArg,
     out:OutOption,
     labels:Annotated[str, typer.Option(help='Labels to paint, with commas; those of the training images if omitted')] = '',
     base:BaseOption = 'medsoft-tiny',
-    lora:Annotated[Optional[Path], typer.Option(help='Folder of LoRA weights')] = None,
+    lora:Annotated[Optional[Path], typer.Option(help='LoRA weights, a safetensors file')] = None,
     n_per_label:Annotated[int, typer.Option('--n-per-label', '-n', help='Images a label')] = 10,
-    ramp:Annotated[float, typer.Option(help='Width of the soft border in pixels; 0 for a hard mask')] = 8.,
+    ramp:Annotated[float, typer.Option(help='Width of the soft border in pixels; 0 for a hard mask')] = 6.,
     steps:Annotated[int, typer.Option(help='Denoising steps')] = 20,
     guidance_scale:Annotated[float, typer.Option(help='Weight of the prompt')] = 2.,
     seed:SeedOption = 0,
@@ -176,11 +176,11 @@ def generate(
     found = Manifest.load(manifest)
     used = found.where(split='train') if (found.df.split == 'train').any() else found
     donors = used.where(label=used.diseases)
-    config = GenerateConfig(n_per_label=n_per_label, ramp=ramp, hard_mask=ramp == 0, steps=steps, guidance_scale=guidance_scale, seed=seed)
-    made = generate(MedSoftPipeline.from_pretrained(base), used.where(label=HEALTHY), out, _words(labels) or donors.diseases, donors, config, lora=lora)
+    config = GenerateConfig(n_per_label=n_per_label, ramp=ramp, steps=steps, guidance_scale=guidance_scale, seed=seed)
+    made = generate(MedSoftPipeline.from_pretrained(base), used.where(label=HEALTHY), donors, out, _words(labels) or donors.diseases, config, lora)
     _counts(made)
 
-# %% ../nbs/61_cli.ipynb #6a2d210e
+# %% ../nbs/61_cli.ipynb #9e383e37
 @app.command(help=_help('Judge synthetic images against real ones on lesion crops: KID beside the floor of real against real, seam ratio, changed background.',
     'medsoft evaluate soft=synthetic/soft/manifest.csv hard=synthetic/hard/manifest.csv --reference data/tumour/manifest.csv --out tables'))
 def evaluate(
@@ -200,7 +200,7 @@ def evaluate(
     table(rows, out/'quality', 'Quality of synthetic lesions')
     _print_table(rows)
 
-# %% ../nbs/61_cli.ipynb #dac3364e
+# %% ../nbs/61_cli.ipynb #79e87cdd
 @app.command(help=_help('Train a classifier on each arm (real only, controls, real and synthetic images) and test it on held-out patients.',
     'medsoft classify data/tumour/manifest.csv --synthetic soft=synthetic/soft/manifest.csv --steps 200 --seeds 3 --out tables'))
 def classify(
@@ -225,7 +225,7 @@ def classify(
     table(rows, out/'auc', 'AUC with 95 % intervals over patients and seeds')
     _print_table(rows)
 
-# %% ../nbs/61_cli.ipynb #6853037a
+# %% ../nbs/61_cli.ipynb #12f983e5
 @app.command(help=_help('Run a whole experiment: data, fine-tuning, synthetic images, measurements, tables, figures, report. An interrupted run goes on where it stopped.',
     'medsoft reproduce', 'medsoft reproduce --profile full --out runs/full', 'medsoft reproduce --manifest data/mine/manifest.csv --out runs/mine'))
 def reproduce(
@@ -242,11 +242,11 @@ def reproduce(
     _print_table(pd.DataFrame(record['results']['jobs']))
     out_console.print(f"Report: {run.path('report.html')}")
 
-# %% ../nbs/61_cli.ipynb #628b7149
+# %% ../nbs/61_cli.ipynb #ac3dc7f7
 @app.command(help='Print the version.')
 def version(): out_console.print(medsoft_nb.__version__)
 
-# %% ../nbs/61_cli.ipynb #2fda9fed
+# %% ../nbs/61_cli.ipynb #63ea49b3
 def main(
     args:list[str]|None=None,  # Words of the command line; `sys.argv` if `None`
 ):
