@@ -96,7 +96,7 @@ class Manifest:
     def __repr__(self): return f"Manifest({len(self)} images, {self.df.patient_id.nunique()} patients: " + ', '.join(f'{l} {n}' for l,n in self.df.label.value_counts().items()) + ')'
     def _repr_html_(self):
         keep = self.df.groupby('label', sort=False).head(3).index[:12]
-        try: sheet = image_grid([to_uint8(self.image(i)) for i in keep], ncols=6, titles=self.df.label[keep])
+        try: sheet = image_grid([to_uint8(self.image(i)) for i in keep], ncols=6, titles=list(self.df.label[keep]))
         except ValueError as e: return f'<p>{self!r}</p><p>{e}</p>'
         sheet.thumbnail((900, 500)); buf = io.BytesIO(); sheet.save(buf, 'PNG')
         counts = pd.crosstab(self.df.label, self.df.split.replace('', 'all')).to_html()

@@ -140,7 +140,7 @@ def _rows(files, table, columns, label_map, default_label, constants, folder):
     df = read_table(table, columns)
     if not {'image_id', 'image'} & set(df): raise ManifestError(f"no column of {table} names the images. Map one, e.g. columns=dict(image_id='file').")
     if 'patient_id' not in df: raise ManifestError(f"no column of {table} names the patients. Map one, e.g. columns=dict(patient_id='exam').")
-    if 'label' not in df and default_label is None: raise ManifestError(f"no column of {table} holds labels. Map one, e.g. columns=dict(label='diagnosis'), or give a `default_label`.")
+    if 'label' not in df and not default_label: raise ManifestError(f"no column of {table} holds labels. Map one, e.g. columns=dict(label='diagnosis'), or give a `default_label`.")
     for a,b in (('image', 'image_id'), ('image_id', 'image')):
         if a not in df: df[a] = df[b]
     df['image_id'] = df.image_id.map(_stem)

@@ -21,12 +21,14 @@ def load_knowledge(
     "The shipped knowledge base, extended by `extra`"
     base = yaml.safe_load(data_path('knowledge', 'vertebra.yml').read_text(encoding='utf-8'))
     if extra is None: return base
-    mine = yaml.safe_load(Path(extra).read_text(encoding='utf-8'))
+    try: mine = yaml.safe_load(Path(extra).read_text(encoding='utf-8'))
+    except (OSError, UnicodeError, yaml.YAMLError) as e: raise ValueError(f'knowledge base {extra} cannot be read: {e}') from e
     if not isinstance(mine, dict) or not isinstance(mine.get('diseases'), dict): raise ValueError(f'{extra} has no `diseases:` table.')
     for label,entry in mine['diseases'].items():
         new = base['diseases'].get(label, {}) | entry
         lacking = [k for k in ('name', 'appearance') if k not in new]
         if lacking: raise ValueError(f'{extra}: disease {label!r} lacks {lacking[0]!r}.')
+        if not isinstance(new['appearance'], dict) or 'any' not in new['appearance']: raise ValueError(f"{extra}: the appearance of {label!r} lacks 'any', the phrase for a modality without one of its own.")
         base['diseases'][label] = new
     return base
 
@@ -42,7 +44,7 @@ def find_label(
     "Look a disease up; `ValueError` lists the known ones"
     diseases, key = load_knowledge(knowledge)['diseases'], label.strip().lower()
     for l,d in diseases.items():
-        if key in (l, d['name'].lower(), *(s.lower() for s in d.get('synonyms', ()))): return l
+        if key in (l.lower(), d['name'].lower(), *(s.lower() for s in d.get('synonyms', ()))): return l
     raise ValueError(f"no prompt is known for the label {label!r}. Known labels: {', '.join(diseases)}. Fill in the manifest's `prompt` column, or add the disease to a YAML of your own.")
 
 def find_modality(modality:str, knowledge:str|Path|None=None)->str:
