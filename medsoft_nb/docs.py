@@ -7,11 +7,11 @@ Docs: https://example.github.io/medsoft_nb/docs.html.md"""
 # %% auto #0
 __all__ = ['notebook_markdown', 'readme']
 
-# %% ../nbs/90_docs.ipynb #40d5eee4
+# %% ../nbs/90_docs.ipynb #7ba05603
 import re
 from pathlib import Path
 
-# %% ../nbs/90_docs.ipynb #23b3c22b
+# %% ../nbs/90_docs.ipynb #b4ab369e
 def _visible(nb):
     "Cells of `nb` that a reader of the documentation sees, without nbdev's directives"
     hidden, code = re.compile(r'^#\|\s*(hide|include:\s*false)\s*$', re.M), []
@@ -21,13 +21,13 @@ def _visible(nb):
         code.append(cell)
     return code
 
-# %% ../nbs/90_docs.ipynb #e15d9ce6
+# %% ../nbs/90_docs.ipynb #cb543bdb
 def _alert(found):
     "A Quarto callout as a GitHub alert"
     lines = found[2].strip().splitlines()
     return '\n'.join([f'> [!{found[1].upper()}]', *(f'> {line}'.rstrip() for line in lines)])
 
-# %% ../nbs/90_docs.ipynb #c6ee89e4
+# %% ../nbs/90_docs.ipynb #f27c836c
 def notebook_markdown(
     path:str|Path,           # A notebook with stored outputs
     images:str='README_files',  # Folder that the links to figures name
@@ -39,11 +39,12 @@ def notebook_markdown(
     nb.cells, nb.metadata.language_info = _visible(nb), {'name': 'python'}
     text, found = MarkdownExporter().from_notebook_node(nb, {'unique_key': 'figure', 'output_files_dir': images})
     text = re.sub(r'^::: \{\.callout-(\w+)[^}]*\}\n(.*?)\n:::$', _alert, text, flags=re.S|re.M)
-    text = re.sub(r'\]\((?!\w+:)([^)#]+\.ipynb)', r'](nbs/\1', text).replace('```{mermaid}', '```mermaid')
+    text = re.sub(r'\]\((?!\w+:)([^)#]+\.ipynb)', r'](nbs/\1', text).replace('](../', '](').replace('```{mermaid}', '```mermaid')
     text = '\n'.join(line.rstrip() for line in text.splitlines())
-    return re.sub(r'\n{3,}', '\n\n', text).strip()+'\n', found['outputs']
+    figures = {name: content for name, content in found['outputs'].items() if name in text}  # pictures come in several formats
+    return re.sub(r'\n{3,}', '\n\n', text).strip()+'\n', figures
 
-# %% ../nbs/90_docs.ipynb #35491d33
+# %% ../nbs/90_docs.ipynb #dea8b580
 def readme(
     check:bool=False,       # Compare only, change nothing
     root:str|Path|None=None,  # The checkout; found from the current folder if `None`

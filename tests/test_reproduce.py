@@ -1,0 +1,84 @@
+"The whole experiment at the smallest size, through the command, and once more."
+import os, subprocess, sys
+import pandas as pd, pytest
+
+pytestmark = pytest.mark.slow
+
+profile = '''
+title: Smallest
+seeds: [3]
+prepare: {benchmark_healthy: 24, benchmark_sick: 36, n_sick: 6}
+finetune: {base: BASE, steps: 3}
+generate: {base: BASE}
+'''
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+    "A run of the real notebooks on a base of random weights"
+    from medsoft_nb.models import save_base, tiny_components
+    folder = tmp_path_factory.mktemp('reproduce')
+    save_base(tiny_components(0), folder/'base')
+    (folder/'smallest.yml').write_text(profile.replace('BASE', str(folder/'base')))
+    return folder
+
+
+def medsoft(folder, *words):
+    return subprocess.run([sys.executable, '-c', 'from medsoft_nb.cli import main; main()', *words], cwd=folder,
+        env={**os.environ, 'MEDSOFT_PROGRESS': '0', 'OMP_NUM_THREADS': '1'}, capture_output=True, text=True)
+
+
+@pytest.fixture(scope='module')
+def run(folder):
+    done = medsoft(folder, 'reproduce', '--profile', 'smallest.yml', '--out', 'run')
+    assert done.returncode == 0, done.stderr
+    return folder/'run'
+
+
+def test_it_leaves_tables_figures_and_a_report(run):
+    aucs = pd.read_csv(run/'tables/auc.csv')
+    assert {'real-only', 'classical', 'duplicate-real', 'copy-paste', 'base', 'lora-hard', 'lora-smis', 'lora-smis+healthy', 'oracle'} == set(aucs.arm)
+    assert ((aucs.lo <= aucs.value) & (aucs.value <= aucs.hi)).all()
+    for stem in ('auc', 'gain', 'quality', 'data'): assert all((run/f'tables/{stem}{end}').stat().st_size for end in ('.md', '.tex', '.csv'))
+    for stem in ('auc', 'kid', 'qualitative'): assert all((run/f'figures/{stem}{end}').stat().st_size for end in ('.png', '.pdf'))
+    page = (run/'report.html').read_text()
+    assert 'oracle' in page and 'data:image/png' in page and '<script src="http' not in page
+
+
+def test_the_settings_of_the_profile_were_used(run):
+    loss = pd.read_csv(run/'seed-3/lora/loss.csv')
+    assert len(loss) == 3   # the notebook's default is 4
+
+
+def test_nothing_outside_the_masks_was_changed(run):
+    quality = pd.read_csv(run/'tables/quality.csv')
+    changed = quality[quality.metric == 'background_changed']
+    assert len(changed) >= 4 and (changed.value == 0).all() and (changed.hi == 0).all()
+
+
+def test_the_same_command_again_gives_the_same_tables(folder, run):
+    done = medsoft(folder, 'reproduce', '--profile', 'smallest.yml', '--out', 'again')
+    assert done.returncode == 0, done.stderr
+    for path in sorted((run/'tables').glob('*.csv')): assert path.read_bytes() == (folder/'again/tables'/path.name).read_bytes(), path.name
+
+
+def test_a_finished_run_does_nothing_the_second_time(folder, run):
+    before = {p: p.stat().st_mtime_ns for p in run.rglob('*') if p.is_file() and p.name not in ('run.json', 'report.html', '.lock')}
+    assert medsoft(folder, 'reproduce', '--profile', 'smallest.yml', '--out', 'run').returncode == 0
+    assert before == {p: p.stat().st_mtime_ns for p in run.rglob('*') if p.is_file() and p.name not in ('run.json', 'report.html', '.lock')}
+
+
+def test_a_manifest_of_ones_own(folder, run):
+    "`--manifest` swaps the data; the files stay where they are"
+    own = run/'data/phantom-tumour/manifest.csv'
+    done = medsoft(folder, 'reproduce', '--profile', 'smallest.yml', '--manifest', str(own), '--out', 'own')
+    assert done.returncode == 0, done.stderr
+    assert not (folder/'own/data/phantom-tumour').exists()
+    assert (folder/'own/tables/auc.csv').read_bytes() == (run/'tables/auc.csv').read_bytes()
+
+
+def test_a_misspelt_setting_is_one_clean_message(folder):
+    (folder/'wrong.yml').write_text('seeds: [0]\ngenerate: {ramp_width: 3}')
+    done = medsoft(folder, 'reproduce', '--profile', 'wrong.yml', '--out', 'wrong')
+    assert done.returncode == 2 and "does not know 'ramp_width'" in done.stderr and 'Traceback' not in done.stderr
+    assert not (folder/'wrong').exists()
