@@ -81,7 +81,7 @@ class Classifier:
         self.augment, self.image_size, self.seed = augment, image_size, seed
         self.classes_ = np.array([0, 1])
 
-    def _tensor(self, x): return load_images(x, self.image_size) if isinstance(x, Manifest) else torch.as_tensor(np.asarray(x), dtype=torch.float32).reshape(len(x), 1, *np.shape(x)[-2:])
+    def _tensor(self, x): return load_images(x, self.image_size) if isinstance(x, Manifest) else torch.tensor(np.asarray(x), dtype=torch.float32).reshape(len(x), 1, *np.shape(x)[-2:])
     @staticmethod
     def _norm(x): return ((x-x.mean((1, 2, 3), keepdim=True))/(x.std((1, 2, 3), keepdim=True)+1e-5)).contiguous(memory_format=torch.channels_last)
 
@@ -91,7 +91,7 @@ class Classifier:
     )->'Classifier':
         "Train from the seed on"
         if self.backbone not in BACKBONES: raise ValueError(f"unknown backbone {self.backbone!r}. Known: {', '.join(BACKBONES)}.")
-        y = torch.as_tensor(np.asarray(x.df.label!=HEALTHY) if y is None else np.asarray(y)).float(); x = self._tensor(x)
+        y = torch.tensor(np.array(x.df.label!=HEALTHY) if y is None else np.array(y)).float(); x = self._tensor(x)
         if len(y)!=len(x): raise ValueError(f'{len(x)} images but {len(y)} labels.')
         if len(y.unique())<2: raise ValueError(f'all {len(y)} training images have the same class; a classifier needs healthy and sick ones.')
         torch.manual_seed(self.seed); g = torch_generator('classifier', self.seed)

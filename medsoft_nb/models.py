@@ -60,8 +60,8 @@ def load_base(
     path = resolve_model(name)
     kw = dict(use_safetensors=True)
     parts = dict(
-        vae=AutoencoderKL.from_pretrained(path, subfolder='vae', torch_dtype=dtype, **kw),
-        unet=UNet2DConditionModel.from_pretrained(path, subfolder='unet', torch_dtype=dtype, **kw),
+        vae=AutoencoderKL.from_pretrained(path, subfolder='vae', dtype=dtype, **kw),
+        unet=UNet2DConditionModel.from_pretrained(path, subfolder='unet', dtype=dtype, **kw),
         text_encoder=CLIPTextModel.from_pretrained(path, subfolder='text_encoder', dtype=dtype, **kw))
     channels = parts['unet'].config.in_channels
     if channels!=9: raise ValueError(f"{name}: the U-Net takes {channels} input channels; an inpainting base takes 9.")

@@ -68,7 +68,7 @@ class MedSoftPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         **kwargs,            # Passed on to `DiffusionPipeline.from_pretrained`
     )->'MedSoftPipeline':
         "Load an inpainting base; weights are safetensors only"
-        return super().from_pretrained(resolve_model(name), **({'torch_dtype': torch.float32, 'use_safetensors': True} | kwargs))
+        return super().from_pretrained(resolve_model(name), **({'dtype': torch.float32, 'use_safetensors': True} | kwargs))
 
     @property
     def factor(self)->int:
