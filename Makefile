@@ -1,5 +1,6 @@
 # make reproduce   data, fine-tuning, synthetic images, measurements, tables, figures and report of one profile
 # make test        everything that is checked
+# make outputs     run the library notebooks and store their outputs
 # make docs        README.md from nbs/index.ipynb
 # make clean       remove what was built; runs/ stays
 PYTHON  ?= $(shell command -v python3.11 || command -v python3)
@@ -7,8 +8,10 @@ PROFILE ?= quick
 OUT     ?= runs/$(PROFILE)
 BIN     := .venv/bin
 STAMP   := .venv/.install-stamp
+# One thread, so that sums come out alike on any number of cores
+QUIET   := OMP_NUM_THREADS=1 MEDSOFT_PROGRESS=0 TQDM_DISABLE=1
 
-.PHONY: reproduce test check-export check-notebooks check-readme check-tests docs clean
+.PHONY: reproduce test check-export check-notebooks check-readme check-tests outputs docs clean
 
 reproduce: $(STAMP)
 	$(BIN)/medsoft reproduce --profile $(PROFILE) --out $(OUT)
@@ -28,11 +31,15 @@ check-export: $(STAMP)
 check-notebooks: $(STAMP)
 	@echo "== notebooks run, and their stored outputs are current"
 	@rm -rf build/check && mkdir -p build/check && cp -r nbs build/check/
-	OMP_NUM_THREADS=1 MEDSOFT_PROGRESS=0 $(BIN)/nbdev-test --save --n-workers 2 --timing
-	@$(BIN)/nbdev-clean
-	@diff -rq -x .ipynb_checkpoints build/check/nbs nbs || \
+	@$(MAKE) -s outputs
+	@diff -rq -x .ipynb_checkpoints -x _quarto.yml build/check/nbs nbs || \
 	  { echo "Stored outputs differ: they were made anew, look at them and commit them (git diff nbs)."; exit 1; }
 	@$(MAKE) -s git-clean FOLDER=nbs
+
+outputs: $(STAMP)
+	$(QUIET) $(BIN)/nbdev-test --save --n-workers 2 --timing
+	@$(BIN)/nbdev-clean
+	@$(BIN)/python -c "from medsoft_nb.docs import drop_stderr; drop_stderr('nbs')"
 
 check-readme: $(STAMP)
 	@echo "== README.md is what nbs/index.ipynb gives"
@@ -40,7 +47,7 @@ check-readme: $(STAMP)
 
 check-tests: $(STAMP)
 	@echo "== tests"
-	OMP_NUM_THREADS=1 MEDSOFT_PROGRESS=0 $(BIN)/python -m pytest -q
+	$(QUIET) $(BIN)/python -m pytest -q
 
 # In continuous integration the checkout is clean, and must still be so.
 .PHONY: git-clean
