@@ -38,8 +38,8 @@ check-notebooks: $(STAMP)
 
 outputs: $(STAMP)
 	$(QUIET) $(BIN)/nbdev-test --save --n-workers 2 --timing
-	@$(BIN)/nbdev-clean
 	@$(BIN)/python -c "from medsoft_nb.docs import drop_stderr; drop_stderr('nbs')"
+	@$(BIN)/nbdev-clean
 
 check-readme: $(STAMP)
 	@echo "== README.md is what nbs/index.ipynb gives"

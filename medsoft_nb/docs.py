@@ -7,11 +7,11 @@ Docs: https://example.github.io/medsoft_nb/docs.html.md"""
 # %% auto #0
 __all__ = ['notebook_markdown', 'readme', 'drop_stderr']
 
-# %% ../nbs/90_docs.ipynb #a36837a3
+# %% ../nbs/90_docs.ipynb #81d91a06
 import re
 from pathlib import Path
 
-# %% ../nbs/90_docs.ipynb #1aa07b6d
+# %% ../nbs/90_docs.ipynb #e945f386
 def _visible(nb):
     "Cells of `nb` that a reader of the documentation sees, without nbdev's directives"
     hidden, code = re.compile(r'^#\|\s*(hide|include:\s*false)\s*$', re.M), []
@@ -21,13 +21,13 @@ def _visible(nb):
         code.append(cell)
     return code
 
-# %% ../nbs/90_docs.ipynb #6e0b3013
+# %% ../nbs/90_docs.ipynb #9dad785c
 def _alert(found):
     "A Quarto callout as a GitHub alert"
     lines = found[2].strip().splitlines()
     return '\n'.join([f'> [!{found[1].upper()}]', *(f'> {line}'.rstrip() for line in lines)])
 
-# %% ../nbs/90_docs.ipynb #54df3548
+# %% ../nbs/90_docs.ipynb #a489a80e
 def notebook_markdown(
     path:str|Path,           # A notebook with stored outputs
     images:str='README_files',  # Folder that the links to figures name
@@ -44,7 +44,7 @@ def notebook_markdown(
     figures = {name: content for name, content in found['outputs'].items() if name in text}  # pictures come in several formats
     return re.sub(r'\n{3,}', '\n\n', text).strip()+'\n', figures
 
-# %% ../nbs/90_docs.ipynb #f696eaa3
+# %% ../nbs/90_docs.ipynb #627e9ef3
 def readme(
     check:bool=False,       # Compare only, change nothing
     root:str|Path|None=None,  # The checkout; found from the current folder if `None`
@@ -62,12 +62,12 @@ def readme(
     for p, content in made.items(): p.parent.mkdir(exist_ok=True), p.write_bytes(content)
     return root/'README.md'
 
-# %% ../nbs/90_docs.ipynb #22af5616
+# %% ../nbs/90_docs.ipynb #e36125bd
 def drop_stderr(
     folder:str|Path='nbs',  # Folder of notebooks
 )->list[Path]:              # Notebooks that were changed
     "Remove stored progress bars and warnings"
-    from execnb.nbio import read_nb, write_nb
+    from fastcore.nbio import read_nb, write_nb
     changed = []
     for path in sorted(Path(folder).rglob('[!.]*.ipynb')):
         nb = read_nb(path)
