@@ -139,7 +139,7 @@ def generate(
     settings = asdict(config) | dict(labels=labels, base=weights, lora=sha256(lora)[:16] if lora else '')
     if lora: pipe = with_lora(pipe, lora)
     done = begin(out, settings)
-    todo = [(l, k) for l in labels for k in range(config.n_per_label) if f'{l}-{k:05d}' not in done]
+    todo = [(l, k) for l in labels for k in range(config.n_per_label) if f'synthetic-{l}-{k:05d}' not in done]
     for start in progress(range(0, len(todo), config.batch_size), desc='generate'):
         append_rows(out, generate_batch(pipe, backgrounds, donors, out, todo[start:start+config.batch_size], config, settings))
     return Manifest.load(out/'manifest.csv')
@@ -153,7 +153,7 @@ def generate_batch(pipe, backgrounds, donors, out, todo, config, settings)->list
     images = pipe(prompts, [backgrounds.image(p.background) for p in places], soft, num_inference_steps=config.steps, guidance_scale=config.guidance_scale,
         blend=config.blend, band_correction=config.band_correction, roi=config.roi, generator=[torch_generator('image', config.seed, l, k) for l,k in todo]).images
     more = dict(steps=config.steps, guidance_scale=config.guidance_scale, blend=config.blend, ramp=config.ramp, lora=settings['lora'], base=settings['base'].get('unet/diffusion_pytorch_model.safetensors', ''))
-    return [write_sample(out, backgrounds, donors, p, f'{l}-{k:05d}', l, x, s, prompt=t, seed=config.seed, number=k, **more) for (l,k),p,x,s,t in zip(todo, places, images, soft, prompts)]
+    return [write_sample(out, backgrounds, donors, p, f'synthetic-{l}-{k:05d}', l, x, s, prompt=t, seed=config.seed, number=k, **more) for (l,k),p,x,s,t in zip(todo, places, images, soft, prompts)]
 
 # %% ../nbs/41_generate.ipynb #c014
 def paste(backgrounds:Manifest, donors:Manifest, place:Place, soft:np.ndarray)->np.ndarray:
@@ -181,7 +181,7 @@ def copy_paste(
     done = begin(out, dict(method='copy-paste', labels=list(labels), n_per_label=n_per_label, ramp=ramp, seed=seed)); rows = []
     for l in labels:
         for k in range(n_per_label):
-            if f'{l}-{k:05d}' in done: continue
+            if f'synthetic-{l}-{k:05d}' in done: continue
             p = place_lesion(backgrounds, donors, l, seed, k); soft = soften(p.mask, ramp)
-            rows.append(write_sample(out, backgrounds, donors, p, f'{l}-{k:05d}', l, paste(backgrounds, donors, p, soft), soft, seed=seed, number=k, ramp=ramp))
+            rows.append(write_sample(out, backgrounds, donors, p, f'synthetic-{l}-{k:05d}', l, paste(backgrounds, donors, p, soft), soft, seed=seed, number=k, ramp=ramp))
     return append_rows(out, rows) if rows else Manifest.load(out/'manifest.csv')

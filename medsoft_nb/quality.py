@@ -14,7 +14,7 @@ from scipy import linalg, ndimage as ndi
 from sklearn.metrics.pairwise import polynomial_kernel
 from .core import rng
 from .data import Manifest, ManifestError
-from .masks import box_mask, cut_window, resize, to_unit
+from .masks import box_mask, cut_window, grey_range, resize, to_unit
 from .models import IMAGENET, imagenet_lite0
 
 # %% ../nbs/50_quality.ipynb #c006
@@ -107,7 +107,8 @@ def seam_ratio(
     band:int=2,        # Pixels on either side
 )->float:
     "Median gradient across the mask's border, relative to the source"
-    x, s, m = to_unit(image), to_unit(source), np.asarray(mask)>0
+    lo, hi = grey_range(source); s, m = to_unit(source), np.asarray(mask)>0   # one scale for both, the source's
+    x = ((image if np.ndim(image)==2 else image.mean(2)).astype(np.float32)-lo)/(hi-lo)
     if x.shape!=s.shape or x.shape!=m.shape: raise ValueError(f'image {x.shape}, source {s.shape} and mask {m.shape} must have one size.')
     d = ndi.distance_transform_edt(m) - ndi.distance_transform_edt(~m)
     d = np.where(m, d-.5, d+.5); ring = np.abs(d)<=band
@@ -139,8 +140,8 @@ def seam_rows(made:Manifest, sources:Manifest)->dict:
     ratio, changed = [], []
     for i,src in enumerate(source_images(made, sources)):
         soft = made._mask(i, 'soft_mask').astype(np.float32); soft /= soft.max()
-        x = made.image(i); ratio.append(seam_ratio(x, src, soft>=.5)); changed.append(background_change(x, src, soft)['changed'])
-    return dict(seam_ratio=np.array(ratio), seam_excess=np.abs(np.array(ratio)-1), background_changed=np.array(changed, float))
+        x = made.image(i); ratio.append(seam_ratio(x, src, made.lesion_mask(i))); changed.append(background_change(x, src, soft)['changed'])
+    return dict(seam_ratio=np.array(ratio), seam_excess=np.array(ratio)-1, background_changed=np.array(changed, float))
 
 def mean_interval(v, seed=0, n_boot=500)->tuple:
     "Mean and percentile 95 % interval"

@@ -57,9 +57,9 @@ def table(
     raw:pd.DataFrame|None=None, # Unrounded numbers for the CSV; `df` if `None`
 )->str:                 # The Markdown text
     "Write a table as `.md`, `.tex` and `.csv`"
-    stem = Path(stem); md = markdown(df)
-    write_text(stem.with_suffix('.md'), md+'\n'); write_text(stem.with_suffix('.tex'), latex(df, caption))
-    with atomic_path(stem.with_suffix('.csv')) as tmp: (df if raw is None else raw).to_csv(tmp, index=False)
+    file = lambda ext: Path(f'{stem}.{ext}'); md = markdown(df)   # a point in the stem is part of its name
+    write_text(file('md'), md+'\n'); write_text(file('tex'), latex(df, caption))
+    with atomic_path(file('csv')) as tmp: (df if raw is None else raw).to_csv(tmp, index=False)
     return md
 
 # %% ../nbs/53_report.ipynb #c008

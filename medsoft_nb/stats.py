@@ -74,9 +74,9 @@ def paired_difference(
     control:str,     # What it is compared with
     n_boot:int=1000, seed:int=0,
 )->pd.DataFrame:     # One row: arm, control, value, lo, hi, p
-    "Difference in mean AUC with its 95 % interval; `p` is twice the smaller share of resamples on one side of 0"
+    "Difference in mean AUC with its 95 % interval; `p` is twice the smaller share of resamples on one side of 0, never 0 itself"
     for a in (arm, control):
         if a not in set(df.arm): raise ValueError(f'no arm {a!r} among {sorted(set(df.arm))}.')
     point, (a, b) = resampled_aucs(pd.concat([df[df.arm==arm], df[df.arm==control]]) if arm!=control else df[df.arm==arm].pipe(lambda d: pd.concat([d, d.assign(arm=' ')])), n_boot, seed)
-    d = a-b; lo, hi = interval(d); m = point.mean(axis=1)
-    return pd.DataFrame([dict(arm=arm, control=control, metric='auc difference', value=m.iloc[0]-m.iloc[1], lo=lo, hi=hi, p=min(1., 2*min(np.mean(d<=0), np.mean(d>=0))))])
+    d = a-b; d = d[~np.isnan(d)]; lo, hi = interval(d); m = point.mean(axis=1)   # a resample without both classes says nothing
+    return pd.DataFrame([dict(arm=arm, control=control, metric='auc difference', value=m.iloc[0]-m.iloc[1], lo=lo, hi=hi, p=min(1., 2*(1+min((d<=0).sum(), (d>=0).sum()))/(1+len(d))))])
