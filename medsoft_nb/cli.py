@@ -101,9 +101,11 @@ def implant(
     fraction_sick:Annotated[float, typer.Option(min=0, max=1, help='Share of the patients that become sick')] = 0.5,
     seed:SeedOption = 0,
 ):
-    from medsoft_nb.data import Manifest
+    from medsoft_nb.data import HEALTHY, Manifest
     from medsoft_nb.phantom import implant
-    _counts(implant(Manifest.load(manifest), out, labels=_words(labels), fraction_sick=fraction_sick, seed=seed))
+    found = Manifest.load(manifest); healthy = found.where(label=HEALTHY)
+    if len(healthy) < len(found): err_console.print(f'{len(found)-len(healthy)} images that are not healthy are left out.')
+    _counts(implant(healthy, out, labels=_words(labels), fraction_sick=fraction_sick, seed=seed))
 
 # %% ../nbs/61_cli.ipynb #ada92591
 def _counts(manifest):
