@@ -316,6 +316,7 @@ d = { 'settings': { 'branch': 'main',
                                   'medsoft_nb.train.resume': ('train.html#resume', 'medsoft_nb/train.py'),
                                   'medsoft_nb.train.sample_row': ('train.html#sample_row', 'medsoft_nb/train.py'),
                                   'medsoft_nb.train.save_lora': ('train.html#save_lora', 'medsoft_nb/train.py'),
+                                  'medsoft_nb.train.sort_header': ('train.html#sort_header', 'medsoft_nb/train.py'),
                                   'medsoft_nb.train.train_lora': ('train.html#train_lora', 'medsoft_nb/train.py'),
                                   'medsoft_nb.train.training_cache': ('train.html#training_cache', 'medsoft_nb/train.py'),
                                   'medsoft_nb.train.vary': ('train.html#vary', 'medsoft_nb/train.py')}}}

@@ -377,10 +377,8 @@ def paint_lesion(
     x = image[w]
     if kind=='fracture':
         new = collapse(x, u, v, frame, r, np.float32(severity), L, mr)
-        alpha = None
     else:
         up, down = max(L.bright-L.bone, .08), max(L.bone-L.dark, .08)
-        px = np.float32(1/max(frame.a, frame.b))
         ru, rv = r.uniform(.42, .68), r.uniform(.44, .70)
         cu, cv = r.uniform(-1, 1)*(.95-ru), r.uniform(-1, 1)*(.95-rv)
         grain = smooth_noise(r, m.shape, 1.1)

@@ -6,11 +6,11 @@ Docs: https://example.github.io/medsoft_nb/train.html.md"""
 
 # %% auto #0
 __all__ = ['LORA_TARGETS', 'LoRATraining', 'vary', 'sample_row', 'borrow_mask', 'encode_cache', 'draw_latents', 'diffusion_loss',
-           'check_training', 'prompt_of', 'training_cache', 'add_lora', 'save_lora', 'train_lora', 'pick', 'checkpoint',
-           'resume']
+           'check_training', 'prompt_of', 'training_cache', 'add_lora', 'sort_header', 'save_lora', 'train_lora',
+           'pick', 'checkpoint', 'resume']
 
 # %% ../nbs/32_train.ipynb #c003
-import math
+import json, math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 import numpy as np, pandas as pd, torch, torch.nn.functional as F
@@ -172,12 +172,20 @@ def add_lora(unet, config:LoRATraining)->list:
     unet.add_adapter(LoraConfig(r=config.rank, lora_alpha=config.rank, init_lora_weights='gaussian', target_modules=list(config.targets)))
     return [p for p in unet.parameters() if p.requires_grad]
 
+def sort_header(path:Path)->None:
+    "Write a safetensors file's metadata in sorted order, so that equal weights give equal files"
+    b = path.read_bytes(); n = int.from_bytes(b[:8], 'little'); head = json.loads(b[8:8+n])
+    head['__metadata__'] = dict(sorted(head.get('__metadata__', {}).items()))
+    text = json.dumps(head, separators=(',', ':')).encode(); text += b' '*(-len(text) % 8)
+    path.write_bytes(len(text).to_bytes(8, 'little')+text+b[8+n:])
+
 def save_lora(unet, folder:Path)->Path:
     "Write `pytorch_lora_weights.safetensors`, readable by diffusers' `load_lora_weights`"
     meta = unet.peft_config['default'].to_dict(); meta['target_modules'] = sorted(meta['target_modules'])
     with atomic_path(Path(folder)/'pytorch_lora_weights.safetensors') as tmp:
         StableDiffusionInpaintPipeline.save_lora_weights(tmp.parent, unet_lora_layers=get_peft_model_state_dict(unet), weight_name=tmp.name,
             unet_lora_adapter_metadata=meta)
+        sort_header(tmp)
     return Path(folder)/'pytorch_lora_weights.safetensors'
 
 # %% ../nbs/32_train.ipynb #c018
