@@ -1,0 +1,26 @@
+"The notebook that makes the shipped base runs from phantoms to a model that loads."
+import json
+from pathlib import Path
+import papermill, torch
+from medsoft_nb.models import data_path, load_base, weight_hashes
+from medsoft_nb.pipeline import MedSoftPipeline
+
+root = Path(__file__).parent.parent
+
+
+def test_pretrain_notebook_gives_a_base(tmp_path):
+    settings = dict(run=str(tmp_path/'run'), images=12, windows=4, vae_steps=1, clip_steps=1, unet_steps=4)
+    papermill.execute_notebook(str(root/'nbs/experiments/pretrain.ipynb'), str(tmp_path/'done.ipynb'), settings, progress_bar=False, kernel_name='python3')
+    base = load_base(tmp_path/'run/model')
+    assert base['unet'].config.in_channels == 9 and base['scheduler'].config.prediction_type == 'v_prediction'
+    assert set(json.loads((tmp_path/'run/measured.json').read_text())) >= {'psnr_db_mr', 'loss_prompt', 'names_disease'}
+    MedSoftPipeline.from_pretrained(tmp_path/'run/model')
+
+
+def test_shipped_weights_are_small_and_of_half_precision():
+    folder = data_path('models', 'medsoft-tiny')
+    files = [folder/f for f in weight_hashes(folder)]
+    assert len(files) == 4 and sum(f.stat().st_size for f in files) < 40*2**20
+    from safetensors import safe_open
+    for f in files:
+        with safe_open(f, 'pt') as s: assert {s.get_tensor(k).dtype for k in s.keys()} <= {torch.float16, torch.int64}, f
