@@ -30,10 +30,11 @@ check-export: $(STAMP)
 
 check-notebooks: $(STAMP)
 	@echo "== notebooks run, and their stored outputs are current"
-	@rm -rf build/check && mkdir -p build/check && cp -r nbs build/check/
+	@rm -rf build/check && mkdir -p build/check && cp -a nbs build/check/
 	@$(MAKE) -s outputs
-	@diff -rq -x .ipynb_checkpoints -x _quarto.yml build/check/nbs nbs || \
+	@$(BIN)/python -c "import sys; from medsoft_nb.docs import stale_outputs; s = stale_outputs('build/check/nbs', 'nbs'); print(*s, sep='\n'); sys.exit(bool(s))" || \
 	  { echo "Stored outputs differ: they were made anew, look at them and commit them (git diff nbs)."; exit 1; }
+	@cp -a build/check/nbs/. nbs/
 	@$(MAKE) -s git-clean FOLDER=nbs
 
 outputs: $(STAMP)
