@@ -85,11 +85,10 @@ def random_mask(
     cy, cx = r.uniform(b, H-b), r.uniform(a, W-a)
     yy, xx = np.arange(H)[:, None]-cy, np.arange(W)[None]-cx
     u, v = (np.cos(t)*xx+np.sin(t)*yy)/a, (np.cos(t)*yy-np.sin(t)*xx)/b
-    if kind=='box': return np.maximum(abs(u), abs(v))<=1
     edge = 1.
     if kind=='blob':
         ang = np.arctan2(v, u); edge = 1 + sum(r.normal(0, .25/k)*np.cos(k*ang+r.uniform(0, 6.3)) for k in range(2, 6))
-    m = np.hypot(u, v)<=np.maximum(edge, .3)
+    m = np.maximum(abs(u), abs(v))<=1 if kind=='box' else np.hypot(u, v)<=np.maximum(edge, .3)
     m[int(np.clip(cy, 0, H-1)), int(np.clip(cx, 0, W-1))] = True
     return m
 

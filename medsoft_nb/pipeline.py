@@ -80,10 +80,14 @@ class MedSoftPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         return self.unet.config.sample_size*self.factor
 
 # %% ../nbs/40_pipeline.ipynb #c010
-def window_sizes(pipe, image:np.ndarray, roi:int|None, resolution:int|None)->tuple:
+def window_sizes(pipe, image:np.ndarray, soft:np.ndarray, roi:int|str|None, resolution:int|None)->tuple:
     "Side of the window in the image, and side at which the base sees it"
     unit = pipe.factor*2**(len(pipe.unet.config.block_out_channels)-1)
     up = lambda n: -(-int(n)//unit)*unit
+    if roi=='auto':
+        y0, _, y1, _ = region_of_interest(soft, 1); step = max(8*pipe.factor, unit); full = up(pipe.base_size)
+        roi = next((n for n in range(-(-full//2//step)*step, full, step) if n>=y1-y0), full)
+    elif isinstance(roi, str): raise ValueError(f"`roi` is {roi!r}; give a side in pixels, 'auto', or None for the base's own size.")
     for name,v in (('roi', roi), ('resolution', resolution)):
         if v is not None and v<unit: raise ValueError(f'`{name}` is {v} pixels; the base needs {unit} or more.')
     side = up(roi or min(pipe.base_size, max(image.shape[:2])))
@@ -114,13 +118,15 @@ def denoise(
     noise:torch.Tensor,      # Starting noise, also used for the original
     steps:int, guidance:float, blend:str, # As in the call
     callback=None,           # `callback(pipe, step, t, dict(latents=...))`
+    generators:list|None=None, # One a sample, for samplers that draw noise in their steps
 )->torch.Tensor:
     "Denoise with the mask blended in at every step"
     sched = copy.deepcopy(pipe.scheduler); sched.set_timesteps(steps, device=original.device)
     guided = guidance>1; z = noise*sched.init_noise_sigma; n = len(sched.timesteps)
     cond = torch.cat([mask, masked], 1); cond = torch.cat([cond]*2) if guided else cond
     context = (torch.cat([negative, text]) if guided else text).to(pipe.unet.dtype)
-    extra = {'eta': 0.} if 'eta' in inspect.signature(sched.step).parameters else {}
+    takes = inspect.signature(sched.step).parameters
+    extra = {k: v for k,v in dict(eta=0., generator=generators).items() if k in takes}
     for i,t in enumerate(pipe.progress_bar(sched.timesteps)):
         x = sched.scale_model_input(torch.cat([z]*2) if guided else z, t)
         with autocast(z.device): out = pipe.unet(torch.cat([x, cond], 1).to(pipe.unet.dtype), t, context).sample.float()
@@ -143,7 +149,7 @@ def paint(
     guidance_scale:float=2.,     # 1 is off
     blend:str='linear',          # 'linear', 'threshold' or 'none'
     band_correction:bool=True,   # Match the grey in the ramp before the final blend
-    roi:int|None=None,           # Side of the window in image pixels; the base's own size if `None`
+    roi:int|str|None=None,       # Side of the window in image pixels, or 'auto'; the base's own size if `None`
     resolution:int|None=None,    # Side at which the base sees the window; native scale if `None`
     generator=None,              # One `torch.Generator`, or one an image
     output_type:str='np',        # 'np' or 'pil'
@@ -156,7 +162,7 @@ def paint(
     check_inputs(prompts, images, masks, blend, num_inference_steps, gens)
     if output_type not in ('np', 'pil'): raise ValueError(f"unknown output_type {output_type!r}. Use 'np' or 'pil'.")
     soft = [check_mask(m, soft=True) for m in masks]
-    sizes = [window_sizes(self, x, roi, resolution) for x in images]
+    sizes = [window_sizes(self, x, s, roi, resolution) for x,s in zip(images, soft)]
     boxes = [region_of_interest(s, side) for s,(side,_) in zip(soft, sizes)]
     todo, results = {}, [None]*len(images)
     for k,(_,res) in enumerate(sizes): todo.setdefault(res, []).append(k)
@@ -165,9 +171,10 @@ def paint(
         s = np.stack([cut_window(soft[k], boxes[k], res).clip(0, 1) for k in rows])
         st = torch.from_numpy(s)[:, None]
         z0, zm = to_latents(self, np.concatenate([x, x*(1-s) + .5*s])).chunk(2)
-        noise = torch.cat([torch.randn(z0[:1].shape, generator=gens[k] if gens else None) for k in rows]).to(z0)
+        own = [gens[k] for k in rows] if gens else None
+        noise = torch.cat([torch.randn(z0[:1].shape, generator=g, device=g.device if g else 'cpu').to(z0) for g in own or [None]*len(rows)])
         text = encode_prompts(self.components, [prompts[k] for k in rows] + [negative_prompt]*len(rows)).float()
-        z = denoise(self, z0, zm, latent_mask(st, self.factor).to(z0), *text.chunk(2), noise, num_inference_steps, guidance_scale, blend, callback_on_step_end)
+        z = denoise(self, z0, zm, latent_mask(st, self.factor).to(z0), *text.chunk(2), noise, num_inference_steps, guidance_scale, blend, callback_on_step_end, own)
         for j,(k,y) in enumerate(zip(rows, to_windows(self, z))):
             side = boxes[k][2]-boxes[k][0]
             if band_correction: y = match_band(y, x[j], s[j])
