@@ -446,7 +446,7 @@ def phantom(
 # %% ../nbs/12_phantom.ipynb #c037
 BENCHMARKS = {
     'phantom-tumour': dict(look='mr', labels=('lytic', 'sclerotic', 'salt-and-pepper')),
-    'phantom-fracture': dict(look='ct', labels=('fracture',))}
+    'phantom-fracture': dict(look='ct', labels=('fracture',), severity=(.15, .45))}
 
 # %% ../nbs/12_phantom.ipynb #c038
 def make_benchmark(
@@ -466,7 +466,8 @@ def make_benchmark(
     rows = []
     for i,label in enumerate(progress(labels, desc=name)):
         who = i//per_patient if label==HEALTHY else 10**6 + (i-n_healthy)//per_patient
-        p = phantom(rng('benchmark', name, seed, i).integers(2**40), b['look'], label, patient_seed=rng('who', name, seed, who).integers(2**40), size=size)
+        p = phantom(rng('benchmark', name, seed, i).integers(2**40), b['look'], label, patient_seed=rng('who', name, seed, who).integers(2**40), size=size,
+            severity=float(rng('severity', name, seed, i).uniform(*b['severity'])) if 'severity' in b else None)
         rows.append(write_phantom(p, out, f'{label}-{i:05d}', f'P{who:07d}'))
     m = Manifest(pd.DataFrame(rows), out); m.save(out/'manifest.csv')
     return m
