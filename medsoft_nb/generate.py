@@ -32,6 +32,7 @@ class GenerateConfig:
     guidance_scale:float=2.    # 1 is off
     blend:str='linear'         # 'linear', 'threshold' or 'none'
     band_correction:bool=True  # Match the grey in the ramp
+    grain:bool=True            # Give back the grain that the autoencoder loses
     roi:int|str|None=None      # Window side in pixels, or 'auto'; the base's own size if `None`
     batch_size:int=16          # Images a batch
     seed:int=0                 # Of everything random
@@ -63,12 +64,12 @@ class Place:
 
 def place_lesion(
     backgrounds:Manifest, donors:Manifest, # As in `generate`
-    label:str,                             # Whose donors lend their masks; any donor for 'healthy'
-    *key,                                  # Names this use of chance
+    label:str,                             # Whose donors lend their masks; 'healthy' takes the places of all diseases in turn
+    seed:int, number:int,                  # Seed of the batch, and which image of the label
 )->Place:
     "Choose background, vertebra and donor, and carry the donor's mask over"
-    r = rng('place', label, *key)
-    pool = np.flatnonzero(donors.df.label==label) if label!=HEALTHY else np.arange(len(donors))
+    if label==HEALTHY: number, k = divmod(number, len(donors.diseases)); label = donors.diseases[k]
+    r, pool = rng('place', label, seed, number), np.flatnonzero(donors.df.label==label)
     for _ in range(50):
         i, j = int(r.integers(len(backgrounds))), int(r.choice(pool))
         bones, own, lesion = backgrounds.anatomy(i), donors.anatomy(j), donors.lesion_mask(j)
@@ -91,16 +92,18 @@ def memory_hash(pipe:MedSoftPipeline)->str:
             h.update(f'{part}.{name}'.encode()); h.update(t.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return h.hexdigest()[:16]
 
-def begin(out:Path, settings:dict)->set:
-    "Prepare or resume an output folder; returns the ids that are done"
-    file = out/'settings.json'
-    if file.exists() and (out/'manifest.csv').exists():
+def begin(
+    out:Path, settings:dict, # Folder, and what its images depend on
+    n:int, nbytes:int,       # Images wanted in all, and bytes of one
+)->set:                      # Ids that are done
+    "Prepare or resume an output folder; other settings, or too little space for what is left, are refused first"
+    file = out/'settings.json'; done = set(Manifest.load(out/'manifest.csv').df.image_id) if (out/'manifest.csv').exists() else set()
+    if file.exists() and done:
         old = read_json(file)
         diff = [k for k in settings if old.get(k)!=settings[k]]
         if diff: raise ValueError(f'{out} holds images made with other settings ({diff[0]}: {old.get(diff[0])!r}, now {settings[diff[0]]!r}). Use another folder, or remove it.')
-    else: write_json(file, settings)
-    if not (out/'manifest.csv').exists(): return set()
-    done = set(Manifest.load(out/'manifest.csv').df.image_id)
+    require_space(out, (n-len(done))*4*nbytes)
+    if not (done and file.exists()): write_json(file, settings)
     if done: get_logger().info('%s: %d images are there already', out, len(done))
     return done
 
@@ -147,11 +150,10 @@ def generate(
     "Paint lesions into healthy images; goes on where a killed batch stopped"
     config, out, labels = config or GenerateConfig(), Path(out), list(labels)
     check_sources(backgrounds, donors, labels)
-    n = config.n_per_label*len(labels); require_space(out, n*4*backgrounds.image(0).nbytes)
     source = Path(str(pipe.config.get('_name_or_path', ''))); weights = weight_hashes(source) if (source/'unet').is_dir() else {}
     settings = asdict(config) | dict(labels=labels, base=weights, weights=memory_hash(pipe), lora=sha256(lora)[:16] if lora else '', backgrounds=manifest_hash(backgrounds), donors=manifest_hash(donors))
     if lora: pipe = with_lora(pipe, lora)
-    done = begin(out, settings)
+    done = begin(out, settings, config.n_per_label*len(labels), backgrounds.image(0).nbytes)
     todo = [(l, k) for l in labels for k in range(config.n_per_label) if f'synthetic-{l}-{k:05d}' not in done]
     for start in progress(range(0, len(todo), config.batch_size), desc='generate'):
         append_rows(out, generate_batch(pipe, backgrounds, donors, out, todo[start:start+config.batch_size], config, settings))
@@ -164,7 +166,7 @@ def generate_batch(pipe, backgrounds, donors, out, todo, config, settings)->list
     soft = [soften(p.mask, config.ramp, limit(p)) for p in places]
     prompts = [compose(l, backgrounds.df.modality.iloc[p.background]) for (l,_),p in zip(todo, places)]
     images = pipe(prompts, [backgrounds.image(p.background) for p in places], soft, num_inference_steps=config.steps, guidance_scale=config.guidance_scale,
-        blend=config.blend, band_correction=config.band_correction, roi=config.roi, generator=[torch_generator('image', config.seed, l, k) for l,k in todo]).images
+        blend=config.blend, band_correction=config.band_correction, grain=config.grain, roi=config.roi, generator=[torch_generator('image', config.seed, l, k) for l,k in todo]).images
     more = dict(steps=config.steps, guidance_scale=config.guidance_scale, blend=config.blend, ramp=config.ramp, lora=settings['lora'], base=settings['base'].get('unet/diffusion_pytorch_model.safetensors', ''), weights=settings['weights'])
     return [write_sample(out, backgrounds, donors, p, f'synthetic-{l}-{k:05d}', l, x, s, prompt=t, seed=config.seed, number=k, **more) for (l,k),p,x,s,t in zip(todo, places, images, soft, prompts)]
 
@@ -190,8 +192,8 @@ def copy_paste(
     seed:int=0,             # Places are those of `generate` with the same seed
 )->Manifest:
     "Soft copy-paste of real lesions, the control without a generator"
-    out = Path(out); check_sources(backgrounds, donors, labels); require_space(out, n_per_label*len(labels)*4*backgrounds.image(0).nbytes)
-    done = begin(out, dict(method='copy-paste', labels=list(labels), n_per_label=n_per_label, ramp=ramp, seed=seed, backgrounds=manifest_hash(backgrounds), donors=manifest_hash(donors))); rows = []
+    out = Path(out); check_sources(backgrounds, donors, labels)
+    done = begin(out, dict(method='copy-paste', labels=list(labels), n_per_label=n_per_label, ramp=ramp, seed=seed, backgrounds=manifest_hash(backgrounds), donors=manifest_hash(donors)), n_per_label*len(labels), backgrounds.image(0).nbytes); rows = []
     for l in labels:
         for k in range(n_per_label):
             if f'synthetic-{l}-{k:05d}' in done: continue

@@ -249,12 +249,19 @@ def reproduce(
     resume:bool=True,              # Keep jobs that are done; `False` does everything anew
     notebooks:str|Path|None=None,  # Folder of the step notebooks; the shipped ones if `None`
     steps:tuple=STEPS,
-)->Run:                            # The run; its `run.json` ends with a timing table of the jobs
+)->list[Run]:                      # One run a benchmark, each in a folder of its own where the profile names several; `run.json` ends with a timing table of the jobs
     "Run a whole experiment, or go on with one that was interrupted"
-    settings = load_profile(profile, steps)
+    settings, out = load_profile(profile, steps), Path(out or Path('runs')/Path(profile).stem).resolve()
     if manifest and not Path(manifest).is_file(): raise ValueError(f"No manifest {str(manifest)!r}.")
+    names = settings['prepare'].get('benchmark')
+    if manifest or not isinstance(names, list): return [_experiment(profile, settings, out, manifest, resume, notebooks, steps)]
+    each = [({**settings, 'title': f"{settings['title']}: {n}", 'prepare': {**settings['prepare'], 'benchmark': n}}, out/n) for n in names]
+    for s,_ in each: plan(s, None, notebooks, steps)  # refuses a fault of any before the first begins
+    return [_experiment(profile, s, o, None, resume, notebooks, steps) for s,o in each]
+
+def _experiment(profile, settings, out, manifest, resume, notebooks, steps):
+    "One experiment on one set of data"
     jobs = plan(settings, manifest, notebooks, steps)
-    out = Path(out or Path('runs')/Path(profile).stem).resolve()
     out.mkdir(parents=True, exist_ok=True)
     with _alone(out):
         run = Run(out, {'profile': str(profile), **settings}, seed=settings['seeds'][0], inputs={'manifest': manifest} if manifest else {})

@@ -7,7 +7,7 @@ Docs: https://example.github.io/medsoft_nb/masks.html.md"""
 # %% auto #0
 __all__ = ['BLENDS', 'check_mask', 'soften', 'box_mask', 'random_mask', 'axes', 'carry', 'transfer_mask', 'lesion_bone',
            'whole_bones', 'region_of_interest', 'grey_range', 'to_unit', 'resize', 'cut_window', 'latent_mask',
-           'blend_latents', 'match_band', 'composite', 'put_back']
+           'blend_latents', 'match_band', 'match_grain', 'composite', 'put_back']
 
 # %% ../nbs/21_masks.ipynb #c003
 import numpy as np, torch, torch.nn.functional as F
@@ -216,6 +216,19 @@ def match_band(
     a, b = mean(generated), mean(image)
     sa, sb = np.sqrt(mean((generated-a)**2)), np.sqrt(mean((image-b)**2))
     return (generated-a)*np.clip(sb/max(sa, 1e-6), .8, 1.25) + b
+
+def match_grain(
+    generated:np.ndarray, # Decoded image, float `(H, W)`
+    lost:np.ndarray,      # Original minus its own reconstruction, same shape
+    soft:np.ndarray,      # Soft mask
+    noise:np.ndarray,     # White noise of unit variance, same shape
+)->np.ndarray:            # `generated` with grain of the strength and fineness of `lost` where `soft` is above 0
+    "Give back the fine grain that an autoencoder loses, as fresh noise with the same spectrum"
+    inside = lost[soft>0]; sd = 1.4826*np.median(abs(inside-np.median(inside))) if inside.size else 0.
+    if sd<1e-6: return generated
+    n = np.fft.irfft2(np.fft.rfft2(noise)*abs(np.fft.rfft2(lost.clip(-3*sd, 3*sd))), s=lost.shape)
+    s = np.clip(soft, 1e-3, 1)     # blended with weight s, noise of this height has the full variance across the ramp
+    return (generated + n/max(n.std(), 1e-9)*sd*np.sqrt(2/s-1)*(soft>0)).astype(np.float32)
 
 def composite(
     image:np.ndarray,     # Original, `(H, W)` or `(H, W, 3)`; uint8, uint16 or float

@@ -422,7 +422,7 @@ def paint_lesion(
 @dataclass
 class Phantom:
     "One simulated image with its ground truth"
-    image: np.ndarray; anatomy: np.ndarray; lesion_mask: np.ndarray; label: str; look: str; vertebra: int
+    image: np.ndarray; anatomy: np.ndarray; lesion_mask: np.ndarray; label: str; look: str; vertebra: int; severity: float|None = None
 
 # %% ../nbs/12_phantom.ipynb #c029
 def phantom(
@@ -441,11 +441,11 @@ def phantom(
         lr = rng('lesion', seed, look, lesion)
         k = int(lr.integers(1, an.max()+1))
         img, mask = paint_lesion(img, an==k, vertebra_frame(an, k), lesion, lr, look, severity)
-    return Phantom(acquire(p, r, img), an, mask, lesion, look, k)
+    return Phantom(acquire(p, r, img), an, mask, lesion, look, k, severity)
 
 # %% ../nbs/12_phantom.ipynb #c037
 BENCHMARKS = {
-    'phantom-tumour': dict(look='mr', labels=('lytic', 'sclerotic', 'salt-and-pepper')),
+    'phantom-tumour': dict(look='mr', labels=('lytic', 'sclerotic', 'salt-and-pepper'), severity=(.6, 1.)),
     'phantom-fracture': dict(look='ct', labels=('fracture',), severity=(.15, .45))}
 
 # %% ../nbs/12_phantom.ipynb #c038

@@ -18,7 +18,7 @@ from diffusers.utils import BaseOutput
 from PIL import Image
 from transformers import CLIPTextModel, CLIPTokenizer
 from .core import to_uint8
-from .masks import BLENDS, blend_latents, check_mask, cut_window, latent_mask, match_band, put_back, region_of_interest, resize, to_unit
+from .masks import BLENDS, blend_latents, check_mask, cut_window, latent_mask, match_band, match_grain, put_back, region_of_interest, resize, to_unit
 from .models import autocast, encode_prompts, resolve_model
 
 # %% ../nbs/40_pipeline.ipynb #c006
@@ -127,6 +127,7 @@ def denoise(
     context = (torch.cat([negative, text]) if guided else text).to(pipe.unet.dtype)
     takes = inspect.signature(sched.step).parameters
     extra = {k: v for k,v in dict(eta=0., generator=generators).items() if k in takes}
+    z = blend_latents(z, sched.add_noise(original, noise, sched.timesteps[:1].expand(len(z))), mask, blend, 0.)
     for i,t in enumerate(pipe.progress_bar(sched.timesteps)):
         x = sched.scale_model_input(torch.cat([z]*2) if guided else z, t)
         with autocast(z.device): out = pipe.unet(torch.cat([x, cond], 1).to(pipe.unet.dtype), t, context).sample.float()
@@ -149,6 +150,7 @@ def paint(
     guidance_scale:float=2.,     # 1 is off
     blend:str='linear',          # 'linear', 'threshold' or 'none'
     band_correction:bool=True,   # Match the grey in the ramp before the final blend
+    grain:bool=True,             # Give back the fine grain that the autoencoder loses
     roi:int|str|None=None,       # Side of the window in image pixels, or 'auto'; the base's own size if `None`
     resolution:int|None=None,    # Side at which the base sees the window; native scale if `None`
     generator=None,              # One `torch.Generator`, or one an image
@@ -175,10 +177,15 @@ def paint(
         noise = torch.cat([torch.randn(z0[:1].shape, generator=g, device=g.device if g else 'cpu').to(z0) for g in own or [None]*len(rows)])
         text = encode_prompts(self.components, [prompts[k] for k in rows] + [negative_prompt]*len(rows)).float()
         z = denoise(self, z0, zm, latent_mask(st, self.factor).to(z0), *text.chunk(2), noise, num_inference_steps, guidance_scale, blend, callback_on_step_end, own)
-        for j,(k,y) in enumerate(zip(rows, to_windows(self, z))):
-            side = boxes[k][2]-boxes[k][0]
+        decoded = to_windows(self, torch.cat([z, z0]) if grain else z)
+        for j,k in enumerate(rows):
+            y, side = decoded[j], boxes[k][2]-boxes[k][0]
             if band_correction: y = match_band(y, x[j], s[j])
-            results[k] = put_back(images[k], resize(y, side), boxes[k], soft[k])
+            y = resize(y, side)
+            if grain:              # on the image's own scale, since resizing loses grain too
+                white = torch.randn(side, side, generator=(g := own[j] if own else None), device=g.device if g else 'cpu').cpu().numpy()
+                y = match_grain(y, cut_window(to_unit(images[k]), boxes[k], side)-resize(decoded[len(rows)+j], side), cut_window(soft[k], boxes[k], side), white)
+            results[k] = put_back(images[k], y, boxes[k], soft[k])
     return MedSoftOutput(images=[Image.fromarray(to_uint8(r)) for r in results] if output_type=='pil' else results, boxes=boxes)
 
 MedSoftPipeline.__call__ = paint

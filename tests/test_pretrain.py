@@ -9,7 +9,7 @@ root = Path(__file__).parent.parent
 
 
 def test_pretrain_notebook_gives_a_base(tmp_path):
-    settings = dict(run=str(tmp_path/'run'), images=12, windows=4, vae_steps=1, clip_steps=1, unet_steps=4)
+    settings = dict(run=str(tmp_path/'run'), images=12, captioned=12, windows=4, measured=2, vae_steps=1, clip_steps=1, unet_steps=4)
     papermill.execute_notebook(str(root/'nbs/experiments/pretrain.ipynb'), str(tmp_path/'done.ipynb'), settings, progress_bar=False, kernel_name='python3')
     base = load_base(tmp_path/'run/model')
     assert base['unet'].config.in_channels == 9 and base['scheduler'].config.prediction_type == 'v_prediction'
