@@ -192,6 +192,7 @@ def background(p, r, shape):
 def posterior(p, b, img, w, u, v, trab, r, s):
     "Pedicle, facet and spinous process of one vertebra"
     t = p.tissue; q = b.spin; f = b.frame
+    j = max(0, int(f.x+.3*f.a)-w[1].start); w = w[0], slice(w[1].start+j, w[1].stop); u, v, trab = u[:, j:], v[:, j:], trab[:, j:]   # nothing of it lies further in front
     x, y = u*f.a - f.a - p.canal, v*f.b - f.b*(.15 + .4*q[0])     # from the back of the canal
     ang = .25 + .55*q[1]; c, sn = np.cos(ang), np.sin(ang)
     L, H = f.a*(.52+.35*q[2]), f.b*(.42+.18*q[3])

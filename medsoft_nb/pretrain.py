@@ -7,8 +7,8 @@ Docs: https://example.github.io/medsoft_nb/pretrain.html.md"""
 # %% auto #0
 __all__ = ['BASE_SEES', 'ENCODER_SEES', 'CLIP_MEAN', 'CLIP_STD', 'draw', 'crop_window', 'training_mask', 'grade', 'caption',
            'Pretraining', 'new_vae', 'expose', 'vae_loss', 'fit', 'train_vae', 'new_tokenizer', 'new_clip',
-           'clip_pixels', 'embed', 'train_clip', 'text_encoder_of', 'new_unet', 'latent_pool', 'train_unet',
-           'measure_base']
+           'clip_pixels', 'embed', 'train_clip', 'save_encoder', 'text_encoder_of', 'new_unet', 'latent_pool',
+           'train_unet', 'measure_base']
 
 # %% ../nbs/33_pretrain.ipynb #c003
 import copy, json, math
@@ -18,7 +18,7 @@ import numpy as np, torch, torch.nn.functional as F
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from scipy import ndimage as ndi
 from transformers import CLIPConfig, CLIPModel, CLIPTextModel, CLIPTokenizer
-from .core import get_logger, load_state, progress, rng, save_state, torch_generator
+from .core import get_logger, load_state, progress, rng, save_state, torch_generator, write_json
 from .data import HEALTHY
 from .masks import latent_mask, soften
 from .models import autocast, encode_prompts, make_scheduler
@@ -190,6 +190,14 @@ def train_clip(
         same = (ids[i][:, None]==ids[i][None]).float(); same = same/same.sum(1, keepdim=True); logits = model.logit_scale.exp().clamp(max=50)*v@t.T
         return -((same*logits.log_softmax(1)).sum(1).mean() + (same*logits.T.log_softmax(1)).sum(1).mean())/2
     return fit(model, loss, config, state)
+
+def save_encoder(clip:CLIPModel, tok:CLIPTokenizer, folder:str|Path)->Path:
+    "Write the encoder in half precision with its tokenizer and preprocessing, as transformers reads it"
+    folder = Path(folder); n = clip.config.vision_config.image_size
+    copy.deepcopy(clip).half().save_pretrained(folder); tok.save_pretrained(folder)
+    write_json(folder/'preprocessor_config.json', dict(image_processor_type='CLIPImageProcessor', do_resize=True, size=dict(height=n, width=n), do_center_crop=False, do_rescale=True, rescale_factor=1/255,
+        do_normalize=True, image_mean=[CLIP_MEAN]*3, image_std=[CLIP_STD]*3, do_convert_rgb=True))
+    return folder
 
 def text_encoder_of(clip:CLIPModel)->CLIPTextModel:
     "The text half, as the U-Net's text encoder"
