@@ -6,10 +6,11 @@ Docs: https://example.github.io/medsoft_nb/pipeline.html.md"""
 
 # %% auto #0
 __all__ = ['MedSoftOutput', 'check_inputs', 'as_list', 'MedSoftPipeline', 'window_sizes', 'to_latents', 'to_windows', 'denoise',
-           'paint']
+           'steered', 'paint']
 
 # %% ../nbs/40_pipeline.ipynb #c003
 import copy, inspect
+from contextlib import nullcontext
 from dataclasses import dataclass
 import numpy as np, torch
 from diffusers import AutoencoderKL, DiffusionPipeline, UNet2DConditionModel
@@ -18,8 +19,10 @@ from diffusers.utils import BaseOutput
 from PIL import Image
 from transformers import CLIPTextModel, CLIPTokenizer
 from .core import to_uint8
-from .masks import BLENDS, blend_latents, check_mask, cut_window, latent_mask, match_band, match_grain, put_back, region_of_interest, resize, to_unit
+from .faithful import ONE_PROMPT, erase, faithful as check_switches
+from .masks import BLENDS, blend_latents, check_mask, cut_window, match_band, match_grain, put_back, region_of_interest, resize, to_unit
 from .models import autocast, encode_prompts, resolve_model
+from .msc import Controller, load_controller
 
 # %% ../nbs/40_pipeline.ipynb #c006
 @dataclass
@@ -61,6 +64,7 @@ class MedSoftPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         super().__init__()
         if unet.config.in_channels!=9: raise ValueError(f'the U-Net takes {unet.config.in_channels} input channels; an inpainting base takes 9 (noisy latent 4, mask 1, masked image 4).')
         self.register_modules(vae=vae, text_encoder=text_encoder, tokenizer=tokenizer, unet=unet, scheduler=scheduler)
+        self.controller = None
 
     @classmethod
     def from_pretrained(cls,
@@ -69,6 +73,13 @@ class MedSoftPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
     )->'MedSoftPipeline':
         "Load an inpainting base; weights are safetensors only"
         return super().from_pretrained(resolve_model(name), **({'dtype': torch.float32, 'use_safetensors': True} | kwargs))
+
+    def load_controller(self,
+        controller='medsoft-tiny', # A `Controller`, a shipped name, or a folder; `None` takes it off
+    )->'MedSoftPipeline':
+        "Steer the U-Net with the Medical Semantic Controller from now on"
+        self.controller = controller if controller is None or isinstance(controller, Controller) else load_controller(controller, device=str(self.device))
+        return self
 
     @property
     def factor(self)->int:
@@ -119,6 +130,8 @@ def denoise(
     steps:int, guidance:float, blend:str, # As in the call
     callback=None,           # `callback(pipe, step, t, dict(latents=...))`
     generators:list|None=None, # One a sample, for samplers that draw noise in their steps
+    tokens:torch.Tensor|None=None, # Conditioning of the controller `(B, n, D)`, zeros for the negative half
+    scale:float=1.,          # Its strength
 )->torch.Tensor:
     "Denoise with the mask blended in at every step"
     sched = copy.deepcopy(pipe.scheduler); sched.set_timesteps(steps, device=original.device)
@@ -128,15 +141,22 @@ def denoise(
     takes = inspect.signature(sched.step).parameters
     extra = {k: v for k,v in dict(eta=0., generator=generators).items() if k in takes}
     z = blend_latents(z, sched.add_noise(original, noise, sched.timesteps[:1].expand(len(z))), mask, blend, 0.)
-    for i,t in enumerate(pipe.progress_bar(sched.timesteps)):
-        x = sched.scale_model_input(torch.cat([z]*2) if guided else z, t)
-        with autocast(z.device): out = pipe.unet(torch.cat([x, cond], 1).to(pipe.unet.dtype), t, context).sample.float()
-        if guided: a, b = out.chunk(2); out = a + guidance*(b-a)
-        z = sched.step(out, t, z, **extra, return_dict=False)[0]
-        behind = original if i+1==n else sched.add_noise(original, noise, sched.timesteps[i+1].expand(len(z)))
-        z = blend_latents(z, behind, mask, blend, (i+1)/n)
-        if callback is not None: z = (callback(pipe, i, t, dict(latents=z)) or {}).get('latents', z)
+    if tokens is not None and guided: tokens = torch.cat([torch.zeros_like(tokens), tokens])
+    with steered(pipe, tokens, scale):
+        for i,t in enumerate(pipe.progress_bar(sched.timesteps)):
+            x = sched.scale_model_input(torch.cat([z]*2) if guided else z, t)
+            with autocast(z.device): out = pipe.unet(torch.cat([x, cond], 1).to(pipe.unet.dtype), t, context).sample.float()
+            if guided: a, b = out.chunk(2); out = a + guidance*(b-a)
+            z = sched.step(out, t, z, **extra, return_dict=False)[0]
+            behind = original if i+1==n else sched.add_noise(original, noise, sched.timesteps[i+1].expand(len(z)))
+            z = blend_latents(z, behind, mask, blend, (i+1)/n)
+            if callback is not None: z = (callback(pipe, i, t, dict(latents=z)) or {}).get('latents', z)
     return z
+
+def steered(pipe, tokens:torch.Tensor|None, scale:float):
+    "The pipeline's U-Net, steered by conditioning tokens inside a `with` block"
+    if tokens is None: return nullcontext()
+    return pipe.controller.adapter.to(pipe.device, pipe.unet.dtype).on(pipe.unet, tokens.to(pipe.device), scale)
 
 # %% ../nbs/40_pipeline.ipynb #c014
 @torch.no_grad()
@@ -155,6 +175,8 @@ def paint(
     resolution:int|None=None,    # Side at which the base sees the window; native scale if `None`
     generator=None,              # One `torch.Generator`, or one an image
     output_type:str='np',        # 'np' or 'pil'
+    controller_scale:float=1.,   # Strength of the medical semantics, where a controller is loaded; 0 is off
+    faithful=(),                 # Switches of `22_faithful`: flaws of the released code
     callback_on_step_end=None,   # `callback(pipe, step, t, dict(latents=...))`, may return new latents
 )->MedSoftOutput:
     "Paint what `prompt` says into `image` where `mask` is above 0; windows of one size go as one batch"
@@ -163,6 +185,10 @@ def paint(
     gens = generator if isinstance(generator, (list, tuple)) else None if generator is None else [generator]*len(images)
     check_inputs(prompts, images, masks, blend, num_inference_steps, gens)
     if output_type not in ('np', 'pil'): raise ValueError(f"unknown output_type {output_type!r}. Use 'np' or 'pil'.")
+    switches = check_switches(faithful)
+    if 'no-guidance' in switches: guidance_scale = 1.
+    if 'one-prompt' in switches: prompts = [ONE_PROMPT]*len(prompts)
+    if 'last-blend-only' in switches: blend, band_correction, grain = 'none', False, False
     soft = [check_mask(m, soft=True) for m in masks]
     sizes = [window_sizes(self, x, s, roi, resolution) for x,s in zip(images, soft)]
     boxes = [region_of_interest(s, side) for s,(side,_) in zip(soft, sizes)]
@@ -171,12 +197,14 @@ def paint(
     for res,rows in todo.items():
         x = np.stack([cut_window(to_unit(images[k]), boxes[k], res) for k in rows])
         s = np.stack([cut_window(soft[k], boxes[k], res).clip(0, 1) for k in rows])
-        st = torch.from_numpy(s)[:, None]
-        z0, zm = to_latents(self, np.concatenate([x, x*(1-s) + .5*s])).chunk(2)
+        xt, st = (torch.from_numpy(v)[:, None] for v in (x, s))
+        erased, latent = erase(xt, st, self.factor, switches)
+        z0, zm = to_latents(self, np.concatenate([x, erased[:, 0].numpy()])).chunk(2)
+        tokens = None if self.controller is None or controller_scale==0 else self.controller.tokens(xt, st, [prompts[k] for k in rows], 'raw-tokens' in switches)
         own = [gens[k] for k in rows] if gens else None
         noise = torch.cat([torch.randn(z0[:1].shape, generator=g, device=g.device if g else 'cpu').to(z0) for g in own or [None]*len(rows)])
         text = encode_prompts(self.components, [prompts[k] for k in rows] + [negative_prompt]*len(rows)).float()
-        z = denoise(self, z0, zm, latent_mask(st, self.factor).to(z0), *text.chunk(2), noise, num_inference_steps, guidance_scale, blend, callback_on_step_end, own)
+        z = denoise(self, z0, zm, latent.to(z0), *text.chunk(2), noise, num_inference_steps, guidance_scale, blend, callback_on_step_end, own, tokens, controller_scale)
         decoded = to_windows(self, torch.cat([z, z0]) if grain else z)
         for j,k in enumerate(rows):
             y, side = decoded[j], boxes[k][2]-boxes[k][0]

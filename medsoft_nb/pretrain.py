@@ -8,23 +8,24 @@ Docs: https://example.github.io/medsoft_nb/pretrain.html.md"""
 __all__ = ['BASE_SEES', 'ENCODER_SEES', 'CLIP_MEAN', 'CLIP_STD', 'draw', 'crop_window', 'training_mask', 'grade', 'caption',
            'Pretraining', 'new_vae', 'expose', 'vae_loss', 'fit', 'train_vae', 'new_tokenizer', 'new_clip',
            'clip_pixels', 'embed', 'train_clip', 'save_encoder', 'text_encoder_of', 'new_unet', 'latent_pool',
-           'train_unet', 'measure_base']
+           'train_unet', 'measure_base', 'write_pool', 'write_benchmark_lesions', 'measure_msc']
 
 # %% ../nbs/33_pretrain.ipynb #c003
 import copy, json, math
 from dataclasses import dataclass
 from pathlib import Path
-import numpy as np, torch, torch.nn.functional as F
+import numpy as np, pandas as pd, torch, torch.nn.functional as F
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from scipy import ndimage as ndi
 from transformers import CLIPConfig, CLIPModel, CLIPTextModel, CLIPTokenizer
 from .core import get_logger, load_state, progress, rng, save_state, torch_generator, write_json
-from .data import HEALTHY
+from .data import HEALTHY, Manifest
 from .masks import latent_mask, soften
 from .models import autocast, encode_prompts, make_scheduler
-from .phantom import LESIONS, LOOKS, MODALITY, Phantom, phantom, vertebra_frame
+from .msc import Controller
+from .phantom import LESIONS, LOOKS, MODALITY, Phantom, phantom, vertebra_frame, write_phantom
 from .prompts import compose, load_knowledge, phrases
-from .train import diffusion_loss
+from .train import Training, diffusion_loss, encoder_cache, training_windows
 
 # %% ../nbs/33_pretrain.ipynb #c006
 BASE_SEES = dict(mr=('fracture', 'haemangioma'), ct=('lytic', 'sclerotic', 'mixed', 'haemangioma'), radiograph=('fracture', 'lytic', 'sclerotic', 'mixed', 'haemangioma'))
@@ -264,3 +265,54 @@ def measure_base(
     v = embed(clip, base['tokenizer'], windows=torch.from_numpy(np.stack([cut(i, p) for i,p in enumerate(ps)]))[:, None])
     t = embed(clip, base['tokenizer'], texts=[compose(l, MODALITY[k]) for l,k in kinds]); got = [kinds[i] for i in (v@t.T).argmax(1).tolist()]
     return out | dict(names_disease=float(np.mean([g[0]==p.label for g,p in zip(got, ps)])), names_look=float(np.mean([g[1]==p.look for g,p in zip(got, ps)])))
+
+# %% ../nbs/33_pretrain.ipynb #c031
+def write_pool(
+    n:int, seed:int,   # Phantoms, and seed of the pool
+    sees:dict,         # `BASE_SEES` or `ENCODER_SEES`
+    out:str|Path,      # Folder for images, masks and `manifest.csv`
+    healthy:float=.3,  # Share of healthy ones
+)->Manifest:           # One patient an image; `prompt` is one of many ways to say it
+    "A training pool of captioned phantoms as a manifest"
+    out, rows = Path(out), []
+    for i in progress(range(n), 'pool'):
+        p = draw(i, seed, sees, healthy); name = f'{p.label}-{i:05d}'
+        rows.append(write_phantom(p, out, name, name) | dict(prompt=caption(p.label, p.look, rng('said', seed, i), grade(p.label, p.severity))))
+    m = Manifest(pd.DataFrame(rows), out); m.save(out/'manifest.csv')
+    return m
+
+def write_benchmark_lesions(
+    n:int, seed:int, out:str|Path, # Phantoms of each pair of disease and look
+    pairs:tuple=(('lytic', 'mr'), ('sclerotic', 'mr'), ('salt-and-pepper', 'mr'), ('fracture', 'ct'), ('salt-and-pepper', 'ct'), ('lytic', 'ct'), ('fracture', 'mr')),
+)->Manifest:                       # With a column `look`
+    "Held-out sick phantoms: diseases in looks that the base, the encoder or neither has seen"
+    rows = []
+    for label,look in pairs:
+        for i in range(n):
+            p = phantom(2*10**9 + 1000*seed + i, look, label, severity=float(rng('severity', seed, label, look, i).uniform(.5, 1.))); name = f'{look}-{label}-{i:04d}'
+            rows.append(write_phantom(p, Path(out), name, name) | dict(look=look))
+    m = Manifest(pd.DataFrame(rows), out); m.save(Path(out)/'manifest.csv')
+    return m
+
+# %% ../nbs/33_pretrain.ipynb #c033
+@torch.no_grad()
+def measure_msc(
+    controller:Controller,
+    held_out:Manifest,     # Sick images with masks
+    pool:Manifest,         # Training images that the mean token is taken of
+    region:int=64,         # Side of the windows
+    seed:int=0,
+)->pd.DataFrame:           # One row an image: label, wrong_label, and cosines with the true tokens; `centred_` ones with the mean subtracted first
+    "Cosine of the predicted to the true tokens inside the mask, against predictions that need no MSC"
+    config = Training(variants=1, masks=1, healthy_share=0., region=region, seed=seed, ramp=(4., 6.))
+    def look(m): w = training_windows(m, config, region); return encoder_cache(controller, w[0], w[1])
+    d, p = look(held_out), look(pool); m = p['region'][:, 0, :, None].float(); centre = (p['true']*m).sum((0, 1))/m.sum()
+    labels, r = held_out.df.label.tolist(), rng('wrong', seed); kinds = sorted(set(labels))
+    wrong = [str(r.choice([k for k in kinds if k!=l] or [l])) for l in labels]; says = lambda names: [compose(l, m) for l,m in zip(names, held_out.df.modality)]
+    see = lambda texts: torch.cat([controller.msc(*(d[k][b, 0].float() for k in ('context', 'pooled')), controller.encoder.texts([texts[i] for i in b]), d['region'][b, 0])[0] for b in torch.arange(len(labels)).split(64)])
+    right, false = see(says(labels)), see(says(wrong))
+    true, context, inside = d['true'].float(), d['context'][:, 0].float(), d['region'][:, 0].float()
+    mean = lambda v: ((v*inside).sum(1)/inside.sum(1)).numpy()
+    cosine = lambda x, c=0.: mean(F.cosine_similarity(x-c, true-c, dim=-1))
+    return pd.DataFrame(dict(look=held_out.df.get('look', held_out.df.modality), label=labels, wrong_label=wrong, mean=cosine(centre.expand_as(true)), context=cosine(context), right=cosine(right), wrong=cosine(false),
+        centred_context=cosine(context, centre), centred_right=cosine(right, centre), centred_wrong=cosine(false, centre)))
