@@ -6,13 +6,17 @@ Docs: https://example.github.io/medsoft_nb/masks.html.md"""
 
 # %% auto #0
 __all__ = ['BLENDS', 'check_mask', 'soften', 'box_mask', 'random_mask', 'axes', 'carry', 'transfer_mask', 'lesion_bone',
-           'whole_bones', 'region_of_interest', 'grey_range', 'to_unit', 'resize', 'cut_window', 'latent_mask',
-           'blend_latents', 'match_band', 'match_grain', 'composite', 'put_back']
+           'whole_bones', 'stacked', 'centre_within', 'blob_mask', 'band_mask', 'line_mask', 'disc_mask', 'check_bone',
+           'sample_mask', 'softness', 'region_of_interest', 'grey_range', 'to_unit', 'resize', 'cut_window',
+           'latent_mask', 'blend_latents', 'match_band', 'match_grain', 'composite', 'put_back']
 
 # %% ../nbs/21_masks.ipynb #c003
 import numpy as np, torch, torch.nn.functional as F
 from scipy import ndimage as ndi
+from scipy.spatial import Delaunay
 from .core import image_grid, rng
+from .phantom import Frame, blob, vertebra_frame
+from .prompts import find_label, mask_settings
 
 # %% ../nbs/21_masks.ipynb #c006
 def check_mask(
@@ -130,6 +134,130 @@ def whole_bones(anatomy:np.ndarray|None, min_area:int=150)->list:
     if anatomy is None: return []
     edge = set(np.unique(np.r_[anatomy[0], anatomy[-1], anatomy[:, 0], anatomy[:, -1]]))
     return [int(k) for k in np.unique(anatomy) if k and k not in edge and (anatomy==k).sum()>=min_area]
+
+# %% ../nbs/21_masks.ipynb #c031
+def stacked(
+    anatomy:np.ndarray, # Instance numbers in any order, 0 = background
+)->np.ndarray:          # The same instances, numbered from 1 from head to foot
+    "Number vertebrae by their place, since sources number them differently"
+    an = np.asarray(anatomy).astype(int); ids = np.unique(an[an>0])
+    rank = np.zeros(max(an.max(), 0)+1, int); rank[ids[np.argsort([y for y,_ in ndi.center_of_mass(an>0, an, ids)])]] = np.arange(1, len(ids)+1)
+    return rank[an]
+
+def centre_within(
+    r:np.random.Generator, # Source of randomness
+    lo:float, hi:float,    # Where the centre may lie, -1 to 1 across the body
+    half:float,            # Half-width of the lesion, same scale
+)->float:
+    "Centre of a lesion that stays inside the body, as far as it can"
+    room = max(1-half, 0); lo, hi = np.clip((lo, hi), -room, room)
+    return r.uniform(lo, hi)
+
+# %% ../nbs/21_masks.ipynb #c032
+def blob_mask(
+    bone:np.ndarray, frame:Frame, # Mask of the vertebra and its axes
+    m,                     # Settings: `diameter_mm`, and perhaps `number`, `front_back`, `head_foot`
+    r:np.random.Generator, # Source of randomness
+    mm:float,              # Size of a pixel
+)->np.ndarray:
+    "Round lesions of irregular outline, no wider than nine tenths of the body's shorter side"
+    u, v = frame.uv((slice(0, bone.shape[0]), slice(0, bone.shape[1]))); out = np.zeros(bone.shape, bool)
+    lo, hi = np.minimum(m['diameter_mm'], 1.8*min(frame.a, frame.b)*mm)
+    for _ in range(int(r.integers(*np.add(m.get('number', (1, 1)), (0, 1))))):
+        d, k = r.uniform(lo, hi)/2/mm, r.uniform(.85, 1.18); ru, rv = d*k/frame.a, d/k/frame.b
+        cu, cv = centre_within(r, *m.get('front_back', (-1, 1)), ru), centre_within(r, *m.get('head_foot', (-1, 1)), rv)
+        new = bone & (blob(r, u, v, cu, cv, ru, rv)>.5)
+        out |= new if new.any() else bone & (np.hypot(u-cu, v-cv)==np.hypot(u-cu, v-cv)[bone].min())
+    return out
+
+# %% ../nbs/21_masks.ipynb #c033
+def band_mask(
+    bone:np.ndarray, frame:Frame, # Mask of the vertebra and its axes
+    m,                     # Settings: `depth` as a share of the body's height, and perhaps `width` as a share of the endplate
+    r:np.random.Generator, # Source of randomness
+    side:int,              # -1 for the upper endplate, 1 for the lower one
+)->np.ndarray:
+    "Strip of uneven depth that follows an endplate: what leaves the bone when it is moved towards it"
+    u, v = frame.uv((slice(0, bone.shape[0]), slice(0, bone.shape[1]))); w = r.uniform(*m.get('width', (1, 1))); c = r.uniform(w-1, 1-w)
+    depth = r.uniform(*m['depth'])*(1+.18*np.cos(2.2*u+r.uniform(0, 6.3))+.1*np.cos(5*u+r.uniform(0, 6.3)))
+    off = abs(np.clip(u, -1, 1)-c)/w; depth = np.maximum(depth*(1 if w>.95 else np.sqrt(np.clip(1-off**4, 0, 1))), .75/frame.b); far = side*2*frame.b*depth; y, x = np.mgrid[:bone.shape[0], :bone.shape[1]]
+    left = ndi.map_coordinates(bone.astype(np.uint8), [y+far*np.cos(frame.angle), x+far*np.sin(frame.angle)], order=0)==0
+    return bone & left & (side*v>.8-2*depth) & (off<=1+1e-6)
+
+def line_mask(
+    bone:np.ndarray, frame:Frame, # Mask of the vertebra and its axes
+    m,                     # Settings: `width_mm`
+    r:np.random.Generator, # Source of randomness
+    mm:float,              # Size of a pixel
+)->np.ndarray:
+    "Uneven line through the vertebra and a little beyond its cortex"
+    t, half = r.uniform(0, np.pi), max(r.uniform(*m['width_mm'])/2/mm, .75); y, x = np.mgrid[:bone.shape[0], :bone.shape[1]]
+    along, across = np.cos(t)*(x-frame.x)+np.sin(t)*(y-frame.y), np.cos(t)*(y-frame.y)-np.sin(t)*(x-frame.x)
+    across = across - r.uniform(-.4, .4)*min(frame.a, frame.b) - .06*frame.b*sum(np.cos(k*along/frame.b+r.uniform(0, 6.3)) for k in (2, 5))
+    return (ndi.distance_transform_edt(~bone)*mm<=1.5) & (abs(across)<=half)
+
+# %% ../nbs/21_masks.ipynb #c034
+def disc_mask(
+    stack:np.ndarray, k:int, # Vertebrae numbered from head to foot, and the one that is meant
+    m,                     # Settings: `depth` as a share of a body's height
+    r:np.random.Generator, # Source of randomness
+    label:str,             # For the error message
+)->np.ndarray:
+    "Two facing endplates and the disc between them, with the neighbour above or below"
+    frames = {i: vertebra_frame(stack, i) for i in (k-1, k, k+1) if i and (stack==i).any()}; f = frames[k]
+    near = [i for i in frames if i!=k and np.hypot(frames[i].x-f.x, frames[i].y-f.y)<1.9*(frames[i].b+f.b)]
+    if not near: raise ValueError(f'a mask of {label!r} spans two vertebrae and their disc, but no neighbour of this one is known. Give `anatomy`, and choose a vertebra with another one next to it.')
+    i = int(r.choice(near)); side = 1 if i>k else -1; plate = dict(depth=(.12, .12))
+    bands = band_mask(stack==k, f, m, r, side) | band_mask(stack==i, frames[i], m, r, -side)
+    facing = band_mask(stack==k, f, plate, r, side) | band_mask(stack==i, frames[i], plate, r, -side)
+    hull = Delaunay(np.argwhere(facing)).find_simplex(np.argwhere(np.ones(stack.shape, bool))).reshape(stack.shape)>=0
+    return bands | hull & (stack==0)
+
+# %% ../nbs/21_masks.ipynb #c035
+def check_bone(
+    bone:np.ndarray,            # Mask of the vertebra
+    anatomy:np.ndarray|None,    # Instance numbers of all vertebrae, or `None`
+    spacing_mm:float,           # Size of a pixel
+)->tuple:                       # bool mask, vertebrae numbered from head to foot, number of this one
+    "Raise unless a vertebra, its neighbours and the pixel size fit together"
+    b = np.asarray(bone)
+    if b.ndim!=2 or not b.any(): raise ValueError(f'`bone` of shape {b.shape} with {np.count_nonzero(b)} pixels is no vertebra; expected a mask `(H, W)`, e.g. `anatomy==3`.')
+    if not 0<float(spacing_mm)<np.inf: raise ValueError(f'`spacing_mm` is {spacing_mm!r}; expected the size of a pixel in mm, above 0.')
+    if anatomy is None: return b!=0, (b!=0).astype(int), 1
+    if np.shape(anatomy)!=b.shape: raise ValueError(f'`anatomy` has size {np.shape(anatomy)}, `bone` {b.shape}; they must agree.')
+    stack = stacked(anatomy); k = int(np.bincount(stack[b!=0]).argmax())
+    if not k: raise ValueError('`bone` lies outside the vertebrae of `anatomy`; take it from there, e.g. `anatomy==3`.')
+    return b!=0, stack, k
+
+# %% ../nbs/21_masks.ipynb #c036
+def sample_mask(
+    bone:np.ndarray,       # Mask of the vertebra, `(H, W)`
+    label:str,             # Disease, or 'healthy'
+    seed,                  # A number, or a NumPy generator; same number, same mask
+    spacing_mm:float=1.,   # Size of a pixel
+    modality:str='',       # As in a manifest; some diseases are masked differently by modality
+    anatomy:np.ndarray|None=None, # Instance numbers of all vertebrae: gives the axes, and the neighbour where a disease spans two
+    knowledge:str|None=None, # YAML of your own
+)->np.ndarray:             # bool, shape of `bone`, never empty
+    "Lesion mask drawn as the knowledge base says of this disease"
+    m, (b, stack, k) = mask_settings(label, modality, knowledge), check_bone(bone, anatomy, spacing_mm)
+    r = seed if isinstance(seed, np.random.Generator) else rng('sample mask', find_label(label, knowledge), seed)
+    f, others = vertebra_frame(stack, k), (stack>0) & (stack!=k) & ~b
+    if m['shape']=='blob': return blob_mask(b, f, m, r, spacing_mm)
+    if m['shape']=='band': return band_mask(b, f, m, r, int(r.choice((-1, 1))))
+    if m['shape']=='line': return line_mask(b, f, m, r, spacing_mm) & ~others
+    if m['shape']=='disc': return disc_mask(stack, k, m, r, label)
+    return (ndi.distance_transform_edt(~b)*spacing_mm<=r.uniform(*m.get('grow_mm', (0, 0)))) & ~others
+
+def softness(
+    label:str,             # Disease, or 'healthy'
+    modality:str='',       # As in a manifest
+    spacing_mm:float=1.,   # Size of a pixel
+    knowledge:str|None=None, # YAML of your own
+)->float:                  # Pixels; the `ramp` of `soften`
+    "Width of the soft border that the knowledge base gives this disease"
+    if not 0<float(spacing_mm)<np.inf: raise ValueError(f'`spacing_mm` is {spacing_mm!r}; expected the size of a pixel in mm, above 0.')
+    return mask_settings(label, modality, knowledge)['softness_mm']/spacing_mm
 
 # %% ../nbs/21_masks.ipynb #c017
 def region_of_interest(
