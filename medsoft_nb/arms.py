@@ -15,8 +15,8 @@ from .core import read_json
 from .data import HEALTHY, Manifest
 from .faithful import SWITCHES, faithful
 from .generate import GenerateConfig, generate
-from .models import load_base
-from .msc import load_controller
+from .models import load_base, load_encoder
+from .msc import Controller, load_controller
 from .pipeline import MedSoftPipeline
 from .train import LORA_FILE, Trained, Training, train, training_data
 
@@ -53,8 +53,9 @@ def train_arm(
     manifest:Manifest,     # Training images
     out:str|Path,          # Folder of all trainings; this one's is `out/arm.training`
     config:Training,       # Of the LoRA; stage, prompts and switches are the arm's
-    controller:str='medsoft-tiny', # Controller to start from
-    msc_steps:int=100,     # Of stage 1a
+    controller:str='medsoft-tiny', # Controller to start from; '' for a new one
+    encoder:str='medsoft-tiny', # Encoder of a new controller
+    msc_steps:int=100,     # Of stage 1a, and of 2a for a new controller
 )->Trained:
     "Do the training that an arm needs, unless it is done"
     if not arm.tuned: return Trained(Path(out), controller=controller if arm.msc else None)
@@ -62,10 +63,11 @@ def train_arm(
     if (folder/'training.json').exists(): return trained_arm(arm, out, controller)
     parts = load_base(base)
     if not arm.msc: return train(parts, manifest, folder, own)
-    control = load_controller(controller); first, last = replace(own, stage='1a', steps=msc_steps, rank=0), replace(own, stage='2b')
-    data = training_data(parts, control, manifest, last)
-    train(parts, manifest, folder/'1a', first, control, data=data)
-    return train(parts, manifest, folder, last, control, data=data)
+    control = load_controller(controller) if controller else Controller.new(load_encoder(encoder), parts['unet'], seed=config.seed)
+    last = replace(own, stage='2b'); data, lora = training_data(parts, control, manifest, last), None
+    early = {'1a': msc_steps} if controller else {'1a': msc_steps, '1b': config.steps, '2a': msc_steps}
+    for stage, steps in early.items(): lora = train(load_base(base), manifest, folder/stage, replace(own, stage=stage, steps=steps), control, lora, data).lora or lora
+    return train(parts, manifest, folder, last, control, lora, data)
 
 def trained_arm(arm:PaintingArm, out:str|Path, controller:str='medsoft-tiny')->Trained:
     "What `train_arm` left; `ValueError` if it did not end"

@@ -33,7 +33,7 @@ class Step:
 
 STEPS = (
     Step('prepare', 'data', seeded=False),
-    Step('finetune', 'lora', needs=('prepare',)),
+    Step('finetune', 'trained', needs=('prepare',)),
     Step('generate', 'synthetic', needs=('prepare', 'finetune')),
     Step('quality', 'quality', needs=('prepare', 'generate')),
     Step('classify', 'scores', needs=('prepare', 'generate')),
@@ -55,7 +55,7 @@ def load_profile(
     if path.suffix not in ('.yml', '.yaml'): path = data_path('profiles')/f'{profile}.yml'
     if not path.is_file(): raise ValueError(f"No profile {str(profile)!r}. Shipped ones: {', '.join(profile_names())}; or give a YAML file.")
     found = yaml.safe_load(path.read_text(encoding='utf-8'))
-    known = ['title', 'seeds', *(step.name for step in steps)]
+    known = ['title', 'seeds', 'arms', *(step.name for step in steps)]
     if not isinstance(found, dict) or set(found)-set(known):
         raise ValueError(f"{path.name}: unknown sections {sorted(set(found or {})-set(known))}. A profile has {', '.join(known)}.")
     seeds = found.get('seeds')
@@ -204,6 +204,7 @@ def plan(
             given = {**profile[step.name], **({'seed': seed} if seeded else {'seeds': seeds} if step.needs else {}), 'run': '.'}
             if manifest and step is steps[0]: given |= {'manifest': str(Path(manifest).resolve()), 'benchmark': ''}
             path = folder/f'{step.name}.ipynb'
+            if 'arms' in profile and 'arms' in papermill.inspect_notebook(str(path)): given = {'arms': profile['arms'], **given}
             needs = dict.fromkeys(label(name, s) for name in step.needs for s in ([seed] if seeded else seeds))
             jobs[label(step.name, seed)] = Job(label(step.name, seed), path, f'seed-{seed}/{step.folder}' if seeded else step.folder,
                 check_parameters(path, given), [jobs[name] for name in needs], _files(given))
@@ -212,7 +213,7 @@ def plan(
 # %% ../nbs/60_grid.ipynb #5b33bb80
 def _files(parameters):
     "Files and folders that `parameters` name: manifests, and models that are shipped or given as folders"
-    named = [parameters[k] for k in ('manifest', 'base', 'encoder') if parameters.get(k)]
+    named = [parameters[k] for k in ('manifest', 'base', 'encoder', 'controller') if parameters.get(k)]
     return [p for v in named for p in (Path(v), data_path('models', v)) if p.exists()]
 
 # %% ../nbs/60_grid.ipynb #20400fe5

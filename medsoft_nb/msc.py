@@ -183,7 +183,7 @@ class Controller:
     )->Path:
         "Write MSC and adapter; the encoder is named, not copied"
         folder = Path(folder)
-        for name,part in self.parts().items(): copy.deepcopy(part).to(dtype).save_pretrained(folder/name)
+        for name,part in self.parts().items(): nn.Module.to(copy.deepcopy(part), dtype).save_pretrained(folder/name)
         write_json(folder/'controller.json', dict(encoder=self.encoder.name))
         return folder
 

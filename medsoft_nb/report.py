@@ -6,7 +6,7 @@ Docs: https://example.github.io/medsoft_nb/report.html.md"""
 
 # %% auto #0
 __all__ = ['COLOURS', 'with_interval', 'markdown', 'latex', 'mark_best', 'table', 'arm_colour', 'plot_intervals', 'plot_auc',
-           'plot_kid', 'find_image', 'zoom', 'qualitative_grid', 'save_figure']
+           'plot_kid', 'plot_confusion', 'find_image', 'zoom', 'qualitative_grid', 'save_figure']
 
 # %% ../nbs/53_report.ipynb #c002
 from pathlib import Path
@@ -95,6 +95,23 @@ def plot_kid(df:pd.DataFrame, ax:plt.Axes|None=None)->plt.Axes:
     "KID of each arm; the dashed line is real against real"
     real = df.value[df.arm=='real']
     return plot_intervals(df[df.arm!='real'], ax, 'KID of lesion crops (lower is nearer to real lesions)', float(real.iloc[0]) if len(real) else 0.)
+
+# %% ../nbs/53_report.ipynb #c020
+def plot_confusion(
+    answers:pd.DataFrame, # arm, label (asked for), named, count
+    ncols:int=4,          # Matrices in a row
+)->plt.Figure:
+    "What each arm's lesions were taken for, as shares of what was asked for"
+    arms, labels = list(dict.fromkeys(answers.arm)), sorted(set(answers.label)); named = [*labels, *sorted(set(answers.named)-set(labels))]
+    nrows = -(-len(arms)//ncols); fig, axs = plt.subplots(nrows, ncols, figsize=(2.5*ncols, 2.2*nrows+.6), squeeze=False, sharey=True)
+    for ax in axs.ravel()[len(arms):]: ax.axis('off')
+    for ax,arm in zip(axs.ravel(), arms):
+        m = answers[answers.arm==arm].pivot_table(index='label', columns='named', values='count', aggfunc='sum', fill_value=0).reindex(index=labels, columns=named, fill_value=0)
+        share = m.div(m.sum(1).clip(lower=1), axis=0)
+        sns.heatmap(share, ax=ax, vmin=0, vmax=1, cmap='Blues', annot=True, fmt='.2f', cbar=False, square=True, annot_kws=dict(size=7))
+        ax.set_title(arm, fontsize=8); ax.set_xlabel(''); ax.set_ylabel('asked for' if ax in axs[:, 0] else '', fontsize=8); ax.tick_params(labelsize=7); ax.set_xticklabels(ax.get_xticklabels(), rotation=35, ha='right')
+    fig.tight_layout()
+    return fig
 
 # %% ../nbs/53_report.ipynb #c011
 def find_image(sources:Manifest, image_id:str)->np.ndarray:

@@ -70,13 +70,15 @@ def bootstrap_auc(
 
 def paired_difference(
     df:pd.DataFrame, # As in `resampled_aucs`
-    arm:str,         # The arm in question
-    control:str,     # What it is compared with
+    arm:str|list,    # The arm in question; of several the mean
+    control:str|list, # What it is compared with
     n_boot:int=1000, seed:int=0,
 )->pd.DataFrame:     # One row: arm, control, value, lo, hi, p
     "Difference in mean AUC with its 95 % interval; `p` is twice the smaller share of resamples on one side of 0, never 0 itself"
-    for a in (arm, control):
+    on, off = ([x] if isinstance(x, str) else list(x) for x in (arm, control))
+    for a in (*on, *off):
         if a not in set(df.arm): raise ValueError(f'no arm {a!r} among {sorted(set(df.arm))}.')
-    point, (a, b) = resampled_aucs(pd.concat([df[df.arm==arm], df[df.arm==control]]) if arm!=control else df[df.arm==arm].pipe(lambda d: pd.concat([d, d.assign(arm=' ')])), n_boot, seed)
-    d = a-b; d = d[~np.isnan(d)]; lo, hi = interval(d); m = point.mean(axis=1)   # a resample without both classes says nothing
-    return pd.DataFrame([dict(arm=arm, control=control, metric='auc difference', value=m.iloc[0]-m.iloc[1], lo=lo, hi=hi, p=min(1., 2*(1+min((d<=0).sum(), (d>=0).sum()))/(1+len(d))))])
+    point, draws = resampled_aucs(df[df.arm.isin([*on, *off])], n_boot, seed); draws = dict(zip(point.index, draws))
+    d = np.mean([draws[a] for a in on], 0) - np.mean([draws[a] for a in off], 0); d = d[~np.isnan(d)]; lo, hi = interval(d)   # a resample without both classes says nothing
+    value = point.loc[on].to_numpy().mean() - point.loc[off].to_numpy().mean()
+    return pd.DataFrame([dict(arm=', '.join(on), control=', '.join(off), metric='auc difference', value=value, lo=lo, hi=hi, p=min(1., 2*(1+min((d<=0).sum(), (d>=0).sum()))/(1+len(d))))])

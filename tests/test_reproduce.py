@@ -7,8 +7,9 @@ pytestmark = pytest.mark.slow
 profile = '''
 title: Smallest
 seeds: [3]
+arms: [base, lora-hard, lora-smis, lora-hard+msc, lora-smis+msc]
 prepare: {benchmark_healthy: 24, benchmark_sick: 36, n_sick: 6}
-finetune: {base: BASE, steps: 3}
+finetune: {base: BASE, steps: 3, controller: '', msc_steps: 1}
 generate: {base: BASE}
 '''
 
@@ -37,17 +38,19 @@ def run(folder):
 
 def test_it_leaves_tables_figures_and_a_report(run):
     aucs = pd.read_csv(run/'tables/auc.csv')
-    assert {'real-only', 'classical', 'duplicate-real', 'copy-paste', 'base', 'lora-hard', 'lora-smis', 'lora-smis+healthy', 'oracle'} == set(aucs.arm)
+    assert {'real-only', 'classical', 'duplicate-real', 'copy-paste', 'base', 'lora-hard', 'lora-smis', 'lora-hard+msc', 'lora-smis+msc', 'lora-smis+healthy', 'oracle'} == set(aucs.arm)
     assert ((aucs.lo <= aucs.value) & (aucs.value <= aucs.hi)).all()
-    for stem in ('auc', 'gain', 'quality', 'data'): assert all((run/f'tables/{stem}{end}').stat().st_size for end in ('.md', '.tex', '.csv'))
-    for stem in ('auc', 'kid', 'qualitative'): assert all((run/f'figures/{stem}{end}').stat().st_size for end in ('.png', '.pdf'))
+    for stem in ('auc', 'gain', 'quality', 'data', 'agreement', 'ablation', 'effects'): assert all((run/f'tables/{stem}{end}').stat().st_size for end in ('.md', '.tex', '.csv'))
+    for stem in ('auc', 'kid', 'qualitative', 'confusion'): assert all((run/f'figures/{stem}{end}').stat().st_size for end in ('.png', '.pdf'))
     page = (run/'report.html').read_text()
     assert 'oracle' in page and 'data:image/png' in page and '<script src="http' not in page
 
 
 def test_the_settings_of_the_profile_were_used(run):
-    loss = pd.read_csv(run/'seed-3/lora/loss.csv')
+    loss = pd.read_csv(run/'seed-3/trained/lora/loss.csv')
     assert len(loss) == 3   # the notebook's default is 4
+    assert [p.name for p in sorted((run/'seed-3/trained/lora-msc').iterdir()) if p.is_dir()] == ['1a', '1b', '2a', 'controller']   # a new controller goes through all stages
+    assert set(pd.read_csv(run/'tables/ablation.csv').arm) == {'lora-hard', 'lora-smis', 'lora-hard+msc', 'lora-smis+msc'}
 
 
 def test_nothing_outside_the_masks_was_changed(run):

@@ -9,7 +9,7 @@ from medsoft_nb.generate import GenerateConfig, generate, with_lora
 from medsoft_nb.models import load_base, tiny_tokenizer
 from medsoft_nb.phantom import make_benchmark
 from medsoft_nb.pipeline import MedSoftPipeline
-from medsoft_nb.train import LoRATraining, train_lora
+from medsoft_nb.train import Training, train
 
 
 @pytest.fixture(scope='module')
@@ -28,8 +28,8 @@ def folder(tmp_path_factory):
 def test_from_folder_to_synthetic_images(folder, tmp_path):
     assert json.loads((folder/'unet'/'config.json').read_text())['down_block_types'] == ['CrossAttnDownBlock2D']*3 + ['DownBlock2D']
     m = make_benchmark('phantom-fracture', tmp_path/'data', n_healthy=2, n_sick=2, seed=0)
-    config = LoRATraining(steps=2, batch_size=2, variants=1, rank=2, targets=('to_q', 'to_k', 'to_v', 'to_out.0'), region=64, learning_rate=.05)
-    lora = train_lora(str(folder), m, tmp_path/'lora', config)
+    config = Training(steps=2, batch_size=2, variants=1, rank=2, targets=('to_q', 'to_k', 'to_v', 'to_out.0'), region=64, learning_rate=.05)
+    lora = train(str(folder), m, tmp_path/"lora", config).lora
     pipe = MedSoftPipeline.from_pretrained(folder); pipe.set_progress_bar_config(disable=True)
     assert pipe.scheduler.config.prediction_type == 'epsilon' and pipe.vae.config.in_channels == 3
     well, sick = m.where(label=HEALTHY), m.where(label='fracture')
@@ -41,7 +41,7 @@ def test_from_folder_to_synthetic_images(folder, tmp_path):
 
 def test_plain_diffusers_takes_the_lora(folder, tmp_path):
     m = make_benchmark('phantom-fracture', tmp_path/'data', n_healthy=2, n_sick=2, seed=0); base = load_base(folder)
-    train_lora(base, m, tmp_path/'lora', LoRATraining(steps=1, batch_size=2, variants=1, rank=2, region=64, learning_rate=.05))
+    train(base, m, tmp_path/'lora', Training(steps=1, batch_size=2, variants=1, rank=2, region=64, learning_rate=.05))
     pipe = StableDiffusionInpaintPipeline.from_pretrained(folder); pipe.load_lora_weights(tmp_path/'lora')
     x = torch.randn(1, 9, 8, 8), torch.tensor([5]), torch.randn(1, 77, 32)
     with torch.no_grad(): torch.testing.assert_close(pipe.unet(*x).sample, base['unet'](*x).sample, atol=1e-5, rtol=1e-4)
