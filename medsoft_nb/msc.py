@@ -163,7 +163,8 @@ class Controller:
     )->tuple:                 # Patch tokens and pooled image of the erased windows, masked patches
         "What the encoder sees where the lesion region is erased"
         region = (soft>=.5).float()
-        return *self.encoder.images(windows*(1-region)), token_mask(region, self.encoder.grid).to(windows.device)
+        tokens, pooled = self.encoder.images(windows*(1-region))
+        return tokens, pooled, token_mask(region, self.encoder.grid).to(tokens.device)
 
     @torch.no_grad()
     def tokens(self,

@@ -156,7 +156,8 @@ def denoise(
 def steered(pipe, tokens:torch.Tensor|None, scale:float):
     "The pipeline's U-Net, steered by conditioning tokens inside a `with` block"
     if tokens is None: return nullcontext()
-    return pipe.controller.adapter.to(pipe.device, pipe.unet.dtype).on(pipe.unet, tokens.to(pipe.device), scale)
+    adapter = torch.nn.Module.to(pipe.controller.adapter, pipe.device, pipe.unet.dtype)   # diffusers' own `to` warns at every call
+    return adapter.on(pipe.unet, tokens.to(pipe.device), scale)
 
 # %% ../nbs/40_pipeline.ipynb #c014
 @torch.no_grad()

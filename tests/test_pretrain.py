@@ -1,8 +1,9 @@
 "The notebook that makes the shipped base runs from phantoms to a model that loads."
 import json
 from pathlib import Path
-import papermill, torch
+import pandas as pd, papermill, torch
 from medsoft_nb.models import data_path, load_base, weight_hashes
+from medsoft_nb.msc import load_controller
 from medsoft_nb.pipeline import MedSoftPipeline
 
 root = Path(__file__).parent.parent
@@ -20,7 +21,18 @@ def test_pretrain_notebook_gives_a_base(tmp_path):
 def test_shipped_weights_are_small_and_of_half_precision():
     folder = data_path('models', 'medsoft-tiny')
     files = [folder/f for f in weight_hashes(folder)]
-    assert len(files) == 4 and sum(f.stat().st_size for f in files) < 40*2**20
+    assert len(files) == 6 and sum(f.stat().st_size for f in files) < 40*2**20
     from safetensors import safe_open
     for f in files:
         with safe_open(f, 'pt') as s: assert {s.get_tensor(k).dtype for k in s.keys()} <= {torch.float16, torch.int64}, f
+
+
+def test_controller_notebook_gives_a_controller(tmp_path):
+    "The notebook that made the shipped MSC and adapter, at its smallest"
+    settings = dict(run=str(tmp_path/'run'), images=10, held_out=1, steps_1a=2, steps_1b=1, steps_2a=1, steps_2b=1, batch_size=4)
+    papermill.execute_notebook(str(root/'nbs/experiments/controller.ipynb'), str(tmp_path/'done.ipynb'), settings, progress_bar=False, kernel_name='python3')
+    made = load_controller(tmp_path/'run/controller')
+    assert made.encoder.name == 'medsoft-tiny'
+    numbers = pd.read_csv(tmp_path/'run/cosines.csv')
+    assert set(numbers.stage) == {'1a', '1b', '2a', '2b'} and len(numbers) == 4*7
+    assert len(pd.read_csv(tmp_path/'run/1a/loss.csv')) == 2   # the injected value, not the default
