@@ -184,7 +184,9 @@ class Controller:
     )->Path:
         "Write MSC and adapter; the encoder is named, not copied"
         folder = Path(folder)
-        for name,part in self.parts().items(): nn.Module.to(copy.deepcopy(part), dtype).save_pretrained(folder/name)
+        for name,part in self.parts().items():
+            nn.Module.to(copy.deepcopy(part), dtype).save_pretrained(folder/name); config = folder/name/'config.json'
+            write_json(config, {k: v for k,v in read_json(config).items() if k!='_name_or_path'})   # where it was loaded from is nobody's business
         write_json(folder/'controller.json', dict(encoder=self.encoder.name))
         return folder
 
