@@ -150,6 +150,9 @@ def build_arms(
     generated:dict,         # Name -> manifest of synthetic images; 'healthy' holds synthetic healthy ones
 )->dict:                    # Name -> `Arm`
     "The training sets that are compared, matched in the number of sick images"
+    taken = [n for n in generated if n in ('real-only', 'classical', 'duplicate-real', 'oracle', 'lora-smis+healthy')]
+    if taken: raise ValueError(f'{taken[0]!r} is the name of a control; give the synthetic images another name.')
+    if not len(real): raise ValueError('there are no training images: the manifest has no rows of split train. Run `medsoft data split` first.')
     sick = real.where(label=real.diseases)
     if not len(sick) or len(sick)==len(real): raise ValueError(f'training needs healthy and sick images, but the labels are {real.labels}.')
     extra = max([int((m.df.label!=HEALTHY).sum()) for n,m in generated.items()], default=0)

@@ -60,7 +60,7 @@ def _words(value):
 
 # %% ../nbs/61_cli.ipynb #ca3934c8
 @data.command('import', help=_help('Make a manifest of a folder of images, instance masks and a table.',
-    'medsoft data import scans/images --masks scans/masks --table scans/index.csv --column image_id=file --column patient_id=subset,exam --modality MR --out data/mine'))
+    'medsoft data import scans/images --masks scans/masks --table scans/index.csv --column image_id=file --column patient_id=subset,exam --column label=finding --label-map normal=healthy --modality MR --out data/mine'))
 def data_import(
     images:Annotated[Path, typer.Argument(metavar='IMAGES', help='Folder of images')],
     out:OutOption,
@@ -84,11 +84,12 @@ def data_import(
 def phantom(
     name:Annotated[str, typer.Argument(help='phantom-tumour or phantom-fracture')],
     out:OutOption,
-    healthy:Annotated[int, typer.Option(help='Healthy images')] = 520,
-    sick:Annotated[int, typer.Option(help='Sick images, shared among the diseases')] = 720,
+    healthy:Annotated[int, typer.Option(min=0, help='Healthy images')] = 520,
+    sick:Annotated[int, typer.Option(min=0, help='Sick images, shared among the diseases')] = 720,
     seed:SeedOption = 0,
 ):
     from medsoft_nb.phantom import make_benchmark
+    if (out/'manifest.csv').exists(): raise FileExistsError(f'{out} holds a manifest already. Choose another folder, or remove it first.')
     _counts(make_benchmark(name, out, n_healthy=healthy, n_sick=sick, seed=seed))
 
 # %% ../nbs/61_cli.ipynb #ac77747a
@@ -112,6 +113,14 @@ def _counts(manifest):
     "Images and patients by label and split"
     by = [c for c in ('label', 'split', 'origin') if c in manifest.df]
     _print_table(manifest.df.groupby(by).agg(images=('image_id', 'size'), patients=('patient_id', 'nunique')).reset_index())
+
+def _training(found):
+    "Training rows of a manifest whose faults were looked for; all of them, with a warning, where it has no splits"
+    from medsoft_nb.data import validate
+    validate(found)
+    if (found.df.split == 'train').any(): return found.where(split='train')
+    err_console.print('The manifest has no splits: every image is used for training. Run `medsoft data split` first if some of them are to test with.')
+    return found
 
 @data.command(help=_help('Check a manifest and its files; every fault is listed.', 'medsoft data validate data/mine/manifest.csv'))
 def validate(
@@ -164,7 +173,7 @@ def train(
     from medsoft_nb.msc import Controller, load_controller
     from medsoft_nb.train import Training, train
     found = Manifest.load(manifest)
-    used = found.where(split='train') if (found.df.split == 'train').any() else found
+    used = _training(found)
     config = Training(stage=stage, steps=steps, rank=rank, full=full, batch_size=batch_size, learning_rate=learning_rate, controller_rate=controller_rate, faithful=faithful, region=roi, seed=seed)
     parts = load_base(base)
     control = None if stage == 'lora' else load_controller(controller) if controller else Controller.new(load_encoder(encoder), parts['unet'], seed=seed)
@@ -196,7 +205,7 @@ def generate(
     from medsoft_nb.generate import GenerateConfig, generate
     from medsoft_nb.pipeline import MedSoftPipeline
     found = Manifest.load(manifest)
-    used = found.where(split='train') if (found.df.split == 'train').any() else found
+    used = _training(found)
     donors = used.where(label=used.diseases)
     config = GenerateConfig(n_per_label=n_per_label, ramp=ramp, steps=steps, guidance_scale=guidance_scale, blend=blend, faithful=check_switches(faithful), roi=roi, seed=seed)
     made = generate(MedSoftPipeline.from_pretrained(base), used.where(label=HEALTHY), donors, out, _words(labels) or donors.diseases, config, lora, controller or None)
@@ -211,13 +220,16 @@ def evaluate(
     out:OutOption,
     seed:SeedOption = 0,
 ):
-    from medsoft_nb.data import Manifest
+    from medsoft_nb.data import HEALTHY, Manifest
     from medsoft_nb.quality import quality_table
     from medsoft_nb.report import table
-    real = Manifest.load(reference)
+    real = Manifest.load(reference); healthy = real.where(label=HEALTHY)
     real = real.where(split='test') if (real.df.split == 'test').any() else real
     real = real.where(label=real.diseases)
-    rows = quality_table({name: Manifest.load(path) for name, path in _pairs(arms, 'Argument').items()}, real, seed=seed)
+    made = {name: Manifest.load(path) for name, path in _pairs(arms, 'Argument').items()}
+    known = set(healthy.df.image_id); lost = [s for m in made.values() for s in m.df.source_id if s not in known]
+    if lost: err_console.print(f'Seams and background are left out: the background {lost[0]!r} is not in {reference}.')
+    rows = quality_table(made, real, None if lost else healthy, seed=seed)
     out.mkdir(parents=True, exist_ok=True)
     table(rows, out/'quality', 'Quality of synthetic lesions')
     _print_table(rows)
@@ -235,10 +247,10 @@ def classify(
 ):
     import pandas as pd
     from medsoft_nb.classify import build_arms, image_side, run_arm
-    from medsoft_nb.data import Manifest
+    from medsoft_nb.data import Manifest, validate
     from medsoft_nb.report import table
     from medsoft_nb.stats import bootstrap_auc
-    found = Manifest.load(manifest)
+    found = validate(Manifest.load(manifest))
     arms = build_arms(found.where(split='train'), None, {name: Manifest.load(path) for name, path in _pairs(synthetic, '--synthetic').items()})
     scores = pd.concat([run_arm(arm, found.where(split='test'), dict(backbone=backbone, steps=steps, image_size=image_side(found)), seed) for seed in range(seeds) for arm in arms.values()])
     out.mkdir(parents=True, exist_ok=True)

@@ -6,8 +6,9 @@ Docs: https://example.github.io/medsoft_nb/core.html.md"""
 
 # %% auto #0
 __all__ = ['PACKAGE', 'data_path', 'notebooks_path', 'rng', 'torch_generator', 'set_seed', 'atomic_path', 'write_text',
-           'write_json', 'read_json', 'sha256', 'save_state', 'load_state', 'require_space', 'read_image',
-           'write_image', 'to_uint8', 'image_grid', 'get_logger', 'progress', 'git_state', 'packages', 'Run']
+           'write_json', 'read_json', 'sha256', 'save_state', 'load_state', 'alone', 'require_space', 'read_image',
+           'write_image', 'grey_range', 'to_uint8', 'image_grid', 'get_logger', 'progress', 'git_state', 'packages',
+           'Run']
 
 # %% ../nbs/00_core.ipynb #c003
 import hashlib, json, logging, os, platform, random, shutil, subprocess, sys, tempfile
@@ -108,6 +109,18 @@ def load_state(path:str|Path):
     import torch
     return torch.load(path, map_location='cpu', weights_only=True)
 
+@contextmanager
+def alone(
+    folder:str|Path, # Made if it does not exist
+):
+    "`ValueError` where another process is at work in `folder`"
+    import fcntl
+    folder = Path(folder); folder.mkdir(parents=True, exist_ok=True)
+    with open(folder/'.lock', 'w') as lock:
+        try: fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError: raise ValueError(f'Another process is at work in {folder}. Wait for it, or choose another folder.') from None
+        yield
+
 def require_space(
     folder:str|Path, # Where something is about to be written
     nbytes:int,      # How much
@@ -153,6 +166,15 @@ def write_image(
     if x.ndim==3 and x.dtype!=np.uint8 and path.suffix!='.npy': raise ValueError(f'{path.name}: colour images are 8 bit; got {x.dtype} of shape {x.shape}.')
     with atomic_path(path) as tmp: np.save(tmp, x) if path.suffix=='.npy' else Image.fromarray(x).save(tmp)
     return path
+
+def grey_range(
+    image:np.ndarray, # Any depth
+)->tuple:             # Grey values that stand for 0 and 1
+    "0 and 255 for uint8; else the image's own extremes, or what lies near its 0.1 and 99.9 percentiles where a few pixels lie far outside"
+    if image.dtype==np.uint8: return 0., 255.
+    lo, hi = float(image.min()), float(image.max()); a, b = (float(v) for v in np.percentile(image, (.1, 99.9)))
+    if b>a: lo, hi = max(lo, a-.25*(b-a)), min(hi, b+.25*(b-a))   # metal, a marker or a dead pixel must not set the scale
+    return lo, hi if hi>lo else lo+1.
 
 def to_uint8(
     image:np.ndarray, # Any depth; float in [0, 1] or with a range of its own

@@ -6,10 +6,10 @@ Docs: https://example.github.io/medsoft_nb/data.html.md"""
 
 # %% auto #0
 __all__ = ['COLUMNS', 'REQUIRED', 'PATHS', 'ORIGINS', 'SPLITS', 'HEALTHY', 'ManifestError', 'LeakageError', 'Manifest',
-           'row_faults', 'box_fault', 'validate', 'split', 'make_scarce', 'leakage_gate', 'add_hashes']
+           'row_faults', 'box_fault', 'validate', 'split', 'make_scarce', 'file_hashes', 'leakage_gate', 'add_hashes']
 
 # %% ../nbs/10_data.ipynb #c003
-import base64, io, os
+import base64, hashlib, io, os
 from pathlib import Path
 import numpy as np, pandas as pd
 from .core import atomic_path, image_grid, progress, read_image, rng, sha256, to_uint8
@@ -32,9 +32,13 @@ class Manifest:
         missing = [c for c in REQUIRED if c not in df]
         if missing: raise ManifestError(f"the manifest lacks the column {missing[0]!r}. Required: {', '.join(REQUIRED)}; found: {', '.join(map(str, df.columns))}.")
         df = df.copy().reset_index(drop=True)
+        if 'spacing_mm' in df:
+            wrong = df[pd.to_numeric(df.spacing_mm, errors='coerce').isna() & ~df.spacing_mm.fillna('').astype(str).str.strip().isin(['', 'nan'])]
+            if len(wrong): raise ManifestError(f'row {wrong.index[0]+2}: spacing_mm {wrong.spacing_mm.iloc[0]!r} is not a number of mm. Write a point for the decimals and no unit, e.g. 1.5.')
         for c in COLUMNS:
             if c not in df: df[c] = np.nan if c=='spacing_mm' else ''
         for c in COLUMNS: df[c] = pd.to_numeric(df[c], errors='coerce') if c=='spacing_mm' else df[c].fillna('').astype(str)
+        for c in ('image_id', 'patient_id', 'label'): df[c] = df[c].str.strip()   # 'P1 ' and 'P1' are one patient
         self.df, self.root = df[[*COLUMNS, *(c for c in df if c not in COLUMNS)]], Path(root)
 
     @classmethod
@@ -60,6 +64,11 @@ class Manifest:
         if Path(folder).resolve()==self.root.resolve(): return self.df
         here = Path(folder).resolve(); rel = lambda p: os.path.relpath((self.root/p).resolve(), here) if p else ''
         return self.df.assign(**{c: self.df[c].map(rel) for c in PATHS if c in self.df})
+
+    @property
+    def fingerprint(self)->str:
+        "What the table says, as 16 hex digits"
+        return hashlib.sha256(self.df.to_csv(index=False).encode()).hexdigest()[:16]
 
     def __len__(self): return len(self.df)
     def path(self, i:int, column:str='image')->Path: return self.root/self.df[column].iloc[i]
@@ -139,6 +148,8 @@ def validate(
     for c,known in (('split', SPLITS), ('origin', ORIGINS)):
         faults += [f'{r.image_id}: {c} {r[c]!r} is unknown. Known: {", ".join(known[1:])}.' for _,r in df[~df[c].isin(known)].iterrows()]
     faults += [f'{r.image_id}: {t}' for _,r in df[df.box!=''].iterrows() if (t := box_fault(r.box))]
+    faults += [f'label {l!r} is spelt {HEALTHY!r} here; otherwise it would count as a disease ({n} images).' for l,n in df.label.value_counts().items() if l!=HEALTHY and l.lower()==HEALTHY]
+    faults += [f'{r.image_id}: healthy, but it has a lesion_mask.' for _,r in df[(df.label==HEALTHY)&(df.lesion_mask!='')&(df.origin!='synthetic')].iterrows()]
     split = df[df.split!='']
     faults += [f'patient {p!r} is in {len(s)} splits ({", ".join(sorted(s))}); a patient belongs to one.' for p,s in split.groupby('patient_id').split.agg(set).items() if len(s)>1]
     if (df.split=='train').any(): faults += [f'label {l!r} occurs in {r.split} (first: {r.image_id}) but has no image in train.' for l in sorted(set(split.label)-set(df.label[df.split=='train'])) for r in [split[split.label==l].iloc[0]]]
@@ -176,7 +187,7 @@ def make_scarce(
 )->tuple:              # Manifest without the withheld rows, and the withheld rows
     "Keep few sick training images; returns the scarce manifest and what was withheld"
     df = manifest.df; sick = df[(df.split=='train')&(df.label!=HEALTHY)]
-    if not 0<n_sick<=len(sick): raise ValueError(f'`n_sick` is {n_sick}, but train has {len(sick)} sick images.')
+    if not 0<n_sick<=len(sick): raise ValueError(f'`n_sick` is {n_sick}, but train has {len(sick)} sick images. Set it between 1 and {len(sick)}, in a profile as `prepare: {{n_sick: ...}}`.')
     queues = []
     for label,rows in sick.groupby('label'):
         people = rng('scarce', seed, label).permutation(sorted(set(rows.patient_id)))
@@ -189,18 +200,26 @@ def make_scarce(
     return manifest.rows(~df.index.isin(out)), manifest.rows(df.index.isin(out))
 
 # %% ../nbs/10_data.ipynb #c022
+def file_hashes(manifest:Manifest)->set:
+    "SHA-256 of every image; those that the manifest does not state are computed where the file is there"
+    known = manifest.df.sha256.tolist()
+    return {k or sha256(p) for i,k in enumerate(known) if k or (p := manifest.path(i)).is_file()}
+
 def leakage_gate(
     train:Manifest,       # All that training sees, synthetic images included
     *evaluation:Manifest, # Validation and test images
 )->None:
     "Raise `LeakageError` if training and evaluation share a patient, an image, a background or a file"
+    donors = train.df.get('donor_id', pd.Series('', train.df.index)).fillna('')
     for other in evaluation:
         shared = set(train.df.patient_id) & set(other.df.patient_id)
         if shared: raise LeakageError(f'{len(shared)} patients are in training and in evaluation (first: {min(shared)!r}).')
         known = set(other.df.image_id) | set(other.df.source_id) - {''}
         hit = train.df[train.df.image_id.isin(known) | train.df.source_id.isin(known)]
         if len(hit): raise LeakageError(f'training image {hit.image_id.iloc[0]!r} comes from an evaluation image (source {hit.source_id.iloc[0]!r}).')
-        same = (set(train.df.sha256) & set(other.df.sha256)) - {''}
+        lent = train.df[donors.isin(set(other.df.image_id))]
+        if len(lent): raise LeakageError(f'training image {lent.image_id.iloc[0]!r} has its lesion from the evaluation image {lent.donor_id.iloc[0]!r}.')
+        same = file_hashes(train) & file_hashes(other)
         if same: raise LeakageError(f'training and evaluation share a file (sha256 {min(same)[:12]}...).')
 
 # %% ../nbs/10_data.ipynb #c024

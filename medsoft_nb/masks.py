@@ -7,14 +7,14 @@ Docs: https://example.github.io/medsoft_nb/masks.html.md"""
 # %% auto #0
 __all__ = ['BLENDS', 'check_mask', 'soften', 'box_mask', 'random_mask', 'axes', 'carry', 'transfer_mask', 'lesion_bone',
            'whole_bones', 'stacked', 'centre_within', 'blob_mask', 'band_mask', 'line_mask', 'disc_mask', 'check_bone',
-           'sample_mask', 'softness', 'region_of_interest', 'grey_range', 'to_unit', 'resize', 'cut_window',
-           'latent_mask', 'blend_latents', 'match_band', 'match_grain', 'composite', 'put_back']
+           'sample_mask', 'softness', 'region_of_interest', 'to_unit', 'resize', 'cut_window', 'latent_mask',
+           'blend_latents', 'match_band', 'match_grain', 'composite', 'put_back']
 
 # %% ../nbs/21_masks.ipynb #c003
 import numpy as np, torch, torch.nn.functional as F
 from scipy import ndimage as ndi
 from scipy.spatial import Delaunay
-from .core import image_grid, rng
+from .core import grey_range, image_grid, rng
 from .phantom import Frame, blob, vertebra_frame
 from .prompts import find_label, mask_settings
 
@@ -276,18 +276,12 @@ def region_of_interest(
     return out[0], out[1], out[0]+side, out[1]+side
 
 # %% ../nbs/21_masks.ipynb #c019
-def grey_range(image:np.ndarray)->tuple:
-    "Grey values that stand for 0 and 1: 0 and 255 for uint8, else the image's own extremes"
-    if image.dtype==np.uint8: return 0., 255.
-    lo, hi = float(image.min()), float(image.max())
-    return lo, hi if hi>lo else lo+1.
-
 def to_unit(
     image:np.ndarray, # `(H, W)` or `(H, W, 3)`, uint8, uint16 or float
 )->np.ndarray:        # float32 `(H, W)` in [0, 1]
     "Grey image in [0, 1]"
     lo, hi = grey_range(image); x = image.astype(np.float32)
-    return ((x if x.ndim==2 else x.mean(2))-lo)/(hi-lo)
+    return (((x if x.ndim==2 else x.mean(2))-lo)/(hi-lo)).clip(0, 1)
 
 def resize(x:np.ndarray, size:int)->np.ndarray:
     "Square float image brought to another size: antialiased when it shrinks, bicubic when it grows"
@@ -364,9 +358,9 @@ def composite(
     soft:np.ndarray,      # `(H, W)` in [0, 1]
 )->np.ndarray:            # Type and shape of `image`; where `soft` is 0, its very bits
     "Blend a generated image into the original in the original's bit depth"
-    s, g = soft.astype(np.float64), generated.astype(np.float64)
-    if image.ndim==3: s, g = s[..., None], g[..., None]
-    y = s*g + (1-s)*image.astype(np.float64)
+    s, g, x = soft.astype(np.float64), generated.astype(np.float64), image.astype(np.float64)
+    if image.ndim==3: s, g = s[..., None], g[..., None] + x - x.mean(2, keepdims=True)   # the lesion changes the grey, the colour stays
+    y = s*g + (1-s)*x
     if image.dtype.kind in 'ui': y = np.round(y).clip(np.iinfo(image.dtype).min, np.iinfo(image.dtype).max)
     return np.where(s==0, image, y.astype(image.dtype))
 

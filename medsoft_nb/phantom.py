@@ -15,7 +15,7 @@ import numpy as np, pandas as pd
 from dataclasses import dataclass
 from pathlib import Path
 from scipy import ndimage as ndi
-from .core import rng, write_image, read_image, image_grid, progress, require_space
+from .core import grey_range, rng, write_image, read_image, image_grid, progress, require_space
 from .data import Manifest, HEALTHY
 
 # %% ../nbs/12_phantom.ipynb #c005
@@ -500,10 +500,12 @@ def implant(
     if bad: raise ValueError(f"unknown lesion {bad[0]!r}. Known: {', '.join(LESIONS)}.")
     if not 0<=fraction_sick<=1: raise ValueError(f"`fraction_sick` is {fraction_sick:g}; it must lie between 0 and 1.")
     df, out = manifest.df, Path(out)
+    if out.resolve()==manifest.root.resolve() or (out/'manifest.csv').exists(): raise FileExistsError(f'{out} holds a manifest already. Choose another folder, or remove it first.')
     sick = df[df.label!=HEALTHY]
     if len(sick): raise ValueError(f"{len(sick)} images are not healthy (first: {sick.image_id.iloc[0]}, {sick.label.iloc[0]!r}); implant into healthy images only, e.g. `manifest.where(label='healthy')`.")
     lacking = df[df.anatomy_mask=='']
     if len(lacking): raise ValueError(f"{len(lacking)} images have no `anatomy_mask` (first: {lacking.image_id.iloc[0]}); a lesion needs a vertebra to lie in.")
+    require_space(out, sum(2*manifest.path(i).stat().st_size for i in range(len(df))))
     people = rng('implant', seed).permutation(sorted(df.patient_id.unique()))
     chosen = {w: labels[i % len(labels)] for i,w in enumerate(people[:round(fraction_sick*len(people))])}
     rows = [implant_row(manifest, i, out, chosen.get(df.patient_id.iloc[i]), seed, severity, min_area) for i in progress(range(len(df)), desc='implant')]
@@ -521,12 +523,10 @@ def implant_row(manifest, i, out, label, seed, severity, min_area):
     fits = [k for k in np.unique(an) if k and (an==k).sum()>=min_area and not ((an==k)[[0,-1]].any() or (an==k)[:,[0,-1]].any())]
     if label and fits:
         k = int(r.choice(fits)); g = x if x.ndim==2 else x[..., 0]
-        top = {'u':np.iinfo(x.dtype).max}.get(x.dtype.kind) if x.dtype.kind=='u' else None
-        lo, hi = (0, top) if top else (float(g.min()), float(g.max()))
-        unit = ((g.astype(np.float32)-lo)/max(hi-lo, 1e-6)).astype(np.float32)
+        lo, hi = grey_range(g); unit = ((g.astype(np.float32)-lo)/(hi-lo)).clip(0, 1).astype(np.float32)
         look = 'mr' if row['modality'].upper().startswith('MR') else 'radiograph' if 'radio' in row['modality'].lower() else 'ct'
         new, mask = paint_lesion(unit, an==k, vertebra_frame(an, k), label, r, look, r.uniform(*severity))
-        y = new*(hi-lo) + lo; y = np.round(y).astype(x.dtype) if top else y.astype(x.dtype)
+        y = new*(hi-lo) + lo; y = np.round(y).clip(0, np.iinfo(x.dtype).max).astype(x.dtype) if x.dtype.kind=='u' else y.astype(x.dtype)
         y = np.where(np.abs(new-unit)>1e-6, y, g)
         x = y if x.ndim==2 else np.repeat(y[..., None], x.shape[2], 2)
         row |= dict(label=label, lesion_mask=f"lesion/{row['image_id']}.png")

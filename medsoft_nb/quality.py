@@ -12,9 +12,9 @@ __all__ = ['lesion_crops', 'Extractor', 'check_features', 'mmd2', 'kid', 'fid', 
 import numpy as np, pandas as pd, torch
 from scipy import linalg, ndimage as ndi
 from sklearn.metrics.pairwise import polynomial_kernel
-from .core import rng
+from .core import grey_range, rng
 from .data import Manifest, ManifestError
-from .masks import box_mask, cut_window, grey_range, resize, to_unit
+from .masks import box_mask, cut_window, resize, to_unit
 from .models import IMAGENET, imagenet_lite0
 
 # %% ../nbs/50_quality.ipynb #c006
@@ -108,7 +108,7 @@ def seam_ratio(
 )->float:
     "Median gradient across the mask's border, relative to the source"
     lo, hi = grey_range(source); s, m = to_unit(source), np.asarray(mask)>0   # one scale for both, the source's
-    x = ((image if np.ndim(image)==2 else image.mean(2)).astype(np.float32)-lo)/(hi-lo)
+    x = (((image if np.ndim(image)==2 else image.mean(2)).astype(np.float32)-lo)/(hi-lo)).clip(0, 1)
     if x.shape!=s.shape or x.shape!=m.shape: raise ValueError(f'image {x.shape}, source {s.shape} and mask {m.shape} must have one size.')
     d = ndi.distance_transform_edt(m) - ndi.distance_transform_edt(~m)
     d = np.where(m, d-.5, d+.5); ring = np.abs(d)<=band

@@ -8,10 +8,10 @@ Docs: https://example.github.io/medsoft_nb/train.html.md"""
 __all__ = ['LORA_TARGETS', 'STAGES', 'LORA_FILE', 'Stage', 'Training', 'vary', 'sample_row', 'borrow_mask', 'encode_cache',
            'encoder_cache', 'draw_latents', 'diffusion_loss', 'check_training', 'prompt_of', 'training_windows',
            'add_lora', 'sort_header', 'save_lora', 'Objective', 'make_trainable', 'make_batch', 'training_data',
-           'Trained', 'train', 'save_stage', 'report', 'pick', 'weights', 'checkpoint', 'resume']
+           'Trained', 'train', 'save_stage', 'report', 'pick', 'weights', 'state_hash', 'checkpoint', 'resume']
 
 # %% ../nbs/32_train.ipynb #c003
-import json, math
+import hashlib, json, math
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -329,7 +329,8 @@ def train(
     params = [p for g in groups for p in g['params']]; device = base['unet'].device
     opt = torch.optim.AdamW(groups, betas=(.9, .99), weight_decay=1e-4)
     accelerator = Accelerator(cpu=device.type=='cpu'); model, opt = accelerator.prepare(net, opt)
-    start, losses = resume(out/'state.pt', config, net, opt)
+    trained_on = dict(data=manifest.fingerprint, start={'base': state_hash({k: v for k,v in net.unet.state_dict().items() if k in ('conv_in.weight', 'conv_out.weight')}) } | {n: state_hash(weights(net, n)) for n in net.trained()})
+    start, losses = resume(out/'state.pt', config, net, opt, trained_on)
     for step in progress(range(start, config.steps), desc=f'stage {config.stage}', total=config.steps-start):
         g = torch_generator('train', config.stage, config.seed, step, accelerator.process_index)
         i = pick(data['sick'], config, g); j = torch.randint(0, config.masks, (len(i),), generator=g)
@@ -337,7 +338,7 @@ def train(
         loss = model(make_batch(data, i, j, config, base['vae'], g, device), g)
         opt.zero_grad(); accelerator.backward(loss); torch.nn.utils.clip_grad_norm_(params, 1.); opt.step()
         losses.append(loss.item())
-        if (step+1)%config.save_every==0 and step+1<config.steps and accelerator.is_main_process: checkpoint(out/'state.pt', config, net, opt, step+1, losses)
+        if (step+1)%config.save_every==0 and step+1<config.steps and accelerator.is_main_process: checkpoint(out/'state.pt', config, net, opt, step+1, losses, trained_on)
     made = save_stage(net, controller, out, config)
     net.eval(); net.requires_grad_(False)
     report(out, config, manifest, losses)
@@ -371,15 +372,22 @@ def weights(net:Objective, name:str)->dict:
     part = getattr(net, name)
     return get_peft_model_state_dict(part) if name=='unet' and not net.config.full else part.state_dict()
 
-def checkpoint(path, config, net, opt, step, losses):
-    "Everything that the rest of a run depends on"
-    save_state(path, dict(config=repr(config), step=step, losses=losses, optimizer=opt.state_dict(), weights={n: weights(net, n) for n in net.trained()}))
+def state_hash(state:dict)->str:
+    "Fingerprint of weights, 16 hex digits"
+    h = hashlib.sha256()
+    for k,v in sorted(state.items()): h.update(k.encode()); h.update(v.detach().cpu().float().numpy().tobytes())
+    return h.hexdigest()[:16]
 
-def resume(path, config, net, opt):
+def checkpoint(path, config, net, opt, step, losses, trained_on):
+    "Everything that the rest of a run depends on"
+    save_state(path, dict(config=repr(config), trained_on=trained_on, step=step, losses=losses, optimizer=opt.state_dict(), weights={n: weights(net, n) for n in net.trained()}))
+
+def resume(path, config, net, opt, trained_on):
     "Step and losses of a run that was broken off, restored into `net` and `opt`"
     if not Path(path).exists(): return 0, []
     s = load_state(path)
     if s['config']!=repr(config): raise ValueError(f"{path} belongs to a run with other settings. Use another folder, or remove the file to start anew.")
+    if s['trained_on']!=trained_on: raise ValueError(f"{path} belongs to a run on other {'images' if s['trained_on']['data']!=trained_on['data'] else 'weights'}. Use another folder, or remove the file to start anew.")
     for name,w in s['weights'].items():
         if name=='unet' and not config.full: set_peft_model_state_dict(net.unet, w)
         else: getattr(net, name).load_state_dict(w)
