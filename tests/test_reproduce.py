@@ -1,6 +1,7 @@
 "The whole experiment at the smallest size, through the command, and once more."
 import os, subprocess, sys
-import pandas as pd, pytest
+from pathlib import Path
+import pandas as pd, papermill, pytest
 
 pytestmark = pytest.mark.slow
 
@@ -85,3 +86,22 @@ def test_a_misspelt_setting_is_one_clean_message(folder):
     done = medsoft(folder, 'reproduce', '--profile', 'wrong.yml', '--out', 'wrong')
     assert done.returncode == 2 and "does not know 'ramp_width'" in done.stderr and 'Traceback' not in done.stderr
     assert not (folder/'wrong').exists()
+
+
+def test_the_notebooks_run_one_by_one(tmp_path):
+    "As in JupyterLab: with their defaults, in order, without the command that makes folders for them"
+    notebooks = Path(__file__).parent.parent/'nbs/experiments'
+    for step in ('prepare', 'finetune', 'generate', 'quality', 'classify', 'report'):
+        papermill.execute_notebook(str(notebooks/f'{step}.ipynb'), str(tmp_path/f'{step}.ipynb'), cwd=str(tmp_path), progress_bar=False, kernel_name='python3')
+    assert (tmp_path/'runs/step-by-step/tables/auc.md').exists()
+
+
+def test_changed_images_are_noticed(tmp_path):
+    "A run on a manifest of one's own begins anew when an image changes, not only when a row does"
+    from medsoft_nb.grid import load_profile, plan
+    from medsoft_nb.phantom import make_benchmark
+    m = make_benchmark('phantom-fracture', tmp_path/'data', n_healthy=2, n_sick=2)
+    first = lambda: plan(load_profile('quick'), tmp_path/'data/manifest.csv')[0].fingerprint
+    before = first(); assert first() == before
+    (m.root/m.df.image.iloc[0]).write_bytes((m.root/m.df.image.iloc[1]).read_bytes())
+    assert first() != before
