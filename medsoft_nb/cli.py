@@ -191,7 +191,7 @@ def generate(
     base:BaseOption = 'medsoft-tiny',
     lora:Annotated[Optional[Path], typer.Option(help='LoRA weights, a safetensors file')] = None,
     controller:Annotated[str, typer.Option(help='Controller for medical semantics: a shipped name or a folder; none if omitted')] = '',
-    n_per_label:Annotated[int, typer.Option('--n-per-label', '-n', help='Images a label')] = 10,
+    n_per_label:Annotated[int, typer.Option('--n-per-label', '-n', min=1, help='Images a label')] = 10,
     ramp:Annotated[float, typer.Option(help='Width of the soft border in pixels; 0 for a hard mask')] = 6.,
     steps:Annotated[int, typer.Option(help='Denoising steps')] = 20,
     guidance_scale:Annotated[float, typer.Option(help='Weight of the prompt')] = 2.,
@@ -208,7 +208,9 @@ def generate(
     used = _training(found)
     donors = used.where(label=used.diseases)
     config = GenerateConfig(n_per_label=n_per_label, ramp=ramp, steps=steps, guidance_scale=guidance_scale, blend=blend, faithful=check_switches(faithful), roi=roi, seed=seed)
-    made = generate(MedSoftPipeline.from_pretrained(base), used.where(label=HEALTHY), donors, out, _words(labels) or donors.diseases, config, lora, controller or None)
+    pipe = MedSoftPipeline.from_pretrained(base)
+    pipe.set_progress_bar_config(disable=True)
+    made = generate(pipe, used.where(label=HEALTHY), donors, out, _words(labels) or donors.diseases, config, lora, controller or None)
     _counts(made)
 
 # %% ../nbs/61_cli.ipynb #9e383e37
@@ -242,8 +244,8 @@ def classify(
     out:OutOption,
     synthetic:Annotated[list[str], typer.Option(help='NAME=MANIFEST of synthetic images. May be repeated')] = [],
     backbone:Annotated[str, typer.Option(help='cnn or efficientnet-lite0')] = 'cnn',
-    steps:Annotated[int, typer.Option(help='Optimiser steps of each arm')] = 300,
-    seeds:Annotated[int, typer.Option(help='Number of seeds')] = 3,
+    steps:Annotated[int, typer.Option(min=1, help='Optimiser steps of each arm')] = 300,
+    seeds:Annotated[int, typer.Option(min=1, help='Number of seeds')] = 3,
 ):
     import pandas as pd
     from medsoft_nb.classify import build_arms, image_side, run_arm

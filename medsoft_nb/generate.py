@@ -165,7 +165,7 @@ def generate(
     controller:str|Path|None=None, # Folder or shipped name of a controller, for medical semantics
 )->Manifest:               # Of all images in `out`
     "Paint lesions into healthy images; goes on where a killed batch stopped"
-    config, out, labels = config or GenerateConfig(), Path(out), list(labels)
+    config, out, labels = config or GenerateConfig(), Path(out), list(dict.fromkeys(labels))
     check_sources(backgrounds, donors, labels)
     source = Path(str(pipe.config.get('_name_or_path', ''))); weights = weight_hashes(source) if (source/'unet').is_dir() else {}
     settings = asdict(config) | dict(faithful=list(check_switches(config.faithful)), labels=labels, base=weights, weights=memory_hash(pipe), lora=sha256(lora)[:16] if lora else '', controller=controller_hash(controller), backgrounds=backgrounds.fingerprint, donors=donors.fingerprint)

@@ -498,6 +498,8 @@ def implant(
     "Paint simulated lesions into real healthy vertebrae, patient by patient; origin `implanted`"
     bad = [l for l in labels if l not in LESIONS]
     if bad: raise ValueError(f"unknown lesion {bad[0]!r}. Known: {', '.join(LESIONS)}.")
+    if not len(labels): raise ValueError(f"`labels` is empty; name one or more of {', '.join(LESIONS)}.")
+    if not len(manifest): raise ValueError('the manifest has no healthy images to implant lesions into.')
     if not 0<=fraction_sick<=1: raise ValueError(f"`fraction_sick` is {fraction_sick:g}; it must lie between 0 and 1.")
     df, out = manifest.df, Path(out)
     if out.resolve()==manifest.root.resolve() or (out/'manifest.csv').exists(): raise FileExistsError(f'{out} holds a manifest already. Choose another folder, or remove it first.')

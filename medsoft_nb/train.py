@@ -228,7 +228,7 @@ def save_lora(unet, folder:Path)->Path:
     with atomic_path(Path(folder)/LORA_FILE) as tmp:
         StableDiffusionInpaintPipeline.save_lora_weights(tmp.parent, unet_lora_layers=get_peft_model_state_dict(unet), weight_name=tmp.name,
             unet_lora_adapter_metadata=meta)
-        sort_header(tmp)
+        sort_header(tmp); tmp.chmod(0o644)
     return Path(folder)/LORA_FILE
 
 # %% ../nbs/32_train.ipynb #c032

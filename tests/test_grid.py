@@ -61,10 +61,12 @@ def test_two_runs_do_not_share_a_folder(experiment):
     first = start(experiment)
     try:
         wait_for(lambda: (experiment/'run/data/job.json').exists())
+        first.send_signal(signal.SIGSTOP)   # it holds the folder, however slow the second is
         second = start(experiment)
         _, error = second.communicate(timeout=60)
-        assert second.returncode == 1 and 'Another run is at work' in error
+        assert second.returncode == 1 and 'Another process is at work' in error
     finally:
+        first.send_signal(signal.SIGCONT)
         first.communicate(timeout=120)
     assert first.returncode == 0
 
