@@ -53,20 +53,22 @@ def train_arm(
     manifest:Manifest,     # Training images
     out:str|Path,          # Folder of all trainings; this one's is `out/arm.training`
     config:Training,       # Of the LoRA; stage, prompts and switches are the arm's
-    controller:str='medsoft-tiny', # Controller to start from; '' for a new one
+    controller:str='medsoft-tiny', # Controller whose MSC is the start; '' for a new one
     encoder:str='medsoft-tiny', # Encoder of a new controller
-    msc_steps:int=100,     # Of stage 1a, and of 2a for a new controller
+    msc_steps:int=200,     # Of stage 1a, and of 2a for a new controller
+    msc_rate:float=1e-3,   # Learning rate of stage 1a
 )->Trained:
     "Do the training that an arm needs, unless it is done"
     if not arm.tuned: return Trained(Path(out), controller=controller if arm.msc else None)
-    folder = Path(out)/arm.training; own = replace(config, bare_labels=not arm.knowledge, faithful=arm.faithful)
+    folder = Path(out)/arm.training; own = replace(config, bare_labels=not arm.knowledge, faithful=arm.faithful, semantic_weight=0. if arm.faithful else config.semantic_weight)
     if (folder/'training.json').exists(): return trained_arm(arm, out, controller)
     parts = load_base(base)
     if not arm.msc: return train(parts, manifest, folder, own)
-    control = load_controller(controller) if controller else Controller.new(load_encoder(encoder), parts['unet'], seed=config.seed)
+    start = load_controller(controller) if controller else None
+    control = Controller.new(start.encoder if start else load_encoder(encoder), parts['unet'], config.seed, start.msc if start else None)
     last = replace(own, stage='2b'); data, lora = training_data(parts, control, manifest, last), None
     early = {'1a': msc_steps} if controller else {'1a': msc_steps, '1b': config.steps, '2a': msc_steps}
-    for stage, steps in early.items(): lora = train(load_base(base), manifest, folder/stage, replace(own, stage=stage, steps=steps), control, lora, data).lora or lora
+    for stage, steps in early.items(): lora = train(load_base(base), manifest, folder/stage, replace(own, stage=stage, steps=steps, controller_rate=msc_rate if stage=='1a' else own.controller_rate), control, lora, data).lora or lora
     return train(parts, manifest, folder, last, control, lora, data)
 
 def trained_arm(arm:PaintingArm, out:str|Path, controller:str='medsoft-tiny')->Trained:

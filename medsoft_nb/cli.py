@@ -182,7 +182,7 @@ def train(
         if what: out_console.print(f'Weights: {what}')
 
 # %% ../nbs/61_cli.ipynb #7546e436
-@app.command(help=_help('Paint lesions into the healthy training images of a manifest. Sick training images lend the shapes of their lesions.',
+@app.command(help=_help('Paint lesions into the healthy training images of a manifest. Sick training images lend the shapes of their lesions, or the knowledge base draws them.',
     'medsoft generate data/tumour/manifest.csv --lora trained/lora/pytorch_lora_weights.safetensors --labels lytic,sclerotic -n 100 --out synthetic/tumour'))
 def generate(
     manifest:ManifestArg,
@@ -192,6 +192,7 @@ def generate(
     lora:Annotated[Optional[Path], typer.Option(help='LoRA weights, a safetensors file')] = None,
     controller:Annotated[str, typer.Option(help='Controller for medical semantics: a shipped name or a folder; none if omitted')] = '',
     n_per_label:Annotated[int, typer.Option('--n-per-label', '-n', min=1, help='Images a label')] = 10,
+    masks:Annotated[str, typer.Option(help="Shapes of lesions: 'donors', real ones, or 'knowledge', drawn for any disease of the knowledge base")] = 'donors',
     ramp:Annotated[float, typer.Option(help='Width of the soft border in pixels; 0 for a hard mask')] = 6.,
     steps:Annotated[int, typer.Option(help='Denoising steps')] = 20,
     guidance_scale:Annotated[float, typer.Option(help='Weight of the prompt')] = 2.,
@@ -207,7 +208,7 @@ def generate(
     found = Manifest.load(manifest)
     used = _training(found)
     donors = used.where(label=used.diseases)
-    config = GenerateConfig(n_per_label=n_per_label, ramp=ramp, steps=steps, guidance_scale=guidance_scale, blend=blend, faithful=check_switches(faithful), roi=roi, seed=seed)
+    config = GenerateConfig(n_per_label=n_per_label, masks=masks, ramp=ramp, steps=steps, guidance_scale=guidance_scale, blend=blend, faithful=check_switches(faithful), roi=roi, seed=seed)
     pipe = MedSoftPipeline.from_pretrained(base)
     pipe.set_progress_bar_config(disable=True)
     made = generate(pipe, used.where(label=HEALTHY), donors, out, _words(labels) or donors.diseases, config, lora, controller or None)

@@ -146,11 +146,11 @@ class Controller:
         self.encoder, self.msc, self.adapter = encoder, msc, adapter
 
     @classmethod
-    def new(cls, encoder:MedicalEncoder, unet:nn.Module, seed:int=0, **kwargs)->'Controller':
-        "An untrained controller; `kwargs` go to `MSC`"
+    def new(cls, encoder:MedicalEncoder, unet:nn.Module, seed:int=0, msc:MSC|None=None, **kwargs)->'Controller':
+        "An untrained controller, or one around a trained `msc`; `kwargs` go to a new `MSC`"
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            return cls(encoder, MSC(encoder.grid, encoder.width, encoder.pooled, **kwargs).eval(), Adapter.for_unet(unet, encoder.width).eval())
+            return cls(encoder, msc or MSC(encoder.grid, encoder.width, encoder.pooled, **kwargs).eval(), Adapter.for_unet(unet, encoder.width).eval())
 
     def parts(self)->dict: return dict(msc=self.msc, adapter=self.adapter)
     def to(self, *args, **kwargs)->'Controller':

@@ -49,6 +49,7 @@ class Training:
     batch_size:int=16         # Samples a step
     learning_rate:float=6e-4  # Of LoRA or U-Net: peak, with warm-up and linear decay to a tenth
     controller_rate:float=1e-4 # Of MSC and adapter, same schedule
+    semantic_weight:float=1.  # Of $L_{msc}$ beside the diffusion loss, where the MSC is trained through it
     rank:int=16               # Of the LoRA matrices; 0 leaves the U-Net as it is
     targets:tuple=LORA_TARGETS # Layer names; attention only is `LORA_TARGETS[:4]`
     full:bool=False           # Train all weights of the U-Net instead of a LoRA, as the paper did
@@ -242,19 +243,22 @@ class Objective(torch.nn.Module):
     def predict(self, b:dict)->tuple:
         with autocast(b['context'].device): return self.msc(b['context'], b['pooled'], b['said'], b['region'])
 
-    def tokens(self, b:dict)->torch.Tensor|None:
+    def tokens(self, b:dict, predicted:torch.Tensor|None)->torch.Tensor|None:
         "Conditioning tokens of a batch; zero where the sample is dropped"
         if not self.stage.tokens: return None
         raw = 'raw-tokens' in self.config.faithful
         if self.stage.tokens=='true': t = b['true'] if raw else pool_tokens(b['true'])
-        else:
-            p = self.predict(b)[0].float(); t = p if raw else composite_tokens(p, b['context'], b['region'])
+        else: t = predicted if raw else composite_tokens(predicted, b['context'], b['region'])
         return t*(~b['dropped'])[:, None, None]
 
     def forward(self, b:dict, generator:torch.Generator)->torch.Tensor:
-        if self.stage.loss=='semantic': return msc_loss(*self.predict(b), b['true'], b['true_pooled'], b['region'], 'all-tokens-loss' in self.config.faithful)
-        with self.adapter.on(self.unet, self.tokens(b)) if self.adapter is not None else nullcontext():
-            return diffusion_loss(self.unet, self.scheduler, b['z'], b['masked'], b['mask'], b['text'], generator, self.config.background_weight)
+        seen, semantic, config = None, 0., self.config
+        if self.stage.loss=='semantic' or self.stage.tokens=='predicted':
+            seen, pooled = self.predict(b); seen = seen.float()
+            semantic = msc_loss(seen, pooled, b['true'], b['true_pooled'], b['region'], 'all-tokens-loss' in config.faithful)
+        if self.stage.loss=='semantic': return semantic
+        with self.adapter.on(self.unet, self.tokens(b, seen)) if self.adapter is not None else nullcontext():
+            return diffusion_loss(self.unet, self.scheduler, b['z'], b['masked'], b['mask'], b['text'], generator, config.background_weight) + config.semantic_weight*semantic
 
     def trained(self)->dict: return {n: m for n,m in (('unet', self.unet), ('adapter', self.adapter), ('msc', self.msc)) if m is not None and any(p.requires_grad for p in m.parameters())}
 
@@ -332,7 +336,7 @@ def train(
     trained_on = dict(data=manifest.fingerprint, start={'base': state_hash({k: v for k,v in net.unet.state_dict().items() if k in ('conv_in.weight', 'conv_out.weight')}) } | {n: state_hash(weights(net, n)) for n in net.trained()})
     start, losses = resume(out/'state.pt', config, net, opt, trained_on)
     for step in progress(range(start, config.steps), desc=f'stage {config.stage}', total=config.steps-start):
-        g = torch_generator('train', config.stage, config.seed, step, accelerator.process_index)
+        g = torch_generator('train', config.seed, step, accelerator.process_index)   # the same draws in every stage: arms are compared in pairs
         i = pick(data['sick'], config, g); j = torch.randint(0, config.masks, (len(i),), generator=g)
         for group in opt.param_groups: group['lr'] = group['peak']*min(1, (step+1)/20)*(1-.9*step/config.steps)
         loss = model(make_batch(data, i, j, config, base['vae'], g, device), g)
