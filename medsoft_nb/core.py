@@ -136,17 +136,18 @@ def read_image(
     path:str|Path, # PNG, TIFF, JPEG, BMP or `.npy`
 )->np.ndarray:     # uint8, uint16 or float32; `(H, W)` or `(H, W, 3)`
     "Read an image whole, in its own bit depth; `ValueError` names a file that is unreadable or cut short"
-    path = Path(path)
+    path, pages = Path(path), 1
     if not path.is_file(): raise ValueError(f'image {path} does not exist.')
     try:
         if path.suffix=='.npy': x = np.load(path, allow_pickle=False)
         else:
             with Image.open(path) as im:
-                im.load()
+                im.load(); pages = getattr(im, 'n_frames', 1)
                 if im.mode in ('P', 'RGBA', 'CMYK', 'PA'): im = im.convert('RGB')
                 elif im.mode in ('1', 'LA'): im = im.convert('L')
                 x = np.asarray(im)
     except Exception as e: raise ValueError(f'image {path} cannot be read: {e}. Is it cut short or not an image?') from e
+    if pages>1: raise ValueError(f'image {path} has {pages} pages; give every slice a file of its own.')
     if x.dtype.kind=='i' and x.min()>=0 and x.max()<2**16: x = x.astype(np.uint16)
     if x.dtype==bool: x = x.astype(np.uint8)
     if x.dtype.kind in 'if': x = x.astype(np.float32)

@@ -30,7 +30,7 @@ class Manifest:
         root:str|Path,   # Folder of the manifest
     ):
         missing = [c for c in REQUIRED if c not in df]
-        if missing: raise ManifestError(f"the manifest lacks the column {missing[0]!r}. Required: {', '.join(REQUIRED)}; found: {', '.join(map(str, df.columns))}.")
+        if missing: raise ManifestError(f"the manifest lacks the column {missing[0]!r}. Required: {', '.join(REQUIRED)}; found: {', '.join(map(str, df.columns))}." + (' Are the columns separated by something other than commas? Save the table with commas.' if len(df.columns)==1 else ''))
         df = df.copy().reset_index(drop=True)
         if 'spacing_mm' in df:
             wrong = df[pd.to_numeric(df.spacing_mm, errors='coerce').isna() & ~df.spacing_mm.fillna('').astype(str).str.strip().isin(['', 'nan'])]
@@ -38,6 +38,7 @@ class Manifest:
         for c in COLUMNS:
             if c not in df: df[c] = np.nan if c=='spacing_mm' else ''
         for c in COLUMNS: df[c] = pd.to_numeric(df[c], errors='coerce') if c=='spacing_mm' else df[c].fillna('').astype(str)
+        for c in (c for c in PATHS if c in df): df[c] = df[c].fillna('').astype(str).str.replace('\\', '/')   # paths as Windows writes them
         for c in ('image_id', 'patient_id', 'label'): df[c] = df[c].str.strip()   # 'P1 ' and 'P1' are one patient
         self.df, self.root = df[[*COLUMNS, *(c for c in df if c not in COLUMNS)]], Path(root)
 

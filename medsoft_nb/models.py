@@ -35,6 +35,8 @@ def check_folder(
         if not list((folder/part).glob('*.safetensors')):
             pickled = [p.name for p in (folder/part).glob('*') if p.suffix in ('.bin', '.pt', '.pth', '.ckpt')]
             raise ValueError(f"{folder/part} has no safetensors weights" + (f", only pickled ones ({pickled[0]}), which are refused because opening a pickle can run code. Convert it once in a sandbox: load it with `use_safetensors=False` and `save_pretrained(..., safe_serialization=True)`." if pickled else "."))
+    bare = [p for p in ('vae', 'unet', 'text_encoder') if not (folder/p/'config.json').is_file()]
+    if bare: raise ValueError(f"{folder/bare[0]} has weights but no config.json, which says how the model is built. Copy it from where the weights come from.")
     channels = json.loads((folder/'unet'/'config.json').read_text()).get('in_channels')
     if channels!=9: raise ValueError(f"{folder/'unet'} takes {channels} input channels; an inpainting base takes 9 (noisy latent 4, mask 1, masked image 4). Use an inpainting checkpoint.")
 
