@@ -13,10 +13,11 @@ from pathlib import Path
 
 # %% ../nbs/90_docs.ipynb #e945f386
 def _visible(nb):
-    "Cells of `nb` that a reader of the documentation sees, without nbdev's directives"
+    "Cells of `nb` that a reader of the documentation sees, without directives; of those with `echo: false` the outputs only"
     hidden, code = re.compile(r'^#\|\s*(hide|include:\s*false)\s*$', re.M), []
     for cell in nb.cells:
         if cell.cell_type == 'code' and (hidden.search(cell.source) or not cell.source.strip()): continue
+        if cell.cell_type == 'code' and re.search(r'^#\|\s*echo:\s*false\s*$', cell.source, re.M): cell.metadata['transient'] = {'remove_source': True}
         cell.source = re.sub(r'^#\|.*\n?', '', cell.source, flags=re.M).strip() if cell.cell_type == 'code' else cell.source
         code.append(cell)
     return code

@@ -127,13 +127,19 @@ class Adapter(ModelMixin, ConfigMixin):
         blocks = transformer_blocks(unet); fit = [b.attn1.to_q.in_features for b in blocks]
         if fit!=list(self.config.widths): raise ValueError(f'the adapter was made for blocks of {list(self.config.widths)} channels, the U-Net has {fit}.')
         if tokens.shape[-1]!=self.config.tokens: raise ValueError(f'the conditioning tokens are {tokens.shape[-1]} wide, the adapter takes {self.config.tokens}.')
-        return [h for b,norm,attention in zip(blocks, self.norms, self.attentions) for h in self._steer(b, norm, attention, tokens, scale)]
+        live = tokens.flatten(1).any(1).nonzero()[:, 0]; tokens = tokens[live] if len(live)<len(tokens) else tokens
+        return [h for b,norm,attention in zip(blocks, self.norms, self.attentions) for h in self._steer(b, norm, attention, tokens, live, scale)]
 
     @staticmethod
-    def _steer(block, norm, attention, tokens, scale):
+    def _steer(block, norm, attention, tokens, live, scale):
         seen = {}
         def before(_, args): seen['h'] = args[0]                              # what self-attention will be added to
-        def after(_, args, out): return out + scale*attention(norm(seen['h']+out), encoder_hidden_states=tokens.to(out.dtype)).to(out.dtype)
+        look = lambda h, kind: attention(norm(h), encoder_hidden_states=tokens.to(kind)).to(kind)
+        def after(_, args, out):
+            h = seen['h']+out
+            if len(live)==len(out): return out + scale*look(h, out.dtype)
+            add = attention.to_out[0].bias.to(out.dtype).expand_as(out)   # all that attention gives where every token is zero
+            return out + scale*(add.index_copy(0, live, look(h[live], out.dtype)) if len(live) else add)
         return block.norm1.register_forward_pre_hook(before), block.attn1.register_forward_hook(after)
 
 # %% ../nbs/31_msc.ipynb #c021
