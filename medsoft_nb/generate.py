@@ -189,6 +189,7 @@ def generate(
 )->Manifest:               # Of all images in `out`
     "Paint lesions into healthy images; goes on where a killed batch stopped"
     config, out, labels = config or GenerateConfig(), Path(out), list(dict.fromkeys(labels))
+    if not labels: raise ValueError('`labels` is empty: name the diseases to paint.')
     check_sources(backgrounds, donors, labels, config.masks)
     source = Path(str(pipe.config.get('_name_or_path', ''))); weights = weight_hashes(source) if (source/'unet').is_dir() else {}
     settings = asdict(config) | dict(faithful=list(check_switches(config.faithful)), labels=labels, base=weights, weights=memory_hash(pipe), lora=sha256(lora)[:16] if lora else '', controller=controller_hash(controller), backgrounds=backgrounds.fingerprint, donors=donors.fingerprint if config.masks=='donors' else '')

@@ -8,7 +8,8 @@ Docs: https://example.github.io/medsoft_nb/train.html.md"""
 __all__ = ['LORA_TARGETS', 'STAGES', 'LORA_FILE', 'Stage', 'Training', 'vary', 'sample_row', 'borrow_mask', 'encode_cache',
            'encoder_cache', 'draw_latents', 'diffusion_loss', 'check_training', 'prompt_of', 'training_windows',
            'add_lora', 'sort_header', 'save_lora', 'Objective', 'make_trainable', 'make_batch', 'training_data',
-           'Trained', 'train', 'save_stage', 'report', 'pick', 'weights', 'state_hash', 'checkpoint', 'resume']
+           'Trained', 'train', 'save_stage', 'check_folder', 'report', 'pick', 'weights', 'state_hash', 'checkpoint',
+           'resume']
 
 # %% ../nbs/32_train.ipynb #c003
 import hashlib, json, math
@@ -20,7 +21,7 @@ from accelerate import Accelerator
 from diffusers import StableDiffusionInpaintPipeline
 from peft import LoraConfig, get_peft_model_state_dict, set_peft_model_state_dict
 from scipy import ndimage as ndi
-from .core import atomic_path, get_logger, load_state, progress, require_space, rng, save_state, sha256, torch_generator, write_json
+from .core import atomic_path, get_logger, load_state, progress, read_json, require_space, rng, save_state, sha256, torch_generator, write_json
 from .data import HEALTHY, Manifest
 from .faithful import erase, faithful
 from .masks import cut_window, random_mask, lesion_bone, region_of_interest, soften, to_unit, transfer_mask, whole_bones
@@ -323,7 +324,7 @@ def train(
 )->Trained:
     "Train one stage; goes on from the last checkpoint in `out`"
     config, out = config or Training(), Path(out); stage = STAGES[config.stage]
-    check_training(manifest); require_space(out, 200<<20)
+    check_training(manifest); check_folder(out, config); require_space(out, 200<<20)
     if (stage.tokens or stage.loss=='semantic') and controller is None: raise ValueError(f'stage {config.stage} needs a `controller`, e.g. `load_controller()` or `Controller.new(load_encoder(), unet)`.')
     if not (stage.tokens or stage.loss=='semantic'): controller = None
     base = load_base(base) if isinstance(base, (str, Path)) else base
@@ -356,6 +357,13 @@ def save_stage(net:Objective, controller:Controller|None, out:Path, config:Train
     elif getattr(net.unet, 'peft_config', None): made.lora = save_lora(net.unet, out)
     if controller: made.controller = controller.save_pretrained(out/'controller', torch.float32)
     return made
+
+def check_folder(out:Path, config:Training)->None:
+    "Raise `ValueError` where `out` holds a finished training with other settings"
+    if not (out/'training.json').exists(): return
+    old, new = read_json(out/'training.json')['config'], json.loads(json.dumps(asdict(config)))
+    other = [k for k in new if old.get(k)!=new[k]]
+    if other: raise ValueError(f'{out} holds a finished training with other settings ({other[0]}: {old.get(other[0])!r}, now {new[other[0]]!r}). Use another folder, or remove it.')
 
 def report(out:Path, config:Training, manifest:Manifest, losses:list)->None:
     "Write settings, sources and loss curve, and remove the checkpoint"
