@@ -37,8 +37,9 @@ check-notebooks: $(STAMP)
 	@cp -a build/check/nbs/. nbs/
 	@$(MAKE) -s git-clean FOLDER=nbs
 
+# A process for each notebook: what one sets (pandas, matplotlib, torch) must not show in another.
 outputs: $(STAMP)
-	$(QUIET) $(BIN)/nbdev-test --save --n-workers 2 --timing
+	@find nbs -name '[!._]*.ipynb' -not -path '*/.*' -not -path 'nbs/experiments/*' | sort | $(QUIET) xargs -P 2 -n 1 $(BIN)/nbdev-test --n-workers 0 --save --timing
 	@$(BIN)/python -c "from medsoft_nb.docs import drop_stderr; drop_stderr('nbs')"
 	@$(BIN)/nbdev-clean
 
