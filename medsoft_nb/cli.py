@@ -175,8 +175,9 @@ def train(
     found = Manifest.load(manifest)
     used = _training(found)
     config = Training(stage=stage, steps=steps, rank=rank, full=full, batch_size=batch_size, learning_rate=learning_rate, controller_rate=controller_rate, faithful=faithful, region=roi, seed=seed)
+    if stage in ('2a', '2b') and not controller: raise ValueError(f"stage {stage} goes on from a trained controller: give --controller, e.g. 'medsoft-tiny' or the folder that stage 1b wrote.")
     parts = load_base(base)
-    control = None if stage == 'lora' else load_controller(controller) if controller else Controller.new(load_encoder(encoder), parts['unet'], seed=seed)
+    control = load_controller(controller) if controller else None if stage == 'lora' else Controller.new(load_encoder(encoder), parts['unet'], seed=seed)
     made = train(parts, used, out, config, control, lora)
     for what in (made.lora, made.unet, made.controller):
         if what: out_console.print(f'Weights: {what}')
@@ -193,7 +194,7 @@ def generate(
     controller:Annotated[str, typer.Option(help='Controller for medical semantics: a shipped name or a folder; none if omitted')] = '',
     n_per_label:Annotated[int, typer.Option('--n-per-label', '-n', min=1, help='Images a label')] = 10,
     masks:Annotated[str, typer.Option(help="Shapes of lesions: 'donors', real ones, or 'knowledge', drawn for any disease of the knowledge base")] = 'donors',
-    ramp:Annotated[float, typer.Option(help='Width of the soft border in pixels; 0 for a hard mask')] = 6.,
+    ramp:Annotated[Optional[float], typer.Option(min=0, help='Width of the soft border in pixels; 0 for a hard mask; if omitted 6, or for drawn masks what the knowledge base says')] = None,
     steps:Annotated[int, typer.Option(help='Denoising steps')] = 20,
     guidance_scale:Annotated[float, typer.Option(help='Weight of the prompt')] = 2.,
     blend:Annotated[str, typer.Option(help='How the soft mask enters the denoising steps: linear, threshold or none')] = 'linear',

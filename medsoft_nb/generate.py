@@ -6,7 +6,7 @@ Docs: https://example.github.io/medsoft_nb/generate.html.md"""
 
 # %% auto #0
 __all__ = ['GenerateConfig', 'check_sources', 'Place', 'place_lesion', 'draw_lesion', 'memory_hash', 'controller_hash', 'begin',
-           'append_rows', 'write_sample', 'with_lora', 'generate', 'prompt_for', 'generate_batch', 'paste',
+           'append_rows', 'write_sample', 'with_lora', 'generate', 'prompt_for', 'ramp_for', 'generate_batch', 'paste',
            'copy_paste']
 
 # %% ../nbs/41_generate.ipynb #c003
@@ -18,10 +18,10 @@ from scipy import ndimage as ndi
 from .core import alone, data_path, get_logger, grey_range, progress, read_json, require_space, rng, sha256, torch_generator, write_image, write_json
 from .data import HEALTHY, Manifest, ManifestError
 from .faithful import faithful as check_switches
-from .masks import carry, composite, lesion_bone, sample_mask, soften, to_unit, transfer_mask, whole_bones
+from .masks import carry, composite, lesion_bone, sample_mask, soften, softness, to_unit, transfer_mask, whole_bones
 from .models import SHIPPED, weight_hashes
 from .pipeline import MedSoftPipeline
-from .prompts import compose
+from .prompts import compose, find_label
 
 # %% ../nbs/41_generate.ipynb #c006
 @dataclass
@@ -29,7 +29,7 @@ class GenerateConfig:
     "Settings of a batch of synthetic images; kept beside them"
     n_per_label:int=50         # Images of each label
     masks:str='donors'         # 'donors': masks of real lesions; 'knowledge': drawn as the knowledge base says
-    ramp:float=6.              # Soft border in pixels; 0 is the hard mask
+    ramp:float|None=None       # Soft border in pixels, 0 is the hard mask; if `None`, 6, or for drawn masks what the knowledge base says of the disease
     anatomy_limit:bool=False   # Keep the soft mask inside the (dilated) vertebra
     steps:int=20               # Denoising steps
     guidance_scale:float=2.    # 1 is off
@@ -45,6 +45,7 @@ class GenerateConfig:
 
     def __post_init__(self):
         if self.n_per_label<1: raise ValueError(f'`n_per_label` is {self.n_per_label}; it must be 1 or more.')
+        if self.ramp is not None and not 0<=self.ramp<np.inf: raise ValueError(f'`ramp` is {self.ramp} pixels; it must be 0 or more.')
         if self.masks not in ('donors', 'knowledge'): raise ValueError(f"`masks` is {self.masks!r}; use 'donors' or 'knowledge'.")
 
 # %% ../nbs/41_generate.ipynb #c008
@@ -188,7 +189,8 @@ def generate(
     controller:str|Path|None=None, # Folder or shipped name of a controller, for medical semantics
 )->Manifest:               # Of all images in `out`
     "Paint lesions into healthy images; goes on where a killed batch stopped"
-    config, out, labels = config or GenerateConfig(), Path(out), list(dict.fromkeys(labels))
+    config, out = config or GenerateConfig(), Path(out)
+    labels = list(dict.fromkeys(find_label(l) if config.masks=='knowledge' else l for l in labels))
     if not labels: raise ValueError('`labels` is empty: name the diseases to paint.')
     check_sources(backgrounds, donors, labels, config.masks)
     source = Path(str(pipe.config.get('_name_or_path', ''))); weights = weight_hashes(source) if (source/'unet').is_dir() else {}
@@ -208,16 +210,22 @@ def prompt_for(label:str, place:Place, backgrounds:Manifest, donors:Manifest)->s
     own = donors.df.prompt.iloc[place.donor] if label!=HEALTHY and place.donor is not None else ''
     return own or compose(label, backgrounds.df.modality.iloc[place.background])
 
+def ramp_for(label:str, place:Place, backgrounds:Manifest, config:GenerateConfig)->float:
+    "Width of the soft border in pixels"
+    if config.ramp is not None: return config.ramp
+    row = backgrounds.df.iloc[place.background]
+    return softness(label, row.modality, row.spacing_mm) if config.masks=='knowledge' else 6.
+
 def generate_batch(pipe, backgrounds, donors, out, todo, config, settings)->list:
     "Paint and write a few images; returns their rows"
     places = [place_lesion(backgrounds, donors, l, config.seed, k, config.masks) for l,k in todo]
     limit = lambda p: soften(ndi.binary_dilation(backgrounds.anatomy(p.background)==p.bone, iterations=2), 2) if config.anatomy_limit else None
-    soft = [soften(p.mask, config.ramp, limit(p)) for p in places]
+    ramps = [ramp_for(l, p, backgrounds, config) for (l,_),p in zip(todo, places)]; soft = [soften(p.mask, a, limit(p)) for p,a in zip(places, ramps)]
     prompts = [l if config.bare_labels else prompt_for(l, p, backgrounds, donors) for (l,_),p in zip(todo, places)]
     images = pipe(prompts, [backgrounds.image(p.background) for p in places], soft, num_inference_steps=config.steps, guidance_scale=config.guidance_scale,
         blend=config.blend, band_correction=config.band_correction, grain=config.grain, roi=config.roi, controller_scale=config.controller_scale, faithful=config.faithful, generator=[torch_generator('image', config.seed, l, k) for l,k in todo]).images
-    more = dict(steps=config.steps, guidance_scale=config.guidance_scale, blend=config.blend, ramp=config.ramp, lora=settings['lora'], controller=settings['controller'], base=settings['base'].get('unet/diffusion_pytorch_model.safetensors', ''), weights=settings['weights'])
-    return [write_sample(out, backgrounds, donors, p, f'synthetic-{l}-{k:05d}', l, x, s, prompt=t, seed=config.seed, number=k, **more) for (l,k),p,x,s,t in zip(todo, places, images, soft, prompts)]
+    more = dict(steps=config.steps, guidance_scale=config.guidance_scale, blend=config.blend, lora=settings['lora'], controller=settings['controller'], base=settings['base'].get('unet/diffusion_pytorch_model.safetensors', ''), weights=settings['weights'])
+    return [write_sample(out, backgrounds, donors, p, f'synthetic-{l}-{k:05d}', l, x, s, prompt=t, seed=config.seed, number=k, ramp=a, **more) for (l,k),p,x,s,t,a in zip(todo, places, images, soft, prompts, ramps)]
 
 # %% ../nbs/41_generate.ipynb #c014
 def paste(backgrounds:Manifest, donors:Manifest, place:Place, soft:np.ndarray)->np.ndarray:

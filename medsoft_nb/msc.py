@@ -132,9 +132,12 @@ class Adapter(ModelMixin, ConfigMixin):
 
     @staticmethod
     def _steer(block, norm, attention, tokens, live, scale):
-        seen = {}
+        seen, split = {}, lambda t: t.unflatten(-1, (attention.heads, -1)).transpose(1, 2)
         def before(_, args): seen['h'] = args[0]                              # what self-attention will be added to
-        look = lambda h, kind: attention(norm(h), encoder_hidden_states=tokens.to(kind)).to(kind)
+        def look(h, kind):
+            if torch.is_grad_enabled() or 'kv' not in seen: seen['kv'] = [split(to(tokens.to(kind))) for to in (attention.to_k, attention.to_v)]   # alike in every denoising step
+            out = F.scaled_dot_product_attention(split(attention.to_q(norm(h))), *seen['kv'])
+            return attention.to_out[0](out.transpose(1, 2).flatten(2)).to(kind)
         def after(_, args, out):
             h = seen['h']+out
             if len(live)==len(out): return out + scale*look(h, out.dtype)

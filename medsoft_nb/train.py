@@ -7,9 +7,9 @@ Docs: https://example.github.io/medsoft_nb/train.html.md"""
 # %% auto #0
 __all__ = ['LORA_TARGETS', 'STAGES', 'LORA_FILE', 'Stage', 'Training', 'vary', 'sample_row', 'borrow_mask', 'encode_cache',
            'encoder_cache', 'draw_latents', 'diffusion_loss', 'check_training', 'prompt_of', 'training_windows',
-           'add_lora', 'sort_header', 'save_lora', 'Objective', 'make_trainable', 'make_batch', 'training_data',
-           'Trained', 'train', 'save_stage', 'check_folder', 'report', 'pick', 'weights', 'state_hash', 'checkpoint',
-           'resume']
+           'check_lora', 'add_lora', 'sort_header', 'save_lora', 'Objective', 'make_trainable', 'make_batch',
+           'training_data', 'Trained', 'train', 'save_stage', 'check_folder', 'report', 'pick', 'weights', 'state_hash',
+           'checkpoint', 'resume']
 
 # %% ../nbs/32_train.ipynb #c003
 import hashlib, json, math
@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np, pandas as pd, torch, torch.nn.functional as F
 from accelerate import Accelerator
 from diffusers import StableDiffusionInpaintPipeline
+from safetensors import safe_open
 from peft import LoraConfig, get_peft_model_state_dict, set_peft_model_state_dict
 from scipy import ndimage as ndi
 from .core import atomic_path, get_logger, load_state, progress, read_json, require_space, rng, save_state, sha256, torch_generator, write_json
@@ -208,13 +209,20 @@ def training_windows(
 # %% ../nbs/32_train.ipynb #c017
 LORA_FILE = 'pytorch_lora_weights.safetensors'
 
+def check_lora(lora:str|Path|None, config:Training)->None:
+    "Raise `ValueError` unless a LoRA file can be gone on from with these settings"
+    if lora is None: return
+    lora = Path(lora)
+    if not lora.is_file(): raise ValueError(f'LoRA file {lora} does not exist.')
+    if lora.suffix!='.safetensors': raise ValueError(f'{lora} is not a safetensors file; pickled weights are refused.')
+    if config.full: raise ValueError(f'`full` trains the U-Net itself, so the LoRA {lora} would not be used. Leave one of them out.')
+    with safe_open(lora, 'pt') as f: ranks = {f.get_slice(k).get_shape()[0] for k in f.keys() if 'lora_A' in k or 'lora.down' in k}
+    if ranks!={config.rank}: raise ValueError(f"the LoRA {lora} is of rank {', '.join(map(str, sorted(ranks))) or 'none'}, `rank` is {config.rank}; they must agree.")
+
 def add_lora(unet, config:Training, start:str|Path|None=None)->None:
     "Put trainable LoRA layers into `unet`, new or from a file"
     if start is None: unet.add_adapter(LoraConfig(r=config.rank, lora_alpha=config.rank, init_lora_weights='gaussian', target_modules=list(config.targets)), 'default')
-    else:
-        start = Path(start)
-        if start.suffix!='.safetensors': raise ValueError(f'{start} is not a safetensors file; pickled weights are refused.')
-        unet.load_lora_adapter(start.parent, weight_name=start.name, prefix='unet', adapter_name='default', use_safetensors=True)
+    else: unet.load_lora_adapter(Path(start).parent, weight_name=Path(start).name, prefix='unet', adapter_name='default', use_safetensors=True)
     for n,p in unet.named_parameters(): p.requires_grad_('lora_' in n)
 
 def sort_header(path:Path)->None:
@@ -318,15 +326,15 @@ def train(
     manifest:Manifest,         # Training images, sick (with `lesion_mask`) and healthy
     out:str|Path,              # Folder for weights, checkpoint and loss curve
     config:Training=None,      # Stage and settings
-    controller:Controller|None=None, # Encoder, MSC and adapter, trained in place; needed by all stages but 'lora'
+    controller:Controller|None=None, # Encoder, MSC and adapter, trained in place; for all stages but 'lora'
     lora:str|Path|None=None,   # LoRA of an earlier stage to go on from
     data:dict|None=None,       # From `training_data` with the same settings, where several stages share it
 )->Trained:
     "Train one stage; goes on from the last checkpoint in `out`"
     config, out = config or Training(), Path(out); stage = STAGES[config.stage]
-    check_training(manifest); check_folder(out, config); require_space(out, 200<<20)
+    check_training(manifest); check_folder(out, config); check_lora(lora, config); require_space(out, 200<<20)
     if (stage.tokens or stage.loss=='semantic') and controller is None: raise ValueError(f'stage {config.stage} needs a `controller`, e.g. `load_controller()` or `Controller.new(load_encoder(), unet)`.')
-    if not (stage.tokens or stage.loss=='semantic'): controller = None
+    if controller is not None and not (stage.tokens or stage.loss=='semantic'): raise ValueError(f'stage {config.stage} has no use for a `controller`; leave it out, or choose another stage: ' + ', '.join(s for s in STAGES if s!=config.stage) + '.')
     base = load_base(base) if isinstance(base, (str, Path)) else base
     data = data or training_data(base, controller, manifest, config)
     torch.manual_seed(config.seed)
