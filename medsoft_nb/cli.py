@@ -263,19 +263,38 @@ def classify(
     table(rows, out/'auc', 'AUC with 95 % intervals over patients and seeds')
     _print_table(rows)
 
+# %% ../nbs/61_cli.ipynb #12f983e6
+def _span(seconds): return f'{seconds:.0f} s' if seconds < 120 else f'{seconds/60:.0f} min' if seconds < 7200 else f'{seconds/3600:.1f} h'
+
+def _print_outlook(rows, seconds):
+    "What a run would do"
+    for row in rows: out_console.print(f"{row['job']}  {'' if row['seconds'] is None else _span(row['seconds'])}".rstrip(), highlight=False)
+    unknown = sum(row['seconds'] is None for row in rows)
+    time = 'nothing to do' if not rows else f'about {_span(seconds)}, going by earlier runs' if not unknown else f'no earlier run tells how long {unknown} of them take'
+    out_console.print(f"{len(rows)} jobs: {time}.")
+
 # %% ../nbs/61_cli.ipynb #12f983e5
 @app.command(help=_help('Run a whole experiment: data, fine-tuning, synthetic images, measurements, tables, figures, report. An interrupted run goes on where it stopped.',
-    'medsoft reproduce', 'medsoft reproduce --profile full --out runs/full', 'medsoft reproduce --manifest data/mine/manifest.csv --out runs/mine'))
+    'medsoft reproduce', 'medsoft reproduce --profile full --out runs/full --dry-run', 'medsoft reproduce --profile full --jobs 4 --gpus 2',
+    'medsoft reproduce --manifest data/mine/manifest.csv --out runs/mine', 'medsoft reproduce --profile full --workflow-profile slurm'))
 def reproduce(
     profile:Annotated[str, typer.Option('--profile', '-p', help='Name of a shipped profile, or a YAML file')] = 'quick',
     out:Annotated[Optional[Path], typer.Option('--out', '-o', help='Run folder; runs/PROFILE if omitted')] = None,
     manifest:Annotated[Optional[Path], typer.Option(help='Data of your own in place of the profile\'s benchmark')] = None,
     resume:Annotated[bool, typer.Option(help='Keep what is done')] = True,
+    jobs:Annotated[Optional[int], typer.Option('--jobs', '-j', help='Notebooks at a time; 1, or as many as --gpus, if omitted')] = None,
+    gpus:Annotated[int, typer.Option(help='GPUs of this machine to share out, one a notebook; 0 lets every notebook see all')] = 0,
+    dry_run:Annotated[bool, typer.Option('--dry-run', '-n', help='List what would run, and how long it took before')] = False,
+    workflow_profile:Annotated[Optional[str], typer.Option(help='Run on a cluster: slurm, kubernetes, or the folder of a Snakemake profile')] = None,
+    table_only:Annotated[bool, typer.Option('--table-only', help='Write the table of jobs, to start Snakemake by hand')] = False,
 ):
     import pandas as pd
     from medsoft_nb.core import read_json
-    from medsoft_nb.grid import reproduce
-    for run in reproduce(profile, out, manifest=manifest, resume=resume):
+    from medsoft_nb.grid import GRID, outlook, reproduce, workflow_path
+    if dry_run: return _print_outlook(*outlook(profile, out, manifest=manifest, resume=resume, jobs=jobs, gpus=gpus))
+    runs = reproduce(profile, out, manifest=manifest, resume=resume, jobs=jobs, gpus=gpus, workflow_profile=workflow_profile, table_only=table_only)
+    if table_only: out_console.print(f"snakemake -s {workflow_path('Snakefile')} -d {Path(out or Path('runs')/Path(profile).stem)/GRID} --cores {jobs or 1}")
+    for run in runs:
         _print_table(pd.DataFrame(read_json(run.path('run.json'))['results']['jobs']))
         out_console.print(f"Report: {run.path('report.html')}")
 

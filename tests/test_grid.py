@@ -1,76 +1,222 @@
-"A run of the grid that is killed, and goes on."
-import os, signal, subprocess, sys, time
-import nbformat, pytest
+"The grid under Snakemake: several jobs at a time, parts of it killed, and what a user is told."
+import json, os, shutil, signal, subprocess, sys, time
+from pathlib import Path
+import nbformat, psutil, pytest, yaml
 from nbformat.v4 import new_code_cell, new_notebook
+from medsoft_nb.core import read_json
+from medsoft_nb.grid import GRID, Step, job_record, layout, outlook, reproduce, run_job, snakemake_command, workflow_path
 
-go = '''
+steps = (Step('prepare', 'data', seeded=False, gpu=False), Step('draw', 'numbers', needs=('prepare',)), Step('report', 'tables', seeded=False, needs=('draw',), gpu=False))
+
+medsoft = '''
 import sys
-from medsoft_nb.grid import Step, reproduce
-steps = (Step('prepare', 'data', seeded=False), Step('draw', 'numbers', needs=('prepare',)), Step('report', 'tables', seeded=False, needs=('draw',)))
-reproduce('profile.yml', 'run', notebooks='.', steps=steps)'''
+from functools import partial
+from medsoft_nb import cli, grid
+from medsoft_nb.grid import Step
+steps = STEPS
+grid.reproduce, grid.outlook = (partial(f, notebooks='.', steps=steps) for f in (grid.reproduce, grid.outlook))
+cli.main(['reproduce', '--profile', 'profile.yml', '--out', 'run', *sys.argv[1:]])'''.replace('STEPS', repr(steps))
 
 books = {
-    'prepare': ["run = '.'\nn = 1", "open('data/n.txt', 'w').write(str(n))"],
-    'draw': ["run = '.'\nseed = 0", "import time; from pathlib import Path",   # a job that is slow, and resumes from its own files
-        "folder = Path(f'seed-{seed}/numbers')\nfor i in range(10):\n    p = folder/f'{i}.txt'\n    if not p.exists(): time.sleep(.3); p.write_text(str(seed*100+i))"],
+    'prepare': ["run = '.'\nn = 1", "import os; open('data/n.txt', 'w').write(str(n)); open('data/gpu.txt', 'w').write(os.environ.get('CUDA_VISIBLE_DEVICES', 'all'))"],
+    'draw': ["run = '.'\nseed = 0\nbad = -1", "import os, time; from pathlib import Path",   # a job that is slow, and resumes from its own files
+        "Path(f'seed-{seed}/numbers/env.json').write_text(__import__('json').dumps({k: os.environ.get(k) for k in ('CUDA_VISIBLE_DEVICES', 'OMP_NUM_THREADS')}))",
+        "if seed == bad: raise KeyError('no such bone')",
+        "folder = Path(f'seed-{seed}/numbers')\nfor i in range(10):\n    p = folder/f'{i}.txt'\n    if not p.exists(): time.sleep(.2); p.write_text(str(seed*100+i))"],
     'report': ["run = '.'\nseeds = []", "from pathlib import Path; print(sum(int(p.read_text()) for p in Path().glob('seed-*/numbers/*.txt')))"],
 }
 
 
-@pytest.fixture
-def experiment(tmp_path):
+def write_books(folder, profile='seeds: [0, 1]\nprepare: {n: 5}'):
+    folder.mkdir(exist_ok=True)
     for name, cells in books.items():
         nb = new_notebook(cells=[new_code_cell(c) for c in cells], metadata={'kernelspec': {'name': 'python3', 'display_name': 'python3', 'language': 'python'}})
         nb.cells[0].metadata.tags = ['parameters']
-        nbformat.write(nb, tmp_path/f'{name}.ipynb')
-    (tmp_path/'profile.yml').write_text('seeds: [0, 1]\nprepare: {n: 5}')
-    return tmp_path
+        nbformat.write(nb, folder/f'{name}.ipynb')
+    (folder/'profile.yml').write_text(profile)
+    return folder
 
 
-def start(folder): return subprocess.Popen([sys.executable, '-c', go], cwd=folder, env={**os.environ, 'MEDSOFT_PROGRESS': '0'}, stderr=subprocess.PIPE, text=True)
+@pytest.fixture
+def experiment(tmp_path): return write_books(tmp_path)
+
+
+def start(folder, *words, **env):
+    return subprocess.Popen([sys.executable, '-c', medsoft, *words], cwd=folder, env={**os.environ, 'MEDSOFT_PROGRESS': '0', 'OMP_NUM_THREADS': '1', **env},
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def go(folder, *words, code=0, **env):
+    "Output of `medsoft reproduce` when it is over"
+    process = start(folder, *words, **env)
+    out, error = process.communicate(timeout=120)
+    assert process.returncode == code, out+error
+    return out if code == 0 else error
 
 
 def wait_for(condition, seconds=60):
     end = time.monotonic()+seconds
-    while not condition():
+    while not (found := condition()):
         assert time.monotonic() < end, 'nothing happened'
         time.sleep(.02)
+    return found
 
 
-def test_a_killed_run_goes_on_where_it_stopped(experiment):
-    from medsoft_nb.core import read_json
-    run, numbers = experiment/'run', experiment/'run/seed-0/numbers'
-    first = start(experiment)
-    wait_for(lambda: len(list(numbers.glob('*.txt'))) >= 3)
+def processes(folder, key='MEDSOFT_GRID_RUN'):
+    "Processes that work for the run in `folder`: Snakemake, workers, kernels"
+    found = []
+    for p in psutil.process_iter():
+        try:
+            if p.status() != psutil.STATUS_ZOMBIE and str(folder/'run') in p.environ().get(key, ''): found.append(p)
+        except psutil.Error: pass
+    return found
+
+
+def workers(folder): return [p for p in processes(folder) if p.cmdline()[1:2] == ['-c']]
+def numbers(folder): return {str(p.relative_to(folder/'run')): p.read_text() for p in sorted((folder/'run').glob('seed-*/numbers/*.txt'))}
+def timings(folder): return {job['job']: job for job in read_json(folder/'run/run.json')['results']['jobs']}
+
+
+@pytest.fixture(scope='module')
+def undisturbed(tmp_path_factory):
+    "A run of two jobs at a time, on two GPUs that are numbered 7 and 9"
+    folder = write_books(tmp_path_factory.mktemp('undisturbed')/'it')
+    go(folder, '--gpus', '2', CUDA_VISIBLE_DEVICES='7,9')
+    return folder
+
+
+def test_injected_values_are_used_and_each_job_has_a_gpu(undisturbed):
+    run = undisturbed/'run'
+    assert (run/'data/n.txt').read_text() == '5'
+    assert numbers(undisturbed) == {f'seed-{s}/numbers/{i}.txt': str(100*s+i) for s in (0, 1) for i in range(10)}
+    assert str(sum(range(10))+sum(range(100, 110))) in (run/'report.html').read_text()
+    envs = [read_json(run/f'seed-{s}/numbers/env.json') for s in (0, 1)]
+    assert {e['CUDA_VISIBLE_DEVICES'] for e in envs} <= {'7', '9'} and (run/'data/gpu.txt').read_text() == ''
+    assert {e['OMP_NUM_THREADS'] for e in envs} == {'1'}
+    assert list(timings(undisturbed)) == ['prepare', 'seed-0/draw', 'seed-1/draw', 'report'] and not processes(undisturbed)
+
+
+def test_jobs_at_a_time_have_different_gpus(undisturbed):
+    "They ran side by side, or the check above says little"
+    start_end = [nbformat.read(undisturbed/f'run/notebooks/seed-{s}-draw.ipynb', 4).metadata.papermill for s in (0, 1)]
+    assert start_end[0].start_time < start_end[1].end_time and start_end[1].start_time < start_end[0].end_time
+    assert len({read_json(undisturbed/f'run/seed-{s}/numbers/env.json')['CUDA_VISIBLE_DEVICES'] for s in (0, 1)}) == 2
+
+
+def test_nothing_runs_twice_and_a_change_repeats_what_depends_on_it(undisturbed, tmp_path):
+    folder = shutil.copytree(undisturbed, tmp_path/'it')
+    before = {p: p.stat().st_mtime_ns for p in (folder/'run').rglob('*') if p.is_file() and p.name not in ('run.json', 'report.html', '.lock')}
+    begin = time.monotonic()
+    go(folder)
+    assert time.monotonic()-begin < 15
+    assert all(job['resumed'] for job in timings(folder).values())
+    assert before == {p: p.stat().st_mtime_ns for p in (folder/'run').rglob('*') if p.is_file() and p.name not in ('run.json', 'report.html', '.lock')}
+    assert '0 jobs: nothing to do.' in go(folder, '--dry-run')
+    (folder/'profile.yml').write_text('seeds: [0, 1]\nprepare: {n: 5}\ndraw: {bad: 7}')
+    listed = go(folder, '--dry-run', '--jobs', '2').splitlines()
+    assert [line.split()[0] for line in listed] == ['seed-0/draw', 'seed-1/draw', 'report', '3'] and 'going by earlier runs' in listed[-1]
+
+
+def test_a_run_without_snakemake_is_recognised(experiment):
+    "Records are those of single jobs: what ran in one process, in order, is done"
+    root, (e,) = layout(experiment/'profile.yml', experiment/'run', None, experiment, steps[:1])
+    for job in e.jobs: run_job(job, root)
+    assert outlook(experiment/'profile.yml', experiment/'run', notebooks=experiment, steps=steps[:1])[0] == []
+    assert [r['job'] for r in outlook(experiment/'profile.yml', experiment/'run', notebooks=experiment, steps=steps[:2])[0]] == ['seed-0/draw', 'seed-1/draw']
+
+
+def test_a_killed_run_goes_on_where_it_stopped(experiment, undisturbed):
+    run = experiment/'run'
+    first = start(experiment, '--jobs', '2')
+    wait_for(lambda: len(list(run.glob('seed-*/numbers/*.txt'))) >= 5)
+    orphans = processes(experiment)
+    assert len(orphans) >= 3
     first.send_signal(signal.SIGKILL); first.wait()
     assert sorted(p.name for p in (run/'notebooks').glob('[!.]*')) == ['prepare.ipynb'], 'a cut-off job looks done'
-    written = {p.name: p.stat().st_mtime_ns for p in numbers.glob('*.txt')}
-
-    again = start(experiment)
-    _, error = again.communicate(timeout=120)
-    assert again.returncode == 0, error
-    jobs = {job['job']: job for job in read_json(run/'run.json')['results']['jobs']}
+    wait_for(lambda: not processes(experiment), 5)                       # nobody has to end them
+    written = {p: p.stat().st_mtime_ns for p in run.glob('seed-*/numbers/*.txt')}
+    go(experiment, '--jobs', '2')
+    jobs = timings(experiment)
     assert jobs['prepare']['resumed'] and not jobs['seed-0/draw']['resumed']
-    kept = {name: t for name, t in written.items() if (numbers/name).stat().st_mtime_ns == t}
-    assert len(kept) >= 3, 'images that were there were made again'
-    assert str(sum(range(10))+sum(range(100, 110))) in (run/'report.html').read_text()
+    assert len([p for p, t in written.items() if p.stat().st_mtime_ns == t]) >= 5, 'images that were there were made again'
+    assert numbers(experiment) == numbers(undisturbed)
     assert not list((run/'notebooks').glob('.*running*'))
 
 
-def test_two_runs_do_not_share_a_folder(experiment):
+def test_a_killed_worker_is_replaced(experiment, undisturbed):
+    "A small cluster: two workers, one of them killed in the middle of its job"
+    first = start(experiment, '--jobs', '2')
+    wait_for(lambda: len(list((experiment/'run').glob('seed-1/numbers/[0-9].txt'))) >= 3)
+    (victim,) = [p for p in workers(experiment) if any('seed-1-draw' in word for word in p.cmdline())]
+    victim.kill()
+    out, error = first.communicate(timeout=120)
+    assert first.returncode == 0, error
+    assert numbers(experiment) == numbers(undisturbed)
+    assert 'Trying to restart' in (experiment/f'run/{GRID}/snakemake.log').read_text()
+
+
+def test_two_runs_do_not_share_a_folder_and_a_run_that_is_stopped_leaves_nothing_behind(experiment):
     first = start(experiment)
     try:
         wait_for(lambda: (experiment/'run/data/job.json').exists())
         first.send_signal(signal.SIGSTOP)   # it holds the folder, however slow the second is
-        second = start(experiment)
-        _, error = second.communicate(timeout=60)
-        assert second.returncode == 1 and 'Another process is at work' in error
-    finally:
-        first.send_signal(signal.SIGCONT)
-        first.communicate(timeout=120)
-    assert first.returncode == 0
+        assert 'Another process is at work' in go(experiment, code=2)
+    finally: first.send_signal(signal.SIGCONT)
+    assert processes(experiment)
+    first.send_signal(signal.SIGTERM)
+    first.communicate(timeout=60)
+    assert first.returncode == 128+signal.SIGTERM and not processes(experiment)
 
 
-def test_the_injected_value_is_used(experiment):
-    start(experiment).communicate(timeout=120)
-    assert (experiment/'run/data/n.txt').read_text() == '5'
+def test_a_failed_notebook_is_one_clean_message_and_the_others_run(experiment):
+    (experiment/'profile.yml').write_text('seeds: [0, 1]\ndraw: {bad: 0}')
+    error = go(experiment, '--jobs', '2', code=2)
+    assert "Error: seed-0/draw failed: KeyError: 'no such bone'" in error and f"See {experiment/'run/notebooks/seed-0-draw.ipynb'}" in error
+    assert 'Traceback' not in error and 'SNAKEMAKE' not in error and 'Not done for this: 1 job' in error
+    assert len(list((experiment/'run/seed-1/numbers').glob('*.txt'))) == 10 and not (experiment/'run/report.html').exists()
+    assert (experiment/f'run/{GRID}/logs').is_dir()
+    assert [line.split()[0] for line in go(experiment, '--dry-run').splitlines()][:2] == ['seed-0/draw', 'report']
+
+
+def test_without_snakemake_the_user_is_told(monkeypatch, experiment):
+    from medsoft_nb import grid
+    monkeypatch.setattr(grid, 'find_spec', lambda name: None)
+    with pytest.raises(ImportError, match=r"pip install 'medsoft_nb\[workflow\]'"): reproduce(experiment/'profile.yml', experiment/'run')
+    assert not (experiment/'run').exists()
+
+
+def test_a_thousand_jobs_are_listed_in_seconds(tmp_path):
+    folder = write_books(tmp_path, f'seeds: {list(range(998))}')
+    given = dict(profile=folder/'profile.yml', out=folder/'run', notebooks=folder, steps=steps)
+    begin = time.monotonic()
+    rows, seconds = outlook(**given)
+    assert len(rows) == 1000 and seconds is None and time.monotonic()-begin < 10
+    reproduce(**given, table_only=True)
+    begin = time.monotonic()
+    done = subprocess.run([*snakemake_command(folder/'run'), '--dry-run', '--quiet', 'rules'], capture_output=True, text=True)
+    assert done.returncode == 0 and '1001' in done.stdout+done.stderr and time.monotonic()-begin < 20
+
+
+@pytest.mark.parametrize('name', ['slurm', 'kubernetes'])
+def test_cluster_profiles_list_the_right_jobs(name, tmp_path):
+    "By hand, on the table of the quick profile; what needs the executor's plugin is taken out"
+    reproduce('quick', tmp_path/'run', table_only=True)
+    found = yaml.safe_load(workflow_path('profiles', name, 'config.yaml').read_text())
+    assert found['executor'] == name
+    plain = {k: v for k, v in found.items() if k not in ('executor', 'jobs') and not k.startswith(name)}
+    (tmp_path/'profile').mkdir()
+    (tmp_path/'profile/config.yaml').write_text(yaml.safe_dump({**plain, 'cores': 8}))
+    done = subprocess.run([sys.executable, '-m', 'snakemake', '-s', workflow_path('Snakefile'), '-d', tmp_path/'run'/GRID, '--profile', tmp_path/'profile', '--dry-run'],
+        cwd=tmp_path, capture_output=True, text=True)
+    text = done.stdout+done.stderr
+    assert done.returncode == 0, text
+    assert {step: text.count(f'\nrule {step}:') for step in ('prepare', 'finetune', 'generate', 'quality', 'classify', 'report')} == {
+        'prepare': 1, 'finetune': 3, 'generate': 3, 'quality': 3, 'classify': 3, 'report': 1}
+    assert text.count('threads: 8') == 6 and 'mem_mb=8000' in text
+
+
+def test_the_table_names_no_folder_of_one_machine(tmp_path):
+    "A node that sees the run under another path, and has the software elsewhere, can work on it"
+    reproduce('quick', tmp_path/'run', table_only=True)
+    text = (tmp_path/'run'/GRID/'jobs.json').read_text()
+    assert str(tmp_path) not in text and str(Path(__file__).parent.parent) not in text and len(json.loads(text)['jobs']) == 14
