@@ -22,7 +22,7 @@ import nbformat, papermill, psutil, yaml
 from jupyter_core.paths import jupyter_runtime_dir
 from papermill.exceptions import PapermillExecutionError
 from traitlets.config import Config
-from .core import PACKAGE, Run, alone, data_path, get_logger, notebooks_path, progress, sha256, write_json, read_json, write_text
+from .core import PACKAGE, Run, alone, data_path, notebooks_path, progress, sha256, write_json, read_json, write_text
 from .data import PATHS, Manifest
 
 # %% ../nbs/60_grid.ipynb #0f087a33
@@ -309,7 +309,7 @@ def write_table(
     rows = [{'mark': e.mark(job), 'needs': [e.mark(j) for j in job.needs], 'out': str(e.out.relative_to(root)), 'step': job.step, 'name': job.name, 'folder': job.folder,
         'notebook': job.notebook.name if job.notebook.parent == notebooks_path() else str(job.notebook.resolve()), 'parameters': job.parameters,
         'fingerprint': job.fingerprint, 'code': _hash(job.code), 'gpu': job.gpu, 'fresh': fresh} for e in experiments for job in e.jobs]
-    for old in ('done', 'failed'): shutil.rmtree(root/GRID/old, ignore_errors=True)
+    for old in ('done', 'failed', 'logs'): shutil.rmtree(root/GRID/old, ignore_errors=True)
     for row in rows:
         if row['mark'] in done: _mark(root, row)
     return write_json(root/GRID/'jobs.json', {'steps': {row['step']: {'gpu': 1} if gpus and row['gpu'] else {} for row in rows}, 'jobs': rows})
@@ -407,10 +407,12 @@ def snakemake_command(
     workflow_profile:str|None=None,  # `slurm`, `kubernetes`, or the folder of a profile
 )->list[str]:
     "Words of the command"
-    common = ['--snakefile', workflow_path('Snakefile'), '--directory', root/GRID, '--nolock', '--rerun-incomplete', '--keep-going', '--scheduler', 'greedy', '--nocolor']
+    common = ['--snakefile', workflow_path('Snakefile'), '--directory', root/GRID, '--nolock', '--rerun-incomplete', '--keep-going', '--scheduler', 'greedy', '--nocolor', '--config', f'run={root}']
     if workflow_profile:
         shipped = workflow_path('profiles', workflow_profile)
-        where = ['--workflow-profile', shipped if shipped.is_dir() else Path(workflow_profile).resolve(), *(['--jobs', jobs] if jobs else [])]
+        folder = shipped if shipped.is_dir() else Path(workflow_profile).resolve()
+        stored = 'default-storage-provider' in yaml.safe_load((folder/'config.yaml').read_text(encoding='utf-8'))   # marks go through a storage plugin
+        where = ['--workflow-profile', folder, *(['--jobs', jobs] if jobs else []), *(['--default-storage-prefix', root/GRID] if stored else [])]
     else: where = ['--profile', 'none', '--workflow-profile', 'none', '--retries', 1, '--cores', jobs or 1, *(['--resources', f'gpu={gpus}'] if gpus else [])]
     return [sys.executable, '-m', 'snakemake', *map(str, common+where)]
 
@@ -436,7 +438,7 @@ def _stoppable():
 
 # %% ../nbs/60_grid.ipynb #g125
 def _run_snakemake(root, command, marks, env):
-    "Run Snakemake to its end, with a bar of the `marks` that are there"
+    "Run Snakemake to its end, with a bar of the jobs whose marks are there"
     grid, ours = root/GRID, f'{os.getpid()}:{root}'
     _end_processes(lambda e: e.get('MEDSOFT_GRID_RUN', '').endswith(f':{root}'))
     local = env is not None
@@ -447,7 +449,7 @@ def _run_snakemake(root, command, marks, env):
         try:
             while process.poll() is None:
                 _show(bar, grid, marks)
-                time.sleep(.1)
+                _wait(process, .5)
         except BaseException:
             process.send_signal(signal.SIGINT)   # Snakemake takes back what it gave to a cluster
             if not local: _wait(process, 60)
@@ -460,19 +462,25 @@ def _wait(process, seconds):
     except subprocess.TimeoutExpired: pass
 
 def _show(bar, grid, marks):
-    "Bring the bar up to date"
-    now = sum((grid/'done'/m).exists() for m in marks)
-    if now != bar.n: bar.update(now-bar.n)
+    "Bring the bar up to date: how many are done, which are at work"
+    done = {p.name for p in (grid/'done').glob('*/*')} & set(marks)
+    ended = done | {p.stem for p in (grid/'failed').glob('*')}
+    bar.set_postfix_str(', '.join(marks[p.stem] for p in sorted((grid/'logs').glob('*')) if p.stem in marks and p.stem not in ended)[:80])
+    bar.update(len(done)-bar.n)
 
 # %% ../nbs/60_grid.ipynb #g126
 def _complaint(root, undone):
     "Why jobs are not done: what their notebooks said, or what Snakemake did"
-    told = [read_json(p)['error'] for p in sorted((root/GRID/'failed').glob('*.json'))]
-    cut = [name for name, mark in undone if (root/GRID/'logs'/f'{mark}.log').is_file() and not (root/GRID/'failed'/f'{mark}.json').is_file()]
-    if not told and cut: told = [f"{cut[0]} was cut off twice; out of memory, or killed? See {root/GRID/'logs'}"]
-    if not told: told = [f"Snakemake stopped before the first job:\n{(root/GRID/'snakemake.log').read_text(encoding='utf-8', errors='replace')[-2000:].strip()}"]
-    rest = len(undone)-len(told)
-    return '\n\n'.join(told[:3]) + (f'\n\n{len(told)-3} more failed.' if len(told) > 3 else '') + (f"\n\nNot done for this: {rest} jobs that build on it. Start the same command again to go on." if rest > 0 else '')
+    grid, told, rest = root/GRID, [], []
+    for name, mark in undone:
+        failed, log = grid/'failed'/f'{mark}.json', grid/'logs'/f'{mark}.log'
+        if failed.is_file(): told.append(read_json(failed)['error'])
+        elif log.is_file(): told.append(f'{name} was cut off: killed, or out of memory? Its last words are in {log}')
+        else: rest.append(name)
+    if not told: return f"Snakemake stopped before the first job:\n{(grid/'snakemake.log').read_text(encoding='utf-8', errors='replace')[-2000:].strip()}"
+    if len(told) > 3: told[3:] = [f'{len(told)-3} more failed; see {grid/"failed"}']
+    if rest: told.append(f"Not done, since they build on it: {', '.join(rest[:5])}{f' and {len(rest)-5} more' if len(rest) > 5 else ''}.")
+    return '\n\n'.join([*told, 'When the cause is mended, the same command goes on from here.'])
 
 # %% ../nbs/60_grid.ipynb #20400fe5
 def html_page(
@@ -563,7 +571,7 @@ def reproduce(
         if len(before) < len(records):
             write_table(root, experiments, before, not resume, gpus > 0)
             env = None if workflow_profile else _kernel_share(jobs or gpus or 1, gpus)
-            _run_snakemake(root, snakemake_command(root, jobs or gpus or None, gpus, workflow_profile), [f'{job.step}/{e.mark(job)}' for e in experiments for job in e.jobs], env)
+            _run_snakemake(root, snakemake_command(root, jobs or gpus or None, gpus, workflow_profile), {e.mark(job): e.prefix+job.name for e in experiments for job in e.jobs}, env)
         undone = [name for e, run in zip(experiments, runs) for name in _finish(root, e, run, records, before)]
     if undone: raise JobError(_complaint(root, undone))
     return runs
@@ -577,7 +585,7 @@ def _check_start(jobs, gpus, workflow_profile):
     if not workflow_profile: return
     if gpus: raise ValueError(f"`gpus` shares out the GPUs of this machine; on a cluster the profile {workflow_profile!r} asks for them.")
     known = sorted(p.name for p in workflow_path('profiles').iterdir())
-    if workflow_profile not in known and not Path(workflow_profile).is_dir():
+    if workflow_profile not in known and not Path(workflow_profile, 'config.yaml').is_file():
         raise ValueError(f"No workflow profile {workflow_profile!r}. Shipped ones: {', '.join(known)}; or give a folder with a `config.yaml`.")
 
 # %% ../nbs/60_grid.ipynb #0334f0ce

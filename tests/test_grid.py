@@ -1,10 +1,12 @@
 "The grid under Snakemake: several jobs at a time, parts of it killed, and what a user is told."
-import json, os, shutil, signal, subprocess, sys, time
+import json, os, re, shutil, signal, subprocess, sys, time
 from pathlib import Path
 import nbformat, psutil, pytest, yaml
 from nbformat.v4 import new_code_cell, new_notebook
 from medsoft_nb.core import read_json
-from medsoft_nb.grid import GRID, Step, job_record, layout, outlook, reproduce, run_job, snakemake_command, workflow_path
+from medsoft_nb.grid import GRID, JobError, Step, layout, outlook, reproduce, run_job, snakemake_command, workflow_path
+
+pytestmark = pytest.mark.slow
 
 steps = (Step('prepare', 'data', seeded=False, gpu=False), Step('draw', 'numbers', needs=('prepare',)), Step('report', 'tables', seeded=False, needs=('draw',), gpu=False))
 
@@ -18,11 +20,12 @@ grid.reproduce, grid.outlook = (partial(f, notebooks='.', steps=steps) for f in 
 cli.main(['reproduce', '--profile', 'profile.yml', '--out', 'run', *sys.argv[1:]])'''.replace('STEPS', repr(steps))
 
 books = {
-    'prepare': ["run = '.'\nn = 1", "import os; open('data/n.txt', 'w').write(str(n)); open('data/gpu.txt', 'w').write(os.environ.get('CUDA_VISIBLE_DEVICES', 'all'))"],
+    'prepare': ["run = '.'\nn = 1\nbenchmark = ''", "import os; open('data/tries.txt', 'a').write('x')", "if benchmark == 'b': os.kill(os.getpid(), 9)",
+        "open('data/n.txt', 'w').write(str(n)); open('data/gpu.txt', 'w').write(os.environ.get('CUDA_VISIBLE_DEVICES', 'all'))"],
     'draw': ["run = '.'\nseed = 0\nbad = -1", "import os, time; from pathlib import Path",   # a job that is slow, and resumes from its own files
         "Path(f'seed-{seed}/numbers/env.json').write_text(__import__('json').dumps({k: os.environ.get(k) for k in ('CUDA_VISIBLE_DEVICES', 'OMP_NUM_THREADS')}))",
         "if seed == bad: raise KeyError('no such bone')",
-        "folder = Path(f'seed-{seed}/numbers')\nfor i in range(10):\n    p = folder/f'{i}.txt'\n    if not p.exists(): time.sleep(.2); p.write_text(str(seed*100+i))"],
+        "folder = Path(f'seed-{seed}/numbers')\nfor i in range(10):\n    p = folder/f'{i}.txt'\n    if not p.exists(): time.sleep(.1); p.write_text(str(seed*100+i))"],
     'report': ["run = '.'\nseeds = []", "from pathlib import Path; print(sum(int(p.read_text()) for p in Path().glob('seed-*/numbers/*.txt')))"],
 }
 
@@ -72,7 +75,7 @@ def processes(folder, key='MEDSOFT_GRID_RUN'):
     return found
 
 
-def workers(folder): return [p for p in processes(folder) if p.cmdline()[1:2] == ['-c']]
+def workers(folder): return [p for p in processes(folder) if p.name().startswith('python') and p.cmdline()[1:2] == ['-c']]
 def numbers(folder): return {str(p.relative_to(folder/'run')): p.read_text() for p in sorted((folder/'run').glob('seed-*/numbers/*.txt'))}
 def timings(folder): return {job['job']: job for job in read_json(folder/'run/run.json')['results']['jobs']}
 
@@ -123,6 +126,9 @@ def test_a_run_without_snakemake_is_recognised(experiment):
     for job in e.jobs: run_job(job, root)
     assert outlook(experiment/'profile.yml', experiment/'run', notebooks=experiment, steps=steps[:1])[0] == []
     assert [r['job'] for r in outlook(experiment/'profile.yml', experiment/'run', notebooks=experiment, steps=steps[:2])[0]] == ['seed-0/draw', 'seed-1/draw']
+    assert (root/'data/tries.txt').read_text() == 'x'
+    (run,) = reproduce(experiment/'profile.yml', root, notebooks=experiment, steps=steps[:1], resume=False)
+    assert not read_json(run.path('run.json'))['results']['jobs'][0]['resumed'] and (root/'data/tries.txt').read_text() == 'x'   # begun anew: its folder was emptied
 
 
 def test_a_killed_run_goes_on_where_it_stopped(experiment, undisturbed):
@@ -172,10 +178,19 @@ def test_a_failed_notebook_is_one_clean_message_and_the_others_run(experiment):
     (experiment/'profile.yml').write_text('seeds: [0, 1]\ndraw: {bad: 0}')
     error = go(experiment, '--jobs', '2', code=2)
     assert "Error: seed-0/draw failed: KeyError: 'no such bone'" in error and f"See {experiment/'run/notebooks/seed-0-draw.ipynb'}" in error
-    assert 'Traceback' not in error and 'SNAKEMAKE' not in error and 'Not done for this: 1 job' in error
+    assert 'Traceback' not in error and 'SNAKEMAKE' not in error and 'Not done, since they build on it: report.' in error
     assert len(list((experiment/'run/seed-1/numbers').glob('*.txt'))) == 10 and not (experiment/'run/report.html').exists()
     assert (experiment/f'run/{GRID}/logs').is_dir()
-    assert [line.split()[0] for line in go(experiment, '--dry-run').splitlines()][:2] == ['seed-0/draw', 'report']
+    assert [r['job'] for r in outlook(experiment/'profile.yml', experiment/'run', notebooks=experiment, steps=steps)[0]] == ['seed-0/draw', 'report']
+
+
+def test_benchmarks_share_a_grid_and_one_that_dies_leaves_the_other(experiment):
+    "A kernel that is killed each time, by a want of memory say, is tried twice and then reported"
+    (experiment/'profile.yml').write_text('seeds: [0]\nprepare: {benchmark: [a, b]}')
+    with pytest.raises(JobError, match='b/prepare was cut off: killed, or out of memory?'):
+        reproduce(experiment/'profile.yml', experiment/'run', notebooks=experiment, steps=steps[:1], jobs=2)
+    assert read_json(experiment/'run/a/run.json')['results']['jobs'][0]['job'] == 'prepare' and (experiment/'run/a/report.html').is_file()
+    assert 'finished' not in read_json(experiment/'run/b/run.json') and (experiment/'run/b/data/tries.txt').read_text() == 'xx'
 
 
 def test_without_snakemake_the_user_is_told(monkeypatch, experiment):
@@ -199,11 +214,13 @@ def test_a_thousand_jobs_are_listed_in_seconds(tmp_path):
 
 @pytest.mark.parametrize('name', ['slurm', 'kubernetes'])
 def test_cluster_profiles_list_the_right_jobs(name, tmp_path):
-    "By hand, on the table of the quick profile; what needs the executor's plugin is taken out"
+    "By hand, on the table of the quick profile, with the lines for GPUs; what needs plugins is taken out"
     reproduce('quick', tmp_path/'run', table_only=True)
-    found = yaml.safe_load(workflow_path('profiles', name, 'config.yaml').read_text())
-    assert found['executor'] == name
-    plain = {k: v for k, v in found.items() if k not in ('executor', 'jobs') and not k.startswith(name)}
+    text = workflow_path('profiles', name, 'config.yaml').read_text()
+    assert 'set-resources' not in yaml.safe_load(text)
+    found = yaml.safe_load(re.sub(r'^# (set-resources:|  \w+: {.*)$', r'\1', text, flags=re.M))
+    assert found['executor'] == name and set(found['set-resources']) == {'finetune', 'generate', 'quality', 'classify'}
+    plain = {k: v for k, v in found.items() if k not in ('executor', 'jobs', 'default-storage-provider') and not k.startswith(name)}
     (tmp_path/'profile').mkdir()
     (tmp_path/'profile/config.yaml').write_text(yaml.safe_dump({**plain, 'cores': 8}))
     done = subprocess.run([sys.executable, '-m', 'snakemake', '-s', workflow_path('Snakefile'), '-d', tmp_path/'run'/GRID, '--profile', tmp_path/'profile', '--dry-run'],
@@ -212,7 +229,7 @@ def test_cluster_profiles_list_the_right_jobs(name, tmp_path):
     assert done.returncode == 0, text
     assert {step: text.count(f'\nrule {step}:') for step in ('prepare', 'finetune', 'generate', 'quality', 'classify', 'report')} == {
         'prepare': 1, 'finetune': 3, 'generate': 3, 'quality': 3, 'classify': 3, 'report': 1}
-    assert text.count('threads: 8') == 6 and 'mem_mb=8000' in text
+    assert text.count('threads: 8') == 6 and text.count('mem_mb=8000') == 15 and text.count('gpu=1') == 12
 
 
 def test_the_table_names_no_folder_of_one_machine(tmp_path):
@@ -220,3 +237,17 @@ def test_the_table_names_no_folder_of_one_machine(tmp_path):
     reproduce('quick', tmp_path/'run', table_only=True)
     text = (tmp_path/'run'/GRID/'jobs.json').read_text()
     assert str(tmp_path) not in text and str(Path(__file__).parent.parent) not in text and len(json.loads(text)['jobs']) == 14
+
+
+def test_a_cluster_that_starts_jobs_by_a_command(experiment, undisturbed, tmp_path):
+    "Jobs are handed to a submit command, as on a cluster, and this process is killed while they run; the same command waits for them"
+    pytest.importorskip('snakemake_executor_plugin_cluster_generic')
+    profile = tmp_path/'profile'; profile.mkdir()
+    (profile/'submit').write_text('#!/bin/sh\nsetsid nohup sh "$1" > /dev/null 2>&1 &\necho $!\n')
+    (profile/'submit').chmod(0o755)
+    (profile/'config.yaml').write_text(yaml.safe_dump({'executor': 'cluster-generic', 'cluster-generic-submit-cmd': str(profile/'submit'), 'jobs': 2, 'seconds-between-status-checks': 1}))
+    first = start(experiment, '--workflow-profile', str(profile))
+    wait_for(lambda: len(list((experiment/'run').glob('seed-*/numbers/[0-9].txt'))) >= 3)
+    first.send_signal(signal.SIGKILL); first.wait()
+    go(experiment, '--workflow-profile', str(profile))
+    assert numbers(experiment) == numbers(undisturbed) and not processes(experiment)
