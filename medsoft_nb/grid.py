@@ -420,7 +420,7 @@ def snakemake_command(
 def _kernel_share(jobs, gpus):
     "Variables that tell workers on this machine their threads, and the GPUs that they may claim"
     cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
-    share = {k: os.environ.get(k) for k in THREADS} if jobs == 1 else {k: str(min(int(os.environ.get(k) or cores), max(1, cores//jobs))) for k in THREADS}
+    share = {k: os.environ.get(k) for k in THREADS} if jobs == 1 else {k: str(min(int((os.environ.get(k) or str(cores)).split(',')[0]), max(1, cores//jobs))) for k in THREADS}
     seen = os.environ.get('CUDA_VISIBLE_DEVICES', '').split(',')
     ids = (seen if seen != [''] else [str(i) for i in range(gpus)])[:gpus]
     if len(ids) < gpus: raise ValueError(f"`gpus` is {gpus}, but CUDA_VISIBLE_DEVICES names {len(ids)}: {','.join(ids)}.")
@@ -445,6 +445,8 @@ def _run_snakemake(root, command, marks, env):
     with open(grid/'lock', 'w') as lock, open(grid/'snakemake.log', 'w') as log, _stoppable(), progress(None, 'jobs', len(marks)) as bar:
         fcntl.flock(lock, fcntl.LOCK_EX)
         env = {**os.environ, **(env or {}), 'MEDSOFT_GRID_RUN': ours, **({'MEDSOFT_GRID_LOCK': str(grid/'lock')} if local else {})}
+        _show(bar, grid, marks)
+        bar.initial = bar.n   # what was done before says nothing of the pace
         process = subprocess.Popen(command, cwd=grid, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
         try:
             while process.poll() is None:
@@ -465,8 +467,9 @@ def _show(bar, grid, marks):
     "Bring the bar up to date: how many are done, which are at work"
     done = {p.name for p in (grid/'done').glob('*/*')} & set(marks)
     ended = done | {p.stem for p in (grid/'failed').glob('*')}
-    bar.set_postfix_str(', '.join(marks[p.stem] for p in sorted((grid/'logs').glob('*')) if p.stem in marks and p.stem not in ended)[:80])
-    bar.update(len(done)-bar.n)
+    bar.set_postfix_str(', '.join(marks[p.stem] for p in sorted((grid/'logs').glob('*')) if p.stem in marks and p.stem not in ended)[:80], refresh=False)
+    bar.n = len(done)
+    bar.refresh()
 
 # %% ../nbs/60_grid.ipynb #g126
 def _complaint(root, undone):
