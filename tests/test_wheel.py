@@ -40,7 +40,8 @@ def test_the_wheel_carries_data_and_notebooks(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
     data = {f'medsoft_nb/_shipped/{f.relative_to(root/"data")}' for f in tracked() if f.is_relative_to(root/'data')}
     steps = {f'medsoft_nb/_experiments/{p.name}' for p in (root/'nbs/experiments').glob('*.ipynb')}
-    assert len(steps) >= 6 and len(data) >= 2 and not (data | steps)-names
+    flow = {f'medsoft_nb/_workflow/{f.relative_to(root/"workflow")}' for f in tracked() if f.is_relative_to(root/'workflow')}
+    assert len(steps) >= 6 and len(data) >= 2 and len(flow) >= 5 and not (data | steps | flow)-names
     assert not [n for n in names if n.startswith(('tests/', 'nbs/'))]
 
 
@@ -49,8 +50,9 @@ def test_the_installed_library_finds_them(installed, tmp_path):
 from pathlib import Path
 import medsoft_nb
 from medsoft_nb.core import data_path, notebooks_path
-from medsoft_nb.grid import load_profile, plan
+from medsoft_nb.grid import load_profile, plan, workflow_path
 package = Path(medsoft_nb.__file__).parent
+assert workflow_path('Snakefile').is_file() and workflow_path().is_relative_to(package)
 assert data_path().is_relative_to(package) and notebooks_path().is_relative_to(package), (data_path(), notebooks_path())
 print(package.parent, len(plan(load_profile('quick'))))'''
     folder, jobs = run_installed(installed, tmp_path, code).split()
