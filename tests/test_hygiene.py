@@ -135,3 +135,10 @@ def test_constraints_pin_every_requirement():
             wanted = Requirement(text)
             (exact,) = pinned[canonicalize_name(wanted.name)]
             assert wanted.specifier.contains(exact.version), f'{text} does not admit {exact.version}'
+
+
+def test_every_number_of_the_readme_is_in_the_ledger():
+    from medsoft_nb.ledger import ledger, unbacked
+    found, text = ledger(), (root/'README.md').read_text()
+    assert unbacked(text, found) == [], 'measure them, or put them into data/results/claims.csv with their source'
+    assert unbacked(text+' and 0.9137 of 987 patients', found) == ['0.9137', '987']
