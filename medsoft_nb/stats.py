@@ -6,7 +6,8 @@ Docs: https://example.github.io/medsoft_nb/stats.html.md"""
 
 # %% auto #0
 __all__ = ['auc', 'average_precision', 'test_rows', 'resampled_aucs', 'interval', 'bootstrap_auc', 'paired_difference', 'delong',
-           'mcnemar', 'holm', 'benjamini_hochberg', 'choose_threshold', 'classification_table']
+           'mcnemar', 'holm', 'benjamini_hochberg', 'choose_threshold', 'classification_table', 'reliability_curve',
+           'calibration_table', 'auc_by_label']
 
 # %% ../nbs/52_stats.ipynb #c003
 import numpy as np, pandas as pd
@@ -235,3 +236,52 @@ def classification_table(
         if (a, q) not in val: raise ValueError(f"arm {a!r}, seed {q} has no rows of the split 'val', but a threshold must not be chosen on test images. Score the validation images, too.")
         return dict(auc=auc(y, s, w), auprc=average_precision(y, s, w), **_decisions(y, s, choose_threshold(val[a, q].y, val[a, q].score), w))
     return _table(scores, measure, n_boot, seed)
+
+# %% ../nbs/52_stats.ipynb #s141
+def _mass_bins(p, bins):
+    "Number of the bin of each probability; bins of equal mass, equal values stay together"
+    if not 2<=bins: raise ValueError(f'`bins` must be at least 2, but is {bins}.')
+    return np.searchsorted(np.quantile(p, np.linspace(0, 1, bins+1)[1:-1]), p, side='right')
+
+def _wilson(k, n, level=.95):
+    "Wilson's interval of a share"
+    z = -ndtri((1-level)/2); mid, half = (k+z*z/2)/(n+z*z), z*np.sqrt(k*(n-k)/n+z*z/4)/(n+z*z)
+    return mid-half, mid+half
+
+def reliability_curve(
+    y, # 0 or 1, `(n,)`
+    p, # Probability of 1, `(n,)`, in [0, 1]; of a logit `scipy.special.expit(score)`
+    bins:int=10, # Of equal mass; fewer come back where many values are equal
+)->pd.DataFrame: # One row a bin: predicted (mean of p), observed (share of 1), lo, hi (Wilson, images taken as independent), n
+    "Predicted probability against observed share"
+    y, p = _checked(y, p)
+    if not len(p) or p.min()<0 or p.max()>1: raise ValueError('`p` must be probabilities in [0, 1]; of logits take `scipy.special.expit(score)`.')
+    out = pd.DataFrame(dict(y=y, p=p, bin=_mass_bins(p, bins))).groupby('bin').agg(predicted=('p', 'mean'), observed=('y', 'mean'), k=('y', 'sum'), n=('y', 'size')).reset_index(drop=True)
+    lo, hi = _wilson(out.pop('k').to_numpy(), out.n.to_numpy())
+    return out.assign(lo=lo, hi=hi)[['predicted', 'observed', 'lo', 'hi', 'n']]
+
+def calibration_table(
+    scores:pd.DataFrame, # Scores are logits
+    bins:int=10,         # Of equal mass, for the ECE
+    n_boot:int=1000, seed:int=0,
+)->pd.DataFrame:         # arm, metric (brier, ece, ece_if_calibrated), value, lo, hi, seeds, n patients
+    "Brier score and expected calibration error of each arm, means over seeds with 95 % intervals over patients and seeds"
+    def measure(a, q, y, s, w):
+        p = expit(s); put = np.eye(bins)[_mass_bins(p, bins)]; ece = lambda gap, w: np.abs((w*gap)@put).sum(1)/w.sum(1)
+        drawn = ece(p-(rng('calibrated', seed).random((n_boot, len(p)))<p), np.ones((1, len(p))))
+        return dict(brier=_ratio(w@(p-y)**2, w.sum(1)), ece=ece(p-y, w), ece_if_calibrated=np.append(drawn.mean(), drawn))
+    return _table(scores, measure, n_boot, seed)
+
+# %% ../nbs/52_stats.ipynb #s151
+def auc_by_label(
+    scores:pd.DataFrame, # With `label`; rows with `y` of 0 are the healthy ones
+    n_boot:int=1000, seed:int=0,
+)->pd.DataFrame:         # arm, label, metric, value, lo, hi, seeds, n (patients with the disease or healthy), sick (patients with the disease)
+    "AUC of each disease against healthy, mean over seeds, with its 95 % interval over patients and seeds"
+    if 'label' not in scores: raise ValueError('the scores lack the column `label`.')
+    df = test_rows(scores); rows = []
+    for label in sorted(set(df[df.y==1].label)):
+        one = df[(df.y==0)|(df.label==label)]
+        rows.append(bootstrap_auc(one, n_boot, seed).drop(columns='sd').assign(sick=one[one.y==1].patient_id.nunique()).pipe(lambda d: d.assign(label=label)))
+    if not rows: raise ValueError('no row has `y` of 1, so there is no disease to measure.')
+    return pd.concat(rows, ignore_index=True)[['arm', 'label', 'metric', 'value', 'lo', 'hi', 'seeds', 'n', 'sick']]
