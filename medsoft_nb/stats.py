@@ -7,7 +7,7 @@ Docs: https://example.github.io/medsoft_nb/stats.html.md"""
 # %% auto #0
 __all__ = ['auc', 'average_precision', 'test_rows', 'resampled_aucs', 'interval', 'bootstrap_auc', 'paired_difference', 'delong',
            'mcnemar', 'holm', 'benjamini_hochberg', 'choose_threshold', 'classification_table', 'reliability_curve',
-           'calibration_table', 'auc_by_label']
+           'calibration_table', 'auc_by_label', 'binormal_fit', 'power_of_gain', 'power_sentence']
 
 # %% ../nbs/52_stats.ipynb #c003
 import numpy as np, pandas as pd
@@ -285,3 +285,70 @@ def auc_by_label(
         rows.append(bootstrap_auc(one, n_boot, seed).drop(columns='sd').assign(sick=one[one.y==1].patient_id.nunique()).pipe(lambda d: d.assign(label=label)))
     if not rows: raise ValueError('no row has `y` of 1, so there is no disease to measure.')
     return pd.concat(rows, ignore_index=True)[['arm', 'label', 'metric', 'value', 'lo', 'hi', 'seeds', 'n', 'sick']]
+
+# %% ../nbs/52_stats.ipynb #s161
+def _binormal(r, y, distance, same, other, spread, seeds):
+    "Scores `(arms, seeds, n)` of arms with the given distances of the class means, in standard deviations"
+    arms, n = len(distance), len(y); z = lambda *shape: r.normal(size=shape)
+    d = np.reshape(distance, (arms, 1, 1)) + spread*z(arms, seeds, 1)
+    return d*y + np.sqrt(other)*z(n) + np.sqrt(same-other)*z(arms, 1, n) + np.sqrt(1-same)*z(arms, seeds, n)
+
+def _seed_variance(y, s):
+    "Variance over seeds of the class distance that belongs to the AUC, mean over arms"
+    end = .5/((y==1).sum()*(y==0).sum())
+    return np.mean([np.var([np.sqrt(2)*ndtri(np.clip(auc(y, q), end, 1-end)) for q in each], ddof=1) for each in s])
+
+def binormal_fit(
+    scores:pd.DataFrame, # At least two arms or two seeds
+    control:str,         # Arm whose AUC is the base
+    seed:int=0,
+)->dict: # base AUC, share of sick images, correlations within a class between seeds (`same`) and between arms (`other`), `spread` of the class distance over seeds, patients, seeds
+    "Binormal model of the scores for `power_of_gain`"
+    arms, seeds, y, who, s = _arrays(scores); k, n1 = len(seeds), int((y==1).sum())
+    if control not in arms: raise ValueError(f'no arm {control!r} among {sorted(arms)}.')
+    if len(arms)*k<2: raise ValueError('one arm with one seed says nothing about the correlation of scores; give two arms or two seeds.')
+    if not 0<n1<len(y): raise ValueError('the AUC needs both classes.')
+    rest = s.reshape(-1, len(y)).copy()
+    for c in (0, 1): rest[:, y==c] -= rest[:, y==c].mean(1, keepdims=True)
+    c, arm = np.corrcoef(rest), np.arange(len(rest))//k; mates = (arm[:,None]==arm) & ~np.eye(len(rest), dtype=bool)
+    same, other = c[mates].mean() if k>1 else None, c[arm[:,None]!=arm].mean() if len(arms)>1 else None
+    same = float(np.clip(other if same is None else same, 0, 1)); other = float(np.clip(same if other is None else other, 0, same))
+    base = float(np.mean([auc(y, q) for q in s[arms.index(control)]])); excess = 0.
+    if k>1:
+        d = np.sqrt(2)*ndtri(np.clip(base, .01, .99)); r = rng('binormal', seed)
+        excess = _seed_variance(y, s) - np.mean([_seed_variance(y, _binormal(r, y, [d], same, other, 0., k)) for _ in range(50)])
+    return dict(base=base, share=n1/len(y), same=same, other=other, spread=float(np.sqrt(max(excess, 0.))), patients=int(who.max()+1), seeds=k)
+
+# %% ../nbs/52_stats.ipynb #s162
+def power_of_gain(
+    scores:pd.DataFrame, # As in `resampled_aucs`; base AUC and correlations come from here
+    control:str,         # Arm from whose AUC the gain is counted
+    gain:float|list=.05, # True gain in AUC, or several
+    patients:int|None=None, # In the test set, one image each, as many of them sick as in the scores; those of the scores if `None`
+    seeds:int|None=None, # Of training; those of the scores if `None`
+    n_sim:int=200,       # Simulated studies for each gain
+    n_boot:int=200,      # Resamples in each study's test
+    level:float=.05,     # A gain is seen where it is positive and p < level
+    seed:int=0,
+)->pd.DataFrame:         # One row a gain: control, base, gain, patients, sick, seeds, same, other, spread, power, lo, hi (Wilson over the studies), level, n_sim
+    "How probably the paired test sees a true gain in AUC"
+    fit = binormal_fit(scores, control, seed); n, k = patients or fit['patients'], seeds or fit['seeds']; n1 = int(round(n*fit['share'])); rows = []
+    if min(n1, n-n1)<2: raise ValueError(f'{n} patients of whom {n1} are sick are too few; at least two of each class are needed.')
+    if 2/(1+n_boot)>=level: raise ValueError(f'{n_boot} resamples cannot give p < {level:g}; take `n_boot` of at least {int(2/level)}.')
+    y = (np.arange(n)<n1).astype(int); distance = lambda a: np.sqrt(2+fit['spread']**2)*ndtri(a)
+    for g in np.atleast_1d(gain):
+        if not 0<fit['base']<1 or not 0<fit['base']+g<1: raise ValueError(f"a gain of {g:g} over an AUC of {fit['base']:.3f} leaves the open range from 0 to 1.")
+        seen = 0
+        for i in range(n_sim):
+            s = _binormal(rng('power', seed, i), y, [distance(fit['base']+g), distance(fit['base'])], fit['same'], fit['other'], fit['spread'], k)
+            w, pick = _resamples(np.arange(n), k, n_boot, f'{seed} {i}'); d = _mean_aucs(y, s[0], w, pick)-_mean_aucs(y, s[1], w, pick); d = d[~np.isnan(d)]
+            seen += _two_sided(d)<level and np.median(d)>0
+        lo, hi = _wilson(seen, n_sim)
+        rows.append(dict(control=control, base=fit['base'], gain=float(g), patients=n, sick=n1, seeds=k, same=fit['same'], other=fit['other'], spread=fit['spread'], power=seen/n_sim, lo=lo, hi=hi, level=level, n_sim=n_sim))
+    return pd.DataFrame(rows)
+
+def power_sentence(
+    power:pd.DataFrame, # Of `power_of_gain`
+)->str:
+    "The rows of `power_of_gain` in words, a sentence each"
+    return ' '.join(f"With {r.patients} test patients ({r.sick} sick) and {r.seeds} seed{'s'*(r.seeds!=1)}, a true gain of {r.gain:.3g} over the AUC of {r.base:.2f} of {r.control} is seen (p < {r.level:g}) in {100*r.power:.0f} % of {r.n_sim} simulated studies (95 % interval {100*r.lo:.0f} to {100*r.hi:.0f} %)." for r in power.itertuples())
