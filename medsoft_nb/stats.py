@@ -310,6 +310,7 @@ def binormal_fit(
     if not 0<n1<len(y): raise ValueError('the AUC needs both classes.')
     rest = s.reshape(-1, len(y)).copy()
     for c in (0, 1): rest[:, y==c] -= rest[:, y==c].mean(1, keepdims=True)
+    if not np.ptp(rest, axis=1).all(): raise ValueError('one arm and seed gives all images of a class the same score; there is no correlation to measure.')
     c, arm = np.corrcoef(rest), np.arange(len(rest))//k; mates = (arm[:,None]==arm) & ~np.eye(len(rest), dtype=bool)
     same, other = c[mates].mean() if k>1 else None, c[arm[:,None]!=arm].mean() if len(arms)>1 else None
     same = float(np.clip(other if same is None else same, 0, 1)); other = float(np.clip(same if other is None else other, 0, same))
