@@ -19,7 +19,7 @@ def _grouper(score):
     "A function that sums weights `(b, n)` over equal scores, in rising order"
     _, tie = np.unique(score, return_inverse=True)
     order = np.argsort(tie, kind='stable'); starts = np.searchsorted(tie[order], np.arange(tie.max()+1))
-    return lambda v: np.add.reduceat(v[:, order], starts, axis=1)
+    return lambda v: v[:, order] if len(starts)==len(order) else np.add.reduceat(v[:, order], starts, axis=1)
 
 def _checked(y, *scores):
     "`y` and scores as arrays, or a `ValueError`"
