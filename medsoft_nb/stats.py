@@ -124,7 +124,7 @@ def paired_difference(
     control:str|list, # What it is compared with
     n_boot:int=1000, seed:int=0,
 )->pd.DataFrame:     # One row: arm, control, value, lo, hi, p
-    "Difference in mean AUC with its 95 % interval; `p` is twice the smaller share of resamples on one side of 0, never 0 itself; too small where fewer than five seeds differ in quality"
+    "Difference in mean AUC with its 95 % interval; `p` is twice the smaller share of resamples on one side of 0, never 0 itself; too small where a few seeds differ in quality"
     on, off = ([x] if isinstance(x, str) else list(x) for x in (arm, control))
     for a in (*on, *off):
         if a not in set(df.arm): raise ValueError(f'no arm {a!r} among {sorted(set(df.arm))}.')
