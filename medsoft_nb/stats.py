@@ -19,7 +19,7 @@ def _grouper(score):
     "A function that sums weights `(b, n)` over equal scores, in rising order"
     _, tie = np.unique(score, return_inverse=True)
     order = np.argsort(tie, kind='stable'); starts = np.searchsorted(tie[order], np.arange(tie.max()+1))
-    return lambda v: np.add.reduceat(v[:, order], starts, axis=1)
+    return lambda v: v[:, order] if len(starts)==len(order) else np.add.reduceat(v[:, order], starts, axis=1)
 
 def _checked(y, *scores):
     "`y` and scores as arrays, or a `ValueError`"
@@ -124,7 +124,7 @@ def paired_difference(
     control:str|list, # What it is compared with
     n_boot:int=1000, seed:int=0,
 )->pd.DataFrame:     # One row: arm, control, value, lo, hi, p
-    "Difference in mean AUC with its 95 % interval; `p` is twice the smaller share of resamples on one side of 0, never 0 itself"
+    "Difference in mean AUC with its 95 % interval; `p` is twice the smaller share of resamples on one side of 0, never 0 itself; too small where a few seeds differ in quality"
     on, off = ([x] if isinstance(x, str) else list(x) for x in (arm, control))
     for a in (*on, *off):
         if a not in set(df.arm): raise ValueError(f'no arm {a!r} among {sorted(set(df.arm))}.')
