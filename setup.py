@@ -25,6 +25,6 @@ setup(
     package_data={name: ['*', '**/*'] for name in carried},
     exclude_package_data={name: ['.ipynb_checkpoints/*'] for name in carried},
     install_requires=cfg['requirements'].split(),
-    extras_require={k: cfg[f'{k}_requirements'].split() for k in ('dev', 'workflow', 'dicom', 'encoders')},
+    extras_require={k: cfg[f'{k}_requirements'].split() for k in ('dev', 'studio', 'workflow', 'dicom', 'encoders')},
     entry_points=dict(console_scripts=cfg['console_scripts'].split(), nbdev=[f'{lib}={lib}._modidx:d']),
 )
