@@ -82,24 +82,27 @@ def _arrays(scores):
     return arms, seeds, wide.index.get_level_values('y').to_numpy(), who, np.array([[wide[a, q].to_numpy() for q in seeds] for a in arms])
 
 def _resamples(who, seeds, n_boot, seed):
-    "How often each image counts `(n_boot, n)`, and which of the seeds are drawn `(n_boot, seeds)`"
-    people, r = who.max()+1, rng('bootstrap', seed)
-    return r.multinomial(people, np.full(people, 1/people), n_boot)[:, who], r.integers(0, seeds, (n_boot, seeds))
+    "How often each image counts `(n_boot, n)`, and weights of the seeds' residuals `(n_boot, seeds)`, whose sum with them is t-distributed"
+    people, r = who.max()+1, rng('bootstrap', seed); w = r.multinomial(people, np.full(people, 1/people), n_boot)[:, who]
+    if seeds==1: return w, np.zeros((n_boot, 1))
+    return w, r.normal(size=(n_boot, seeds))*np.sqrt((seeds-1)/r.chisquare(seeds-1, (n_boot, 1)))/np.sqrt(seeds*(seeds-1))
 
-def _mean_aucs(y, s, w, pick):
-    "Resampled AUCs of one arm, `s` of `(seeds, n)`, averaged over the drawn seeds"
-    return np.take_along_axis(np.stack([auc(y, q, w) for q in s], 1), pick, 1).mean(1)
+def _mean_draws(point, boot, z):
+    "Draws of a mean over seeds: `point` `(seeds,)`, the same on resampled patients `boot` `(n_boot, seeds)`, and `z` of `_resamples`; the seeds' variance without what resampling itself explains"
+    r = point-point.mean(); noise = np.nanmean((boot-boot.mean(1, keepdims=True)-r)**2)*len(r) if np.isfinite(boot).any() else np.nan
+    share = max(0., 1-noise/(r**2).sum()) if (r**2).sum()>0 else 0.
+    return boot.mean(1) + np.sqrt(share)*(z@r)
 
 # %% ../nbs/52_stats.ipynb #s102
 def resampled_aucs(
     df:pd.DataFrame, # Columns arm, seed, image_id, patient_id, y, score; of a column split the rows 'test'
     n_boot:int=1000, # Resamples
     seed:int=0,      # Of the resampling
-)->tuple:            # DataFrame arm x seed of AUCs, and `(arms, n_boot)` resampled means over seeds
-    "AUC of every arm and seed, and of every resample of patients and seeds; the same resamples for all arms"
-    arms, seeds, y, who, s = _arrays(df); w, pick = _resamples(who, len(seeds), n_boot, seed)
+)->tuple:            # DataFrame arm x seed of AUCs, the same on resampled patients `(arms, n_boot, seeds)`, and weights of the seeds' residuals `(n_boot, seeds)`
+    "AUC of every arm and seed, and of every resample of the patients; the same resamples for all arms"
+    arms, seeds, y, who, s = _arrays(df); w, z = _resamples(who, len(seeds), n_boot, seed)
     point = pd.DataFrame({a: {q: auc(y, v) for q,v in zip(seeds, each)} for a,each in zip(arms, s)}).T
-    return point, np.array([_mean_aucs(y, each, w, pick) for each in s])
+    return point, np.array([np.stack([auc(y, q, w) for q in each], 1) for each in s]), z
 
 def interval(draws, level:float=.95)->tuple:
     "Percentile interval; NaN where no draw is a number"
@@ -110,13 +113,20 @@ def _two_sided(d):
     return min(1., 2*(1+min((d<=0).sum(), (d>=0).sum()))/(1+len(d)))
 
 # %% ../nbs/52_stats.ipynb #c009
+def _gap_draws(y, a, b, w, z):
+    "Draws of the difference in mean AUC of scores `a` and `b`, each `(seeds, n)`"
+    return _mean_draws(np.array([auc(y, i)-auc(y, j) for i,j in zip(a, b)]), np.stack([auc(y, i, w)-auc(y, j, w) for i,j in zip(a, b)], 1), z)
+
 def bootstrap_auc(
     df:pd.DataFrame, # As in `resampled_aucs`
     n_boot:int=1000, seed:int=0,
 )->pd.DataFrame:     # arm, metric, value, lo, hi, sd over seeds, seeds, n
     "Mean AUC of each arm over seeds with its 95 % interval over patients and seeds"
-    point, draws = resampled_aucs(df, n_boot, seed); n = test_rows(df).patient_id.nunique()
-    return pd.DataFrame([dict(arm=a, metric='auc', value=p.mean(), lo=(q := interval(d))[0], hi=q[1], sd=p.std(ddof=1) if len(p)>1 else np.nan, seeds=len(p), n=n) for (a,p),d in zip(point.iterrows(), draws)])
+    point, boot, z = resampled_aucs(df, n_boot, seed); n, rows = test_rows(df).patient_id.nunique(), []
+    for (a,p),b in zip(point.iterrows(), boot):
+        lo, hi = np.clip(interval(_mean_draws(p.to_numpy(), b, z)), 0, 1)
+        rows.append(dict(arm=a, metric='auc', value=p.mean(), lo=lo, hi=hi, sd=p.std(ddof=1) if len(p)>1 else np.nan, seeds=len(p), n=n))
+    return pd.DataFrame(rows)
 
 def paired_difference(
     df:pd.DataFrame, # As in `resampled_aucs`
@@ -124,14 +134,13 @@ def paired_difference(
     control:str|list, # What it is compared with
     n_boot:int=1000, seed:int=0,
 )->pd.DataFrame:     # One row: arm, control, value, lo, hi, p
-    "Difference in mean AUC with its 95 % interval; `p` is twice the smaller share of resamples on one side of 0, never 0 itself; too small where a few seeds differ in quality"
+    "Difference in mean AUC with its 95 % interval over patients and seeds; `p` is twice the smaller share of draws on one side of 0, never 0 itself"
     on, off = ([x] if isinstance(x, str) else list(x) for x in (arm, control))
     for a in (*on, *off):
         if a not in set(df.arm): raise ValueError(f'no arm {a!r} among {sorted(set(df.arm))}.')
-    point, draws = resampled_aucs(df[df.arm.isin([*on, *off])], n_boot, seed); draws = dict(zip(point.index, draws))
-    d = np.mean([draws[a] for a in on], 0) - np.mean([draws[a] for a in off], 0); d = d[~np.isnan(d)]; lo, hi = interval(d)   # a resample without both classes says nothing
-    value = point.loc[on].to_numpy().mean() - point.loc[off].to_numpy().mean()
-    return pd.DataFrame([dict(arm=', '.join(on), control=', '.join(off), metric='auc difference', value=value, lo=lo, hi=hi, p=_two_sided(d))])
+    point, boot, z = resampled_aucs(df[df.arm.isin([*on, *off])], n_boot, seed); at = list(point.index).index; gap = lambda x: x[[at(a) for a in on]].mean(0) - x[[at(a) for a in off]].mean(0)
+    value = gap(point.to_numpy()); d = _mean_draws(value, gap(boot), z); d = d[~np.isnan(d)]; lo, hi = interval(d)   # a resample without both classes says nothing
+    return pd.DataFrame([dict(arm=', '.join(on), control=', '.join(off), metric='auc difference', value=value.mean(), lo=lo, hi=hi, p=_two_sided(d))])
 
 # %% ../nbs/52_stats.ipynb #s111
 def _midranks(x):
@@ -210,12 +219,12 @@ def _ratio(a, b):
 
 def _table(scores, measure, n_boot, seed):
     "Tidy rows of `measure(arm, seed, y, score, weights)`, a dict of `(1+n_boot,)`: the value, then its resamples"
-    arms, seeds, y, who, s = _arrays(scores); w, pick = _resamples(who, len(seeds), n_boot, seed)
+    arms, seeds, y, who, s = _arrays(scores); w, z = _resamples(who, len(seeds), n_boot, seed)
     w, rows = np.concatenate([np.ones((1, len(y))), w]), []
     for a,each in zip(arms, s):
         found = [measure(a, q, y, v, w) for q,v in zip(seeds, each)]
         for m in found[0]:
-            x = np.stack([f[m] for f in found], 1); lo, hi = interval(np.take_along_axis(x[1:], pick, 1).mean(1))
+            x = np.stack([f[m] for f in found], 1); lo, hi = np.clip(interval(_mean_draws(x[0], x[1:], z)), 0, 1)
             rows.append(dict(arm=a, metric=m, value=x[0].mean(), lo=lo, hi=hi, seeds=len(seeds), n=who.max()+1))
     return pd.DataFrame(rows)
 
@@ -342,7 +351,7 @@ def power_of_gain(
         seen = 0
         for i in range(n_sim):
             s = _binormal(rng('power', seed, i), y, [distance(fit['base']+g), distance(fit['base'])], fit['same'], fit['other'], fit['spread'], k)
-            w, pick = _resamples(np.arange(n), k, n_boot, f'{seed} {i}'); d = _mean_aucs(y, s[0], w, pick)-_mean_aucs(y, s[1], w, pick); d = d[~np.isnan(d)]
+            d = _gap_draws(y, s[0], s[1], *_resamples(np.arange(n), k, n_boot, f'{seed} {i}')); d = d[~np.isnan(d)]
             seen += _two_sided(d)<level and np.median(d)>0
         lo, hi = _wilson(seen, n_sim)
         rows.append(dict(control=control, base=fit['base'], gain=float(g), patients=n, sick=n1, seeds=k, same=fit['same'], other=fit['other'], spread=fit['spread'], power=seen/n_sim, lo=lo, hi=hi, level=level, n_sim=n_sim))
