@@ -251,3 +251,18 @@ def test_a_cluster_that_starts_jobs_by_a_command(experiment, undisturbed, tmp_pa
     first.send_signal(signal.SIGKILL); first.wait()
     go(experiment, '--workflow-profile', str(profile))
     assert numbers(experiment) == numbers(undisturbed) and not processes(experiment)
+
+
+def test_lists_of_settings_are_a_grid_of_experiments(experiment):
+    from medsoft_nb.grid import layout
+    (experiment/'prepare.ipynb').rename(experiment/'old.ipynb')
+    nb = nbformat.read(experiment/'old.ipynb', 4)
+    nb.cells[0].source += '\nn_sick = 3'
+    nbformat.write(nb, experiment/'prepare.ipynb')
+    (experiment/'profile.yml').write_text('seeds: [0]\nprepare: {benchmark: [a, b], n_sick: [5, 10]}')
+    root, found = layout(experiment/'profile.yml', experiment/'run', notebooks=experiment, steps=steps)
+    assert [str(e.out.relative_to(root)) for e in found] == ['a/n_sick-5', 'a/n_sick-10', 'b/n_sick-5', 'b/n_sick-10']
+    assert found[1].jobs[0].parameters['n_sick'] == 10 and found[3].settings['title'] == 'profile: b/n_sick-10'
+    assert len({e.mark(job) for e in found for job in e.jobs}) == sum(len(e.jobs) for e in found)
+    (experiment/'profile.yml').write_text('seeds: [0]\nprepare: {n_sick: []}')
+    with pytest.raises(ValueError, match='names nothing to run'): layout(experiment/'profile.yml', notebooks=experiment, steps=steps)
