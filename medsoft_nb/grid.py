@@ -8,7 +8,7 @@ Docs: https://example.github.io/medsoft_nb/grid.html.md"""
 __all__ = ['STEPS', 'KERNEL', 'FILES', 'GRID', 'VARIED', 'THREADS', 'Step', 'profile_names', 'load_profile', 'check_parameters',
            'imported_modules', 'Job', 'job_record', 'JobError', 'run_job', 'plan', 'workflow_path', 'Experiment',
            'layout', 'write_table', 'worker', 'snakemake_command', 'html_page', 'earlier_seconds', 'outlook',
-           'reproduce']
+           'reproduce', 'ensure']
 
 # %% ../nbs/60_grid.ipynb #921b0a00
 import ast, fcntl, hashlib, json, os, re, shutil, signal, subprocess, sys, tempfile, threading, time
@@ -138,9 +138,9 @@ class Job:
 
     @property
     def code(self)->list:
-        "Cells of the notebook, and hashes of the library modules that they import"
+        "Cells of the notebook, and hashes of the library modules that they import; this one, which only runs notebooks, does not count"
         cells = _cached(_code_cells, self.notebook)
-        return [cells, *(_cached(sha256, p) for p in sorted(imported_modules('\n'.join(cells))))]
+        return [cells, *(_cached(sha256, p) for p in sorted(imported_modules('\n'.join(cells))) if p.stem != 'grid')]
 
     @cached_property
     def fingerprint(self)->str:
@@ -607,3 +607,30 @@ def _finish(root, experiment, run, records, before):
     times = [{'job': job.name, 'seconds': round(records[e.mark(job)]['duration'], 1), 'resumed': e.mark(job) in before} for job in e.jobs]
     run.finish(jobs=times, minutes=round(sum(t['seconds'] for t in times)/60, 2))
     return []
+
+# %% ../nbs/60_grid.ipynb #g141
+def ensure(
+    run:str|Path,      # Run folder
+    *steps:str,        # Names of steps, e.g. 'prepare', 'generate'
+    seeds:tuple=(0,),
+    settings:dict|None=None, # By step, e.g. `{'prepare': {'n_sick': 5}}`; the notebooks' defaults for what is not named
+    arms:list|None=None, # Painted arms; the notebooks' defaults if `None`
+    notebooks:str|Path|None=None, # Folder of the step notebooks; the shipped ones if `None`
+    among:tuple=STEPS,
+)->Path:               # The run folder
+    "Run the given steps where the run folder lacks their results; what is there is kept, whatever made it"
+    if unknown := set(steps)-{s.name for s in among}: raise ValueError(f"unknown step {sorted(unknown)[0]!r}. Known: {', '.join(s.name for s in among)}.")
+    run = Path(run).resolve(); jobs = plan({'seeds': list(seeds), **({'arms': arms} if arms else {}), **{s.name: (settings or {}).get(s.name, {}) for s in among}}, None, notebooks, among)
+    lacking = [job for job in jobs if job.step in steps and not _made(job, run)]
+    if lacking:
+        with alone(run):
+            for job in progress(lacking, 'steps'): run_job(job, run)
+    return run
+
+def _made(job, run):
+    "Has `job` left results in the run folder, and not been cut off?"
+    folder, executed = run/job.folder, run/job.executed
+    if not folder.is_dir() or not any(folder.iterdir()): return False
+    if not (folder/'job.json').is_file(): return True           # made by hand
+    record = read_json(executed)['metadata'].get('papermill', {}) if executed.is_file() else {}
+    return bool(record.get('end_time')) and not record.get('exception')
