@@ -20,7 +20,7 @@ def _band(mask, band):
     "Signed distance to the mask's border, the ring around it, and the direction across (y, x)"
     m = np.asarray(mask)>0; d = ndi.distance_transform_edt(m) - ndi.distance_transform_edt(~m)
     d = np.where(m, d-.5, d+.5); ring = np.abs(d)<=band
-    if not ring.any() or m.all(): raise ValueError('the mask has no border inside the image.')
+    if not m.any() or m.all(): raise ValueError('the mask has no border inside the image.')
     ny, nx = np.gradient(ndi.gaussian_filter(d, 1)); n = np.hypot(ny, nx)+1e-9
     return d, ring, ny/n, nx/n
 

@@ -6,7 +6,7 @@ Docs: https://example.github.io/medsoft_nb/classify.html.md"""
 
 # %% auto #0
 __all__ = ['BACKBONES', 'CONTROLS', 'SmallCNN', 'Lite0', 'augment', 'load_images', 'image_side', 'Classifier', 'Arm', 'share_of',
-           'build_arms', 'run_arm', 'healthy_crops', 'LesionNamer', 'clustered_interval', 'agreement_table']
+           'build_arms', 'run_arm', 'healthy_crops', 'LesionNamer', 'agreement_table']
 
 # %% ../nbs/51_classify.ipynb #c003
 import copy
@@ -19,7 +19,8 @@ from .data import HEALTHY, Manifest, leakage_gate
 from .generate import place_lesion
 from .masks import cut_window, resize, to_unit
 from .models import autocast, imagenet_lite0
-from .quality import lesion_crops
+from .borders import clustered_interval
+from .features import lesion_crops
 
 # %% ../nbs/51_classify.ipynb #c006
 class SmallCNN(nn.Module):
@@ -243,12 +244,6 @@ class LesionNamer:
         return self.classes_[torch.cat([self.net(Classifier._norm(b)).argmax(1) for b in x.split(64)]).numpy()]
 
 # %% ../nbs/51_classify.ipynb #c022
-def clustered_interval(v, groups, seed=0, n_boot=500)->tuple:
-    "Mean and percentile 95 % interval over groups, such as patients"
-    g = pd.DataFrame(dict(v=np.asarray(v, float), g=list(groups))).groupby('g').v.agg(['sum', 'count']).to_numpy()
-    b = g[rng('clusters', seed).integers(0, len(g), (n_boot, len(g)))].sum(1); m = b[:, 0]/b[:, 1]
-    return float(np.mean(v)), *map(float, np.percentile(m, (2.5, 97.5)))
-
 def agreement_table(
     arms:dict,             # Name -> manifest of synthetic images
     namer:LesionNamer,     # Trained on real lesions of other patients
