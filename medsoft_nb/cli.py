@@ -6,8 +6,8 @@ Docs: https://example.github.io/medsoft_nb/cli.html.md"""
 
 # %% auto #0
 __all__ = ['app', 'data', 'out_console', 'err_console', 'ManifestArg', 'OutOption', 'SeedOption', 'RoiOption', 'BaseOption',
-           'data_import', 'phantom', 'implant', 'validate', 'split', 'train', 'generate', 'evaluate', 'classify',
-           'reproduce', 'version', 'main']
+           'data_import', 'phantom', 'implant', 'validate', 'split', 'train', 'generate', 'evaluate', 'export',
+           'classify', 'reproduce', 'version', 'main']
 
 # %% ../nbs/61_cli.ipynb #36dbfb38
 import os, sys
@@ -22,7 +22,7 @@ import medsoft_nb
 
 # %% ../nbs/61_cli.ipynb #6b8e4893
 app = typer.Typer(help='Paint lesions into healthy spine images, and measure whether they help a classifier. For research, not for clinical use.',
-    no_args_is_help=True, rich_markup_mode='rich', pretty_exceptions_enable=False, add_completion=False, context_settings={'help_option_names': ['-h', '--help']})
+    no_args_is_help=True, rich_markup_mode='rich', pretty_exceptions_enable=False, context_settings={'help_option_names': ['-h', '--help']})
 data = typer.Typer(help='Manifests: import, make, check, split.', no_args_is_help=True)
 app.add_typer(data, name='data')
 out_console, err_console = Console(soft_wrap=True), Console(stderr=True, soft_wrap=True)
@@ -222,6 +222,8 @@ def evaluate(
     arms:Annotated[list[str], typer.Argument(metavar='NAME=MANIFEST...', help='Synthetic images')],
     reference:Annotated[Path, typer.Option(help='Manifest of real images; its test split is used where it has one')],
     out:OutOption,
+    train:Annotated[Optional[Path], typer.Option(help='Manifest of the sick images that the generator was trained on: memorisation is looked for')] = None,
+    extractor:Annotated[str, typer.Option(help='Network of the distances, e.g. efficientnet-lite0, medsoft-tiny, or a folder or Hub id')] = 'efficientnet-lite0',
     seed:SeedOption = 0,
 ):
     from medsoft_nb.data import HEALTHY, Manifest
@@ -233,10 +235,28 @@ def evaluate(
     made = {name: Manifest.load(path) for name, path in _pairs(arms, 'Argument').items()}
     known = set(healthy.df.image_id); lost = [s for m in made.values() for s in m.df.source_id if s not in known]
     if lost: err_console.print(f'Seams and background are left out: the background {lost[0]!r} is not in {reference}.')
-    rows = quality_table(made, real, None if lost else healthy, seed=seed)
+    seen = Manifest.load(train) if train else None
+    rows = quality_table(made, real, None if lost else healthy, seed=seed, extractor=extractor, train=seen.where(label=seen.diseases) if train else None)
     out.mkdir(parents=True, exist_ok=True)
     table(rows, out/'quality', 'Quality of synthetic lesions')
     _print_table(rows)
+
+# %% ../nbs/61_cli.ipynb #cli-export
+@app.command(help=_help('Copy synthetic images into a folder that can be given away, with masks, manifest and a card; refuses images that repeat training lesions.',
+    'medsoft export runs/mine/synthetic/manifest.csv --train data/train.csv --held-out data/test.csv --out share'))
+def export(
+    manifest:ManifestArg,
+    out:OutOption,
+    train:Annotated[Optional[Path], typer.Option(help='Manifest of the images that the generator was trained on; its train split is used where it has one')] = None,
+    held_out:Annotated[Optional[Path], typer.Option('--held-out', help='Manifest of real sick images of other patients; its test split is used where it has one')] = None,
+    drop:Annotated[bool, typer.Option('--drop', help='Leave copies out instead of refusing')] = False,
+):
+    from medsoft_nb.data import Manifest
+    from medsoft_nb.memory import export as write
+    part = lambda path, split: None if path is None else (lambda m: m.where(split=split) if (m.df.split==split).any() else m)(Manifest.load(path))
+    given = write(Manifest.load(manifest), out, part(train, 'train'), part(held_out or train, 'test') if train else None, drop)
+    out_console.print(f'{len(given)} images in {out}')
+    if train is None: err_console.print('Not checked for copies of training images: give --train and --held-out.')
 
 # %% ../nbs/61_cli.ipynb #79e87cdd
 @app.command(help=_help('Train a classifier on each arm (real only, controls, real and synthetic images) and test it on held-out patients.',
