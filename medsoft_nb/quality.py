@@ -11,7 +11,7 @@ __all__ = ['semantic_scores', 'quality_table']
 import numpy as np, pandas as pd, torch, torch.nn.functional as F
 from .borders import border_table, clustered_interval
 from .data import Manifest
-from .distances import distance_table, similarity
+from .distances import distance_table
 from .features import Extractor, lesion_crops
 from .memory import memorisation_table
 from .models import MedicalEncoder, load_encoder
@@ -46,10 +46,9 @@ def quality_table(
     ex = extractor if isinstance(extractor, Extractor) else Extractor(extractor or 'efficientnet-lite0'); encoder = encoder or load_encoder()
     lesions = {name: m.where(label=m.diseases) for name,m in arms.items()}; every = {**lesions, 'real': reference}
     crops = {name: lesion_crops(m) for name,m in every.items()}; features = {name: ex.features(c) for name,c in crops.items()}
-    found = [distance_table({k: v for k,v in features.items() if k!='real'}, features['real'], seed).assign(extractor=ex.name)]
+    found = [distance_table({k: v for k,v in features.items() if k!='real'}, features['real'], images=crops, seed=seed)]; found[0]['extractor'] = np.where(found[0].metric=='ms_ssim', '', ex.name)
     row = lambda arm, metric, v, n, name='': pd.DataFrame([dict(arm=arm, metric=metric, value=v[0], lo=v[1], hi=v[2], n=n, extractor=name)])
     for name,m in every.items():
-        mean, se = similarity(crops[name], seed=seed); found.append(row(name, 'similarity', (mean, mean-1.96*se, mean+1.96*se), len(m)))
         found.append(row(name, 'semantic_score', clustered_interval(semantic_scores(m, encoder), m.df.patient_id, seed), len(m), encoder.name))
     if sources is not None: found.append(border_table(lesions, sources, seed=seed))
     if train is not None: found.append(memorisation_table(lesions, train, reference, seed=seed))
