@@ -1,7 +1,7 @@
 # make reproduce   data, fine-tuning, synthetic images, measurements, tables, figures and report of one profile
 # make test        everything that is checked
 # make outputs     run the library notebooks and store their outputs
-# make docs        README.md from nbs/index.ipynb
+# make docs        README.md from nbs/index.ipynb, and the documentation site in _docs
 # make clean       remove what was built; runs/ stays
 PYTHON  ?= $(shell command -v python3.11 || command -v python3)
 PROFILE ?= quick
@@ -60,6 +60,7 @@ git-clean:
 
 docs: $(STAMP)
 	$(BIN)/python -c "from medsoft_nb.docs import readme; readme()"
+	$(BIN)/medsoft docs --out _docs
 
 clean:
 	rm -rf build dist *.egg-info _proc _docs _site_src .pytest_cache .hypothesis .ruff_cache

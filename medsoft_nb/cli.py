@@ -6,7 +6,7 @@ Docs: https://example.github.io/medsoft_nb/cli.html.md"""
 
 # %% auto #0
 __all__ = ['app', 'data', 'out_console', 'err_console', 'ManifestArg', 'OutOption', 'SeedOption', 'RoiOption', 'BaseOption',
-           'data_import', 'phantom', 'implant', 'validate', 'split', 'train', 'generate', 'evaluate', 'export',
+           'data_import', 'phantom', 'implant', 'validate', 'split', 'train', 'generate', 'evaluate', 'export', 'docs',
            'classify', 'reproduce', 'version', 'main']
 
 # %% ../nbs/61_cli.ipynb #36dbfb38
@@ -257,6 +257,26 @@ def export(
     given = write(Manifest.load(manifest), out, part(train, 'train'), part(held_out or train, 'test') if train else None, drop)
     out_console.print(f'{len(given)} images in {out}')
     if train is None: err_console.print('Not checked for copies of training images: give --train and --held-out.')
+
+# %% ../nbs/61_cli.ipynb #cli-docs
+@app.command(help=_help('Build the documentation site from the notebooks of a checkout; with Quarto where it is installed.', 'medsoft docs --out _docs', 'medsoft docs --serve'))
+def docs(
+    out:OutOption = Path('_docs'),
+    serve:Annotated[bool, typer.Option('--serve', help='Show it at an address of this machine alone, until Ctrl+C')] = False,
+    port:Annotated[int, typer.Option(help='Port to show it at; a free one if 0')] = 0,
+):
+    from medsoft_nb.docs import check_site, site
+    wrong = check_site(site(out))
+    out_console.print(f'{out/"index.html"}: {len(list(out.rglob("*.html")))} pages')
+    for line in wrong: err_console.print(line)
+    if serve:
+        from functools import partial
+        from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+        server = ThreadingHTTPServer(('127.0.0.1', port), partial(SimpleHTTPRequestHandler, directory=str(out)))
+        out_console.print(f'http://127.0.0.1:{server.server_port} (Ctrl+C ends it)')
+        try: server.serve_forever()
+        except KeyboardInterrupt: pass
+    if wrong: raise typer.Exit(1)
 
 # %% ../nbs/61_cli.ipynb #79e87cdd
 @app.command(help=_help('Train a classifier on each arm (real only, controls, real and synthetic images) and test it on held-out patients.',
