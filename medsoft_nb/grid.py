@@ -631,6 +631,6 @@ def _made(job, run):
     "Has `job` left results in the run folder, and not been cut off?"
     folder, executed = run/job.folder, run/job.executed
     if not folder.is_dir() or not any(folder.iterdir()): return False
-    if not (folder/'job.json').is_file(): return True           # made by hand
-    record = read_json(executed)['metadata'].get('papermill', {}) if executed.is_file() else {}
-    return bool(record.get('end_time')) and not record.get('exception')
+    if executed.with_name(f'.{executed.stem}.running.ipynb').exists(): return False   # it was cut off
+    record = read_json(executed)['metadata'].get('papermill', {}) if executed.is_file() else None
+    return record is None or bool(record.get('end_time')) and not record.get('exception')   # without a notebook: made by hand
