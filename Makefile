@@ -5,6 +5,8 @@
 # make clean       remove what was built; runs/ stays
 PYTHON  ?= $(shell command -v python3.11 || command -v python3)
 PROFILE ?= quick
+# Jobs at a time, each with an equal share of the cores
+JOBS    ?= 2
 OUT     ?= runs/$(PROFILE)
 BIN     := .venv/bin
 STAMP   := .venv/.install-stamp
@@ -14,7 +16,7 @@ QUIET   := OMP_NUM_THREADS=1 MEDSOFT_PROGRESS=0 TQDM_DISABLE=1
 .PHONY: reproduce test check-export check-notebooks check-readme check-tests outputs docs clean
 
 reproduce: $(STAMP)
-	$(BIN)/medsoft reproduce --profile $(PROFILE) --out $(OUT)
+	$(BIN)/medsoft reproduce --profile $(PROFILE) --out $(OUT) --jobs $(JOBS)
 
 test: check-export check-notebooks check-readme check-tests
 
