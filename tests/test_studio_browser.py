@@ -1,0 +1,77 @@
+"The Lesion Studio in JupyterLab, by mouse and keyboard, and its page of its own."
+import os, re, subprocess, sys, time, urllib.error, urllib.request
+from pathlib import Path
+import nbformat, pytest
+from nbformat.v4 import new_code_cell, new_notebook
+from browser import browser, free_port, jupyterlab, need_browser, run_all, wait_for
+from medsoft_nb.data import Manifest
+
+pytestmark = pytest.mark.slow
+root = Path(__file__).parent.parent
+
+
+def test_draw_generate_compare_keep(tmp_path):
+    need_browser()
+    from selenium.webdriver.common.action_chains import ActionChains
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.common.keys import Keys
+    code = "from medsoft_nb.widgets import Studio\nStudio(out='kept')"
+    nbformat.write(new_notebook(cells=[new_code_cell(code)], metadata={'kernelspec': {'name': 'python3', 'display_name': 'python3', 'language': 'python'}}), tmp_path/'studio.ipynb')
+    with jupyterlab(tmp_path) as address, browser(tmp_path, 1400, 1000) as driver:
+        driver.get(address('studio.ipynb')); run_all(driver)
+        panel = wait_for(lambda: driver.find_elements(By.CSS_SELECTOR, '.ms-studio'), 90)[0]
+        find = lambda css: panel.find_element(By.CSS_SELECTOR, css)
+        canvas = find('canvas'); wait_for(lambda: canvas.size['width'] > 200)
+        driver.execute_script('arguments[0].scrollIntoView({block: "center"})', panel)
+        find('button.go').click(); wait_for(lambda: 'no mask yet' in find('.say').text)      # said in words
+        w = canvas.size['width']
+        drag = ActionChains(driver).move_to_element_with_offset(canvas, int(-.12*w), int(-.3*w)).click_and_hold()
+        for dx, dy in ((12, 5), (12, -8), (-16, 12), (14, 6)): drag = drag.move_by_offset(dx, dy)
+        drag.release().perform()
+        wait_for(lambda: 'no mask' not in find('.say').text)
+        driver.save_screenshot(str(tmp_path/'studio-mask.png'))
+        start = time.time(); find('button.go').click()
+        wait_for(lambda: 'seam ratio' in find('.numbers').text, 60); first = time.time()-start
+        assert 'changed outside the mask: 0' in find('.numbers').text
+        slider = find('input.slide'); slider.click(); slider.send_keys(Keys.ARROW_LEFT, Keys.ARROW_LEFT)
+        wait_for(lambda: driver.execute_script("return document.querySelector('.ms-studio').parentElement.dataset.slide"))
+        moved = float(driver.execute_script("return document.querySelector('.ms-studio').parentElement.dataset.slide"))
+        assert moved < 100, moved
+        driver.save_screenshot(str(tmp_path/'studio-compare.png'))
+        find('button.many').click(); wait_for(lambda: len(panel.find_elements(By.CSS_SELECTOR, '.thumbs img')) == 5, 90)
+        canvas.click(); canvas.send_keys('k')                                                # by key
+        wait_for(lambda: 'Kept as' in find('.say').text or find('button.keep').get_attribute('disabled'), 30)
+        driver.save_screenshot(str(tmp_path/'studio-kept.png'))
+        m = wait_for(lambda: (tmp_path/'kept/manifest.csv').is_file() and Manifest.load(tmp_path/'kept/manifest.csv'))
+        assert len(m) == 1 and m.df.origin[0] == 'synthetic' and m.df.prompt[0] and m.df.source_id[0] == 'phantom-ct-0'
+        print(f'first result {first:.1f} s, slider {moved:.1f} ms')
+
+
+def test_quickstart_runs_in_jupyterlab(tmp_path):
+    need_browser()
+    from selenium.webdriver.common.by import By
+    nb = nbformat.read(root/'nbs/tutorials/quickstart.ipynb', 4)
+    for c in nb.cells:
+        if c.cell_type == 'code': c.outputs, c.execution_count = [], None
+    nbformat.write(nb, tmp_path/'quickstart.ipynb')
+    with jupyterlab(tmp_path) as address, browser(tmp_path, 1400, 1000) as driver:
+        driver.get(address('quickstart.ipynb')); run_all(driver)
+        wait_for(lambda: (tmp_path/'runs/quickstart/result.png').is_file(), 120)
+        assert not driver.find_elements(By.CSS_SELECTOR, '.jp-OutputArea-output[data-mime-type="application/vnd.jupyter.stderr"] .ansi-red-fg, .jp-RenderedText[data-mime-type="application/vnd.jupyter.error"]')
+
+
+def test_the_page_of_its_own_wants_its_token(tmp_path):
+    port = free_port(); address = f'http://127.0.0.1:{port}/'
+    process = subprocess.Popen([sys.executable, '-c', 'from medsoft_nb.cli import main; main()', 'studio', '--port', str(port), '--token', 'secret', '--out', str(tmp_path/'kept')], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    try:
+        def answer(url):
+            try: return urllib.request.urlopen(url, timeout=60)
+            except urllib.error.HTTPError as e: return e
+        wait_for(lambda: answer(address), 60)
+        refused = answer(address)
+        assert refused.status in (401, 403) or 'login' in refused.geturl() or 'token' in refused.read().decode().lower()
+        page = answer(address+'?token=secret')
+        assert page.status == 200 and 'login' not in page.geturl()
+    finally:
+        process.terminate(); process.wait(20)
+        subprocess.run(['pkill', '-f', f'--port={port}'])
