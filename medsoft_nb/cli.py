@@ -7,7 +7,7 @@ Docs: https://example.github.io/medsoft_nb/cli.html.md"""
 # %% auto #0
 __all__ = ['app', 'data', 'out_console', 'err_console', 'ManifestArg', 'OutOption', 'SeedOption', 'RoiOption', 'BaseOption',
            'data_import', 'phantom', 'implant', 'validate', 'split', 'train', 'generate', 'evaluate', 'export', 'docs',
-           'classify', 'reproduce', 'version', 'main']
+           'studio', 'classify', 'reproduce', 'version', 'main']
 
 # %% ../nbs/61_cli.ipynb #36dbfb38
 import os, sys
@@ -277,6 +277,32 @@ def docs(
         try: server.serve_forever()
         except KeyboardInterrupt: pass
     if wrong: raise typer.Exit(1)
+
+# %% ../nbs/61_cli.ipynb #cli-studio
+@app.command(help=_help('Open the Lesion Studio as a page of this machine alone, behind a token.', 'medsoft studio', 'medsoft studio data/mine/manifest.csv --out runs/studio', 'medsoft studio my.png'))
+def studio(
+    source:Annotated[Optional[Path], typer.Argument(metavar='[MANIFEST|IMAGE]', help='Manifest, or one image; phantoms if omitted')] = None,
+    out:OutOption = Path('runs/studio'),
+    base:BaseOption = 'medsoft-tiny',
+    port:Annotated[int, typer.Option(help='Port; a free one if 0')] = 0,
+    token:Annotated[str, typer.Option(help='Token of the address; a random one if empty')] = '',
+):
+    import secrets, socket, subprocess, tempfile
+    from importlib.util import find_spec
+    if lacks := [n for n in ('voila', 'anywidget') if find_spec(n) is None]: raise ImportError(f"the studio needs {' and '.join(lacks)}: pip install 'medsoft_nb[studio]'")
+    if source and not source.is_file(): raise ValueError(f'{source} does not exist.')
+    import nbformat
+    from nbformat.v4 import new_code_cell, new_notebook
+    if not port:
+        with socket.socket() as s: s.bind(('127.0.0.1', 0)); port = s.getsockname()[1]
+    token = token or secrets.token_hex(16)
+    code = f"import os; os.chdir({str(Path.cwd())!r})\nfrom medsoft_nb.widgets import Studio\nStudio({str(source.resolve()) if source else None!r}, out={str(out)!r}, base={base!r})"
+    with tempfile.TemporaryDirectory() as folder:
+        book = Path(folder)/'Lesion Studio.ipynb'
+        nbformat.write(new_notebook(cells=[new_code_cell(code)], metadata={'kernelspec': {'name': 'python3', 'display_name': 'python3', 'language': 'python'}}), book)
+        out_console.print(f'http://127.0.0.1:{port}/?token={token} (Ctrl+C ends it)')
+        try: raise typer.Exit(subprocess.run([sys.executable, '-m', 'voila', str(book), '--no-browser', f'--port={port}', '--Voila.ip=127.0.0.1', f'--token={token}', '--show_tracebacks=True'], cwd=folder).returncode)
+        except KeyboardInterrupt: pass
 
 # %% ../nbs/61_cli.ipynb #79e87cdd
 @app.command(help=_help('Train a classifier on each arm (real only, controls, real and synthetic images) and test it on held-out patients.',

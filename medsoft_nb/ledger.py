@@ -22,10 +22,10 @@ def mean_rows(
     return df.fillna({k: '' for k in by}).groupby(by, sort=False).agg(value=('value', 'mean'), lo=('lo', 'min'), hi=('hi', 'max')).reset_index()
 
 def run_claims(
-    folder:str|Path, # Stored tables of one run: auc, gain, effects, quality, agreement
+    folder:str|Path, # Stored tables of one run: auc, and where there are any gain, effects, quality, agreement
 )->pd.DataFrame:     # claim, value, lo, hi, run, table
     "What one run measured"
-    read = lambda name: pd.read_csv(Path(folder)/f'{name}.csv')
+    have = {p.stem for p in Path(folder).glob('*.csv')}; read = lambda name: pd.read_csv(Path(folder)/f'{name}.csv') if name in have else pd.DataFrame(columns=['arm', 'metric', 'label', 'value', 'lo', 'hi'])   # a run may have some of them
     said = [(read('auc'), 'auc', lambda r: f'AUC of {r.arm}'), (read('gain'), 'gain', lambda r: f'AUC of {r.arm} less that of {r.control}'), (read('effects'), 'effects', lambda r: f'Effect of {r.factor} on the AUC'),
         (mean_rows(read('quality'), ['arm', 'metric']), 'quality', lambda r: f'{r.metric} of {r.arm}'), (mean_rows(read('agreement'), ['arm', 'label']), 'agreement', lambda r: f"Agreement of {r.arm}{', ' if r.label else ''}{r.label}")]
     rows = [dict(claim=say(r), value=r.value, lo=r.lo, hi=r.hi, run=Path(folder).name, table=name) for df,name,say in said for r in df.itertuples()]

@@ -11,6 +11,10 @@ __all__ = ['SHIPPED', 'PARTS', 'IMAGENET', 'BIOMEDCLIP', 'check_folder', 'resolv
            'check_encoder']
 
 # %% ../nbs/30_models.ipynb #c003
+import logging
+from transformers.utils import logging as _their_logging
+_their_logging.get_logger('transformers')   # makes the handler that is filtered here
+for _handler in logging.getLogger('transformers').handlers: _handler.addFilter(lambda record: 'requires torchvision' not in record.getMessage())   # a hint at each import that nobody here can use
 import copy, json, math, re, tempfile
 from contextlib import nullcontext
 from functools import lru_cache

@@ -91,9 +91,17 @@ def test_a_misspelt_setting_is_one_clean_message(folder):
 def test_the_notebooks_run_one_by_one(tmp_path):
     "As in JupyterLab: with their defaults, in order, without the command that makes folders for them"
     notebooks = Path(__file__).parent.parent/'nbs/experiments'
-    for step in ('prepare', 'finetune', 'generate', 'quality', 'classify', 'report'):
+    for step in ('prepare', 'finetune', 'generate', 'quality', 'classify', 'report', 'qualitative', 'ablation', 'tsne', 'ratio', 'reader'):
         papermill.execute_notebook(str(notebooks/f'{step}.ipynb'), str(tmp_path/f'{step}.ipynb'), cwd=str(tmp_path), progress_bar=False, kernel_name='python3')
-    assert (tmp_path/'runs/step-by-step/tables/auc.md').exists()
+    for left in ('tables/auc.md', 'tables/ablation.md', 'tables/ratio.csv', 'figures/qualitative.svg', 'figures/tsne.pdf', 'figures/ratio.png'): assert (tmp_path/'runs/step-by-step'/left).exists(), left
+
+
+def test_a_notebook_alone_runs_what_it_lacks(tmp_path):
+    "And each number of sick images in a run folder of its own"
+    papermill.execute_notebook(str(Path(__file__).parent.parent/'nbs/experiments/scarcity.ipynb'), str(tmp_path/'scarcity.ipynb'), dict(n_sick=[6]), cwd=str(tmp_path), progress_bar=False, kernel_name='python3')
+    table = pd.read_csv(tmp_path/'runs/scarcity/tables/scarcity.csv')
+    assert set(table.arm) == {'real-only', 'classical', 'copy-paste', 'lora-smis'} and set(table.n_sick) == {6}
+    assert (tmp_path/'runs/scarcity/n_sick-6/notebooks/seed-0-classify.ipynb').exists()
 
 
 def test_changed_images_are_noticed(tmp_path):

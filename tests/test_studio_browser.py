@@ -74,4 +74,4 @@ def test_the_page_of_its_own_wants_its_token(tmp_path):
         assert page.status == 200 and 'login' not in page.geturl()
     finally:
         process.terminate(); process.wait(20)
-        subprocess.run(['pkill', '-f', f'--port={port}'])
+        subprocess.run(['pkill', '-f', '--', f'--port={port}'])
