@@ -76,7 +76,7 @@ def with_paper(
         except ValueError: raise ValueError(f'{path}: {r.value!r} of {r.arm!r} is not a number.') from None
     found = found[(found.metric==metric) & (found.value!='')]; found = found[found.dataset==(dataset or (found.dataset.iloc[0] if len(found) else ''))]
     if twice := found.arm[found.arm.duplicated()].tolist(): raise ValueError(f'{path} has {twice[0]!r} twice for {metric!r}.')
-    return df.assign(paper=df.iloc[:, 0].map(dict(zip(found.arm, found.value))).fillna(''))
+    said = dict(zip(found.arm, found.value)); return df.assign(paper=[said.get(arm, '') for arm in df.iloc[:, 0]])
 
 def table(
     df:pd.DataFrame,    # What to write
