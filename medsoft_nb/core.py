@@ -7,11 +7,11 @@ Docs: https://example.github.io/medsoft_nb/core.html.md"""
 # %% auto #0
 __all__ = ['PACKAGE', 'data_path', 'notebooks_path', 'rng', 'torch_generator', 'set_seed', 'atomic_path', 'write_text',
            'write_json', 'read_json', 'sha256', 'save_state', 'load_state', 'alone', 'require_space', 'read_image',
-           'write_image', 'grey_range', 'to_uint8', 'image_grid', 'get_logger', 'progress', 'git_state', 'packages',
-           'Run']
+           'write_image', 'grey_range', 'to_uint8', 'image_grid', 'as_html', 'get_logger', 'progress', 'git_state',
+           'packages', 'Run']
 
 # %% ../nbs/00_core.ipynb #c003
-import hashlib, json, logging, os, platform, random, shutil, subprocess, sys, tempfile
+import base64, hashlib, io, json, logging, os, platform, random, shutil, subprocess, sys, tempfile, time
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from html import escape
@@ -19,6 +19,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
+from tqdm.asyncio import tqdm_asyncio
 from tqdm.auto import tqdm
 import medsoft_nb
 
@@ -210,18 +211,44 @@ def image_grid(
         if row_titles and c==0: draw.text((2, y+head+h//2-6), str(row_titles[r])[:15], fill='black')
     return sheet.convert('L') if all(np.ndim(x)==2 for x in images) else sheet
 
+# %% ../nbs/00_core.ipynb #c0201
+def as_html(
+    images:list,      # Arrays
+    said:str,         # What they are, in words; also their text for those who cannot see them
+    ncols:int=6,      # Images in a row
+    titles:list=None, # One short text an image
+    more:str='',      # HTML between the words and the pictures
+)->str:
+    "A sentence and a contact sheet, for the `_repr_html_` of what holds images"
+    sheet = image_grid([to_uint8(x) for x in images], ncols=min(ncols, len(images)), titles=titles); sheet.thumbnail((900, 500))
+    buffer = io.BytesIO(); sheet.save(buffer, 'PNG')
+    return f'<p>{escape(said)}</p>{more}<img alt="{escape(said)}" src="data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}">'
+
 # %% ../nbs/00_core.ipynb #c022
 def get_logger()->logging.Logger:
     "The library's logger, `medsoft_nb`"
     return logging.getLogger('medsoft_nb')
+
+class _Lines(tqdm_asyncio):
+    "A bar for log files: a line when something was done, at most every `every` seconds, and one at the end"
+    every, last, said = 30, 0., 0
+    def display(self, msg=None, pos=None):
+        if msg=='' or self.n==self.said or time.time()-(self.last or self.start_t)<self.every: return
+        self.last, self.said = time.time(), self.n
+        print(self, file=sys.stderr, flush=True)
+    def clear(self, nolock=False): pass
+    def close(self):
+        if not self.disable: self.every = 0; self.display()
+        super().close()
 
 def progress(
     iterable,      # What is gone through
     desc:str='',   # Text before the bar
     total:int=None,# Number of items, if `iterable` has no length
 ):
-    "A tqdm bar for terminal and notebook; `MEDSOFT_PROGRESS=0` switches all of them off"
-    return tqdm(iterable, desc=desc, total=total, disable=os.environ.get('MEDSOFT_PROGRESS')=='0', leave=False)
+    "A tqdm bar for terminal and notebook, a line now and then where output goes to a file; `MEDSOFT_PROGRESS=0` switches all of them off"
+    kind = _Lines if tqdm is tqdm_asyncio and not sys.stderr.isatty() else tqdm
+    return kind(iterable, desc=desc, total=total, disable=os.environ.get('MEDSOFT_PROGRESS')=='0', leave=False)
 
 # %% ../nbs/00_core.ipynb #c024
 def git_state()->dict:

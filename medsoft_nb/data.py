@@ -9,10 +9,11 @@ __all__ = ['COLUMNS', 'REQUIRED', 'PATHS', 'ORIGINS', 'SPLITS', 'HEALTHY', 'Mani
            'row_faults', 'box_fault', 'validate', 'split', 'make_scarce', 'file_hashes', 'leakage_gate', 'add_hashes']
 
 # %% ../nbs/10_data.ipynb #c003
-import base64, hashlib, io, os
+import hashlib, os
+from html import escape
 from pathlib import Path
 import numpy as np, pandas as pd
-from .core import atomic_path, image_grid, progress, read_image, rng, sha256, to_uint8
+from .core import as_html, atomic_path, progress, read_image, rng, sha256
 
 # %% ../nbs/10_data.ipynb #c005
 COLUMNS = ('image_id', 'patient_id', 'image', 'label', 'lesion_mask', 'anatomy_mask', 'box', 'prompt', 'modality', 'plane', 'spacing_mm', 'split', 'origin', 'source_id', 'sha256')
@@ -106,11 +107,9 @@ class Manifest:
     def __repr__(self): return f"Manifest({len(self)} images, {self.df.patient_id.nunique()} patients: " + ', '.join(f'{l} {n}' for l,n in self.df.label.value_counts().items()) + ')'
     def _repr_html_(self):
         keep = self.df.groupby('label', sort=False).head(3).index[:12]
-        try: sheet = image_grid([to_uint8(self.image(i)) for i in keep], ncols=6, titles=list(self.df.label[keep]))
-        except ValueError as e: return f'<p>{self!r}</p><p>{e}</p>'
-        sheet.thumbnail((900, 500)); buf = io.BytesIO(); sheet.save(buf, 'PNG')
         counts = pd.crosstab(self.df.label, self.df.split.replace('', 'all')).to_html()
-        return f'<p>{self!r}</p>{counts}<img alt="sample images" src="data:image/png;base64,{base64.b64encode(buf.getvalue()).decode()}">'
+        try: return as_html([self.image(i) for i in keep], repr(self), titles=list(self.df.label[keep]), more=counts)
+        except ValueError as e: return f'<p>{escape(repr(self))}</p><p>{escape(str(e))}</p>'
 
 # %% ../nbs/10_data.ipynb #c009
 def row_faults(m:Manifest, i:int)->list:

@@ -15,7 +15,7 @@ import numpy as np, pandas as pd
 from dataclasses import dataclass
 from pathlib import Path
 from scipy import ndimage as ndi
-from .core import grey_range, rng, write_image, read_image, image_grid, progress, require_space
+from .core import as_html, grey_range, rng, write_image, read_image, progress, require_space
 from .data import Manifest, HEALTHY
 
 # %% ../nbs/12_phantom.ipynb #c005
@@ -424,6 +424,8 @@ def paint_lesion(
 class Phantom:
     "One simulated image with its ground truth"
     image: np.ndarray; anatomy: np.ndarray; lesion_mask: np.ndarray; label: str; look: str; vertebra: int; severity: float|None = None
+    def __repr__(self): return f"Phantom({self.label}, look {self.look}, {'x'.join(map(str, self.image.shape))}" + (f', lesion in vertebra {self.vertebra}, {int(self.lesion_mask.sum())} pixels)' if self.vertebra else ')')
+    def _repr_html_(self): return as_html([self.image, self.anatomy/max(self.anatomy.max(), 1), self.lesion_mask.astype(float)], repr(self), titles=['image', 'vertebrae', 'lesion'])
 
 # %% ../nbs/12_phantom.ipynb #c029
 def phantom(

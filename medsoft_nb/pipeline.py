@@ -18,7 +18,7 @@ from diffusers.loaders import StableDiffusionLoraLoaderMixin
 from diffusers.utils import BaseOutput
 from PIL import Image
 from transformers import CLIPTextModel, CLIPTokenizer
-from .core import to_uint8
+from .core import as_html, to_uint8
 from .faithful import ONE_PROMPT, erase, faithful as check_switches
 from .masks import BLENDS, blend_latents, check_mask, cut_window, match_band, match_grain, put_back, region_of_interest, resize, to_unit
 from .models import autocast, encode_prompts, resolve_model
@@ -30,6 +30,9 @@ class MedSoftOutput(BaseOutput):
     "What a call gives back"
     images: list # Arrays in the type and size of the inputs, or PIL images
     boxes: list  # Window of each, y0, x0, y1, x1
+    def _repr_html_(self):
+        images = [np.asarray(x) for x in self.images]
+        return as_html(images[:12], f"{len(images)} painted image{'s'*(len(images)!=1)}; the first was painted in the window {self.boxes[0]} (y0, x0, y1, x1)", titles=[f'{k}' for k in range(len(images))])
 
 def check_inputs(
     prompts:list, images:list, masks:list, # One of each for every sample
