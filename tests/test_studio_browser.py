@@ -23,6 +23,7 @@ def test_draw_generate_compare_keep(tmp_path):
         find = lambda css: panel.find_element(By.CSS_SELECTOR, css)
         canvas = find('canvas'); wait_for(lambda: canvas.size['width'] > 200)
         driver.execute_script('arguments[0].scrollIntoView({block: "center"})', panel)
+        assert '[object' not in panel.text
         find('button.go').click(); wait_for(lambda: 'no mask yet' in find('.say').text)      # said in words
         w = canvas.size['width']
         drag = ActionChains(driver).move_to_element_with_offset(canvas, int(-.12*w), int(-.3*w)).click_and_hold()

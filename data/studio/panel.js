@@ -7,7 +7,7 @@ const HELP = 'Image. Draw the lesion with the mouse, or by keyboard: arrow keys 
 
 const make = (tag, props = {}, ...children) => {
   const element = Object.assign(document.createElement(tag), props);
-  element.append(...children.flat());
+  element.append(...children.flat(Infinity));
   return element;
 };
 const button = (text, title, onclick, className = '') => make('button', { type: 'button', textContent: text, title, onclick, className });
