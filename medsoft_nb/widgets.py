@@ -131,7 +131,7 @@ class StudioSession:
         "Open one more image, see `as_sources`"
         self.sources += as_sources(source); self.open(len(self.sources)-1)
 
-    def __repr__(self): return f"StudioSession({self.source.row['image_id']}, mask of {int(self.mask.sum())} pixels, {len(self.variants)} variants, {self.out})"
+    def __repr__(self): return f"StudioSession({self.source.row['image_id']}, mask of {int(self.mask.sum())} pixels, {len(self.variants)} variants)"
     def _repr_html_(self):
         return as_html([to_unit(self.image), self.soft, *(to_unit(v.image) for v in self.variants[-10:])], repr(self), titles=['image', 'soft mask', *(f'seed {v.settings.seed}' for v in self.variants[-10:])])
 
