@@ -6,7 +6,7 @@ Docs: https://example.github.io/medsoft_nb/docs.html.md"""
 
 # %% auto #0
 __all__ = ['PICTURE', 'PARTS', 'FOCUS', 'notebook_markdown', 'checkout', 'readme', 'notebooks', 'drop_stderr', 'stale_outputs',
-           'sidebar', 'stage', 'sidebar_of', 'site', 'check_site']
+           'keep_outputs', 'with_outputs', 'sidebar', 'stage', 'sidebar_of', 'site', 'check_site']
 
 # %% ../nbs/90_docs.ipynb #81d91a06
 import html, json, os, re, shutil, subprocess, sys
@@ -137,6 +137,56 @@ def stale_outputs(
             if not same: found.append(f'{path.name}: output of cell {k}')
     return found
 
+# %% ../nbs/90_docs.ipynb #ex02
+def _code(nb):
+    "Code of an experiment, without the values that papermill injected"
+    return [''.join(c['source']).strip() for c in nb['cells'] if c['cell_type']=='code' and 'injected-parameters' not in c['metadata'].get('tags', [])]
+
+def keep_outputs(
+    run:str|Path,             # Run folder with executed notebooks
+    root:str|Path|None=None,  # The checkout; found from the current folder if `None`
+    seed:int=0,               # Seed whose notebooks are taken
+)->list[Path]:                # What was written
+    "Store executed experiments of a run for the site; `ValueError` where one failed or is of other code than the checkout's"
+    root, run, done = checkout(root), Path(run), []
+    for path in sorted((run/'notebooks').glob('*.ipynb')):
+        name = path.stem.removeprefix(f'seed-{seed}-'); source = root/f'nbs/experiments/{name}.ipynb'
+        if not source.exists(): continue
+        nb = json.loads(path.read_text(encoding='utf-8')); ended = nb['metadata'].get('papermill', {})
+        if ended.get('exception') or not ended.get('end_time'): raise ValueError(f'{path} did not run to its end. Run it again.')
+        if _code(nb)!=_code(json.loads(source.read_text(encoding='utf-8'))): raise ValueError(f'{path} was made with other code than {source.name} has now. Run it again.')
+        done.append((root/f'nbs/_executed/{name}.ipynb', _bare(nb, run)))
+    if not done: raise ValueError(f"{run/'notebooks'} has no executed notebooks. Give the folder of a run, e.g. runs/quick.")
+    for path,nb in done: path.parent.mkdir(exist_ok=True); path.write_text(json.dumps(nb, indent=1, ensure_ascii=False)+'\n', encoding='utf-8')
+    return [path for path,_ in done]
+
+# %% ../nbs/90_docs.ipynb #ex03
+def _bare(nb, run):
+    "An executed notebook's code cells and outputs, without the traces of papermill and machine"
+    cells = [c for c in nb['cells'] if c['cell_type']=='code']
+    for c in cells:
+        tags = [t for t in c['metadata'].get('tags', []) if t in ('parameters', 'injected-parameters')]
+        if 'injected-parameters' in tags: c['source'] = re.sub(r'^run = .*', f'run = "runs/{run.resolve().name}"', ''.join(c['source']), flags=re.M)
+        c.update(metadata={'tags': tags} if tags else {}, execution_count=None, outputs=[o for o in c['outputs'] if o.get('name')!='stderr'])
+        for o in c['outputs']: o.pop('execution_count', None); o.update({'execution_count': None} if o['output_type']=='execute_result' else {}, **({'metadata': {}} if 'metadata' in o else {}))
+    return {'cells': cells, 'metadata': {'kernelspec': {'display_name': 'python3', 'language': 'python', 'name': 'python3'}}, 'nbformat': 4, 'nbformat_minor': 5}
+
+def with_outputs(
+    nb:dict,       # An experiment
+    executed:dict|None, # The same, executed; `None` where there is none
+)->dict:
+    "An experiment with the outputs and injected values of an executed one, and a sentence that says where they come from"
+    tagged = lambda c, tag: tag in c['metadata'].get('tags', [])
+    there = executed['cells'] if executed else []
+    injected, outputs = [c for c in there if tagged(c, 'injected-parameters')], {''.join(c['source']).strip(): c['outputs'] for c in there}
+    said = 'The outputs below are those of one run; the values that it was given follow the defaults.' if there else 'This notebook was not run for this page.'
+    first, cells = next(i for i,c in enumerate(nb['cells']) if c['cell_type']=='code'), []
+    for i,c in enumerate(nb['cells']):
+        if i==first: cells.append({'cell_type': 'markdown', 'metadata': {}, 'source': f'*{said}*'})
+        cells.append({**c, 'outputs': outputs.get(''.join(c['source']).strip(), [])} if c['cell_type']=='code' else c)
+        if i==first: cells += injected
+    return {**nb, 'cells': cells}
+
 # %% ../nbs/90_docs.ipynb #site01
 PARTS = (('Tutorials', 'tutorials', ('quickstart', 'studio', 'soft-masks', 'prompts', 'own-data', 'lora', 'msc', 'does-it-help', 'stable-diffusion', 'cluster')), ('How to', 'howto', ('own-data', 'gpu', 'resume', 'export', 'cluster')),
     ('Explanations', 'explanations', ('method', 'ablation', 'faithful', 'ledger')), ('Experiments', 'experiments', ('prepare', 'finetune', 'generate', 'quality', 'classify', 'report', 'qualitative', 'ablation', 'tsne', 'ratio', 'scarcity', 'reader', 'controller', 'pretrain')))
@@ -198,6 +248,8 @@ def stage(
     names = {p.name: f'{p.stem[3:]}.ipynb' for p in to.glob('[0-9][0-9]_*.ipynb')}
     config['website']['sidebar'] = {'style': 'floating', 'contents': json.loads(re.sub(r'"(\d\d_\w+\.ipynb)"', lambda m: f'"{names[m[1]]}"', json.dumps(parts)))}
     (to/'_quarto.yml').write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True), encoding='utf-8')
+    read = lambda p: json.loads(p.read_text(encoding='utf-8')) if p.exists() else None
+    for p in (to/'experiments').glob('*.ipynb'): p.write_text(json.dumps(with_outputs(read(p), read(root/'nbs/_executed'/p.name))), encoding='utf-8')
     for p in sorted(to.rglob('*.ipynb')): _relative(p, names, len(p.relative_to(to).parts)-1); _describe(p); p.rename(p.with_name(names.get(p.name, p.name)))
     for p in to.rglob('*.md'):
         text = p.read_text(encoding='utf-8')
@@ -242,7 +294,7 @@ def site(
     shutil.rmtree(out, ignore_errors=True); out.parent.mkdir(parents=True, exist_ok=True); shutil.move(work/'_site', out)
     return out
 
-FOCUS = '<link rel="icon" href="data:image/svg+xml,%3Csvg xmlns=%22http://www.w3.org/2000/svg%22 viewBox=%220 0 16 16%22%3E%3Crect width=%2216%22 height=%2216%22 rx=%223%22 fill=%22%232f6db3%22/%3E%3Crect x=%224%22 y=%222%22 width=%228%22 height=%223.4%22 rx=%221%22 fill=%22white%22/%3E%3Crect x=%224%22 y=%226.3%22 width=%228%22 height=%223.4%22 rx=%221%22 fill=%22%23ffb000%22/%3E%3Crect x=%224%22 y=%2210.6%22 width=%228%22 height=%223.4%22 rx=%221%22 fill=%22white%22/%3E%3C/svg%3E"><style>a:focus-visible,button:focus-visible,input:focus-visible,summary:focus-visible{outline:2px solid #2f6db3;outline-offset:2px}pre{overflow-x:auto}main img{max-width:100%;height:auto}mark,#quarto-search mark{background:#ffe08a;color:#1c1c1c}body.quarto-dark .navbar{background:#2b2f33!important}body.quarto-dark .navbar a,body.quarto-dark .navbar button,body.quarto-dark .navbar i{color:#f1f1f1!important}main table{display:block;overflow-x:auto;max-width:100%}</style>'
+FOCUS = '<link rel="icon" href="data:image/svg+xml,%3Csvg xmlns=%22http://www.w3.org/2000/svg%22 viewBox=%220 0 16 16%22%3E%3Crect width=%2216%22 height=%2216%22 rx=%223%22 fill=%22%232f6db3%22/%3E%3Crect x=%224%22 y=%222%22 width=%228%22 height=%223.4%22 rx=%221%22 fill=%22white%22/%3E%3Crect x=%224%22 y=%226.3%22 width=%228%22 height=%223.4%22 rx=%221%22 fill=%22%23ffb000%22/%3E%3Crect x=%224%22 y=%2210.6%22 width=%228%22 height=%223.4%22 rx=%221%22 fill=%22white%22/%3E%3C/svg%3E"><style>a:focus-visible,button:focus-visible,input:focus-visible,summary:focus-visible{outline:2px solid #2f6db3;outline-offset:2px}html:not(.quarto-dark):not(:has(body.quarto-dark)){--bs-link-color:#1a62b0;--bs-link-color-rgb:26,98,176}#quarto-content{--sd-sidebar-width:230px;--sd-margin-width:190px;--sd-body-width:900px}pre{overflow-x:auto}main img{max-width:100%;height:auto}mark,#quarto-search mark{background:#ffe08a;color:#1c1c1c}main table{display:block;overflow-x:auto;width:fit-content;max-width:100%;border:0}main table.dataframe :is(td,th){border:0 solid #8884;border-bottom-width:1px;padding:.15rem .6rem}main .dataframe p{margin:0}</style>'
 
 def _finish(page):
     "Mathematics as MathML, no address of another machine, a visible focus, wide tables that scroll"

@@ -2,10 +2,11 @@
 import functools, http.server, json, threading
 from pathlib import Path
 import pytest
-from browser import browser, need_browser, outside, wait_for
+from browser import browser, low_contrast, need_browser, outside, wait_for
 
 pytestmark = pytest.mark.slow
 root = Path(__file__).parent.parent
+PAGES = ('index', 'tutorials/quickstart', 'pipeline', 'gallery', 'explanations/method', 'explanations/ledger')
 
 
 @pytest.fixture(scope='module')
@@ -31,7 +32,7 @@ def test_no_link_or_anchor_is_broken_and_nothing_comes_from_elsewhere(site):
 
 def test_every_notebook_and_page_is_there(site):
     for p in (root/'nbs').rglob('*.ipynb'):
-        if 'runs' in p.parts or p.name.startswith(('.', '_')) or '.ipynb_checkpoints' in p.parts: continue
+        if any(part.startswith(('.', '_')) or part == 'runs' for part in p.relative_to(root/'nbs').parts): continue
         name = p.relative_to(root/'nbs').with_suffix('.html')
         assert (site/name.with_name(name.name[3:] if name.name[:2].isdigit() else name.name)).is_file(), p
     for page in ('cards', 'faq', 'changelog', 'gallery', 'howto/gpu', 'howto/resume'): assert (site/f'{page}.html').is_file()
@@ -43,11 +44,10 @@ def test_pages_in_the_browser(site, address, tmp_path):
     need_browser()
     from selenium.webdriver.common.by import By
     from selenium.webdriver.common.keys import Keys
-    pages = ('index', 'tutorials/quickstart', 'pipeline', 'gallery', 'explanations/method', 'explanations/ledger')
     with browser(tmp_path) as driver:
         for width in (1280, 390):
             driver.set_window_size(width, 900)
-            for page in pages:
+            for page in PAGES:
                 driver.get(f'{address}/{page}.html')
                 wide, room = driver.execute_script('return [document.documentElement.scrollWidth, window.innerWidth]')
                 assert wide <= room, f'{page} is {wide} wide in a window of {room}'
@@ -56,12 +56,44 @@ def test_pages_in_the_browser(site, address, tmp_path):
         assert [l['message'] for l in driver.get_log('browser') if l['level'] == 'SEVERE'] == []
         assert outside(driver) == []
         assert driver.execute_script("return document.querySelectorAll('math').length") >= 0
-        driver.set_window_size(1280, 900); driver.get(f'{address}/index.html')
-        background = lambda: driver.execute_script('return getComputedStyle(document.body).backgroundColor')
-        light = background(); driver.find_element(By.CSS_SELECTOR, '.quarto-color-scheme-toggle').click()
-        wait_for(lambda: background() != light, 10)
+        driver.set_window_size(1280, 900); driver.get(f'{address}/explanations/method.html')
+        assert driver.execute_script("return [...document.querySelectorAll('math')].filter(m => m.getBoundingClientRect().width > 5).length") > 5
+        driver.get(f'{address}/index.html')
         box = wait_for(lambda: driver.find_elements(By.CSS_SELECTOR, '#quarto-search input'), 10)[0]
         box.send_keys('soft mask')
         wait_for(lambda: 'soft' in driver.execute_script("return document.querySelector('#quarto-search').innerText").lower(), 15)
         driver.find_element(By.TAG_NAME, 'body').send_keys(Keys.TAB)
-        driver.save_screenshot(str(tmp_path/'dark.png'))
+        outline = driver.execute_script("const s = getComputedStyle(document.activeElement); return [document.activeElement.tagName, s.outlineStyle, s.outlineWidth]")
+        assert outline[0] in ('A', 'BUTTON', 'INPUT') and outline[1] != 'none' and outline[2] != '0px', outline
+
+
+def test_texts_can_be_read_in_light_and_dark(address, tmp_path):
+    need_browser()
+    from selenium.webdriver.common.by import By
+    with browser(tmp_path) as driver:
+        driver.get(f'{address}/index.html'); backgrounds = []
+        driver.execute_script("document.querySelector('main').insertAdjacentHTML('beforeend', '<p id=pale style=\\'color:#aaa;background:#fff\\'>pale</p>')")
+        assert [f for f in low_contrast(driver)[0] if f.endswith('pale')]
+        for _ in ('light', 'dark'):
+            for page in (*PAGES, 'experiments/report', 'tutorials/soft-masks', 'faq', 'cards', 'changelog'):
+                driver.get(f'{address}/{page}.html')
+                try: wait_for(lambda: not low_contrast(driver)[0], 3)      # colours fade in
+                except AssertionError: pass
+                found, n = low_contrast(driver)
+                assert n > 50 and found == [], page
+            backgrounds.append(driver.execute_script('return getComputedStyle(document.body).backgroundColor'))
+            driver.find_element(By.CSS_SELECTOR, '.quarto-color-scheme-toggle').click()
+            wait_for(lambda: driver.execute_script('return getComputedStyle(document.body).backgroundColor') != backgrounds[-1], 10)
+        assert backgrounds[0] != backgrounds[1]
+
+
+def test_experiments_show_their_outputs(site):
+    "Outputs come from `nbs/_executed`; `keep_outputs` makes them anew"
+    from medsoft_nb.docs import _code
+    read = lambda p: json.loads(p.read_text(encoding='utf-8'))
+    executed = sorted((root/'nbs/_executed').glob('*.ipynb'))
+    assert {'prepare', 'finetune', 'generate', 'quality', 'classify', 'report'} <= {p.stem for p in executed}
+    for p in executed:
+        assert _code(read(p)) == _code(read(root/'nbs/experiments'/p.name)), f'{p.name} was executed with other code'
+        assert 'The outputs below are those of one run' in (site/f'experiments/{p.stem}.html').read_text()
+    assert 'AUC on held-out patients' in (site/'experiments/report.html').read_text() and (site/'experiments/report.html').read_text().count('<img') >= 5
