@@ -24,7 +24,9 @@ MODALITY = dict(radiograph='radiograph', ct='CT', mr='MR')
 LESIONS = ('fracture', 'lytic', 'sclerotic', 'mixed', 'salt-and-pepper', 'haemangioma')
 
 # %% ../nbs/12_phantom.ipynb #c007
-def sigmoid(x): return .5 + .5*np.tanh(np.float32(.5)*x)
+def sigmoid(x):
+    "Logistic function, in float32"
+    return .5 + .5*np.tanh(np.float32(.5)*x)
 
 def smooth_noise(
     r:np.random.Generator, # Source of randomness
@@ -67,6 +69,7 @@ class Frame:
 # %% ../nbs/12_phantom.ipynb #c010
 @dataclass
 class Body:
+    "Shape of one vertebral body, in units of its half-widths; angles in radians"
     frame: Frame; waist: float; dish: float; wedge: float; lip: float; square: float; node: tuple
     tilt: float; spin: np.ndarray
 
@@ -98,11 +101,13 @@ def tissues(
 
 # %% ../nbs/12_phantom.ipynb #c014
 def centre(curve, y, size):
+    "Column of the spine's midline at row `y`, in pixels"
     x0, bow, tilt, turn = curve
     t = (y - size/2)/(size/2)
     return x0 + bow*(t*t - .3) + (tilt*t + turn*t**3*.4)*size/4
 
 def centre_slope(curve, y, size):
+    "Its slope there, in pixels a pixel"
     x0, bow, tilt, turn = curve
     t = (y - size/2)/(size/2)
     return (2*bow*t + (tilt + 1.2*turn*t*t)*size/4)/(size/2)
@@ -113,6 +118,7 @@ def patient(
     look:str='mr', # One of `LOOKS`
     size:int=128,  # Image side in pixels, about 1 mm each at 128
 )->Patient:        # What this patient's images share
+    "Draw the anatomy and the scanner look of one patient; `ValueError` for an unknown look"
     r = rng('patient', seed, look)
     s = size/128
     height = r.uniform(24, 33)*s; gap = height*r.uniform(.18, .33); half = height*r.uniform(.56, .70)
@@ -313,6 +319,7 @@ class Levels:
     bone: float; spread: float; dark: float; bright: float
 
 def levels_of(image, bone, window):
+    "`Levels` of a bone, within a window of the image"
     x = image[window]; m = bone[window]
     core = ndi.binary_erosion(m, iterations=2)
     v = x[core if core.sum()>20 else m]
@@ -436,6 +443,7 @@ def phantom(
     severity:float|None=None,   # 0 to 1; drawn if `None`
     size:int=128,               # Image side in pixels
 )->Phantom:                     # Image in [0, 1], instance mask, lesion mask
+    "A simulated sagittal slice of the spine, healthy or with one lesion"
     p = patient(seed if patient_seed is None else patient_seed, look, size)
     r = rng('slice', seed, look)
     img, an, vis = render(p, r, (size, size))
