@@ -1,5 +1,5 @@
 "A headless browser and servers on loopback, for the tests that need them."
-import os, re, secrets, shutil, socket, subprocess, sys, time, urllib.request
+import json, os, re, secrets, shutil, socket, subprocess, sys, time, urllib.request
 from contextlib import contextmanager
 from pathlib import Path
 import pytest
@@ -57,8 +57,10 @@ def server(*words, cwd, port, ready, seconds=60, env=None):
 
 
 @contextmanager
-def jupyterlab(folder):
+def jupyterlab(folder, theme='JupyterLab Light'):
     "JupyterLab on loopback with a token; yields the address of a notebook by its name"
+    settings = Path(folder)/'settings/@jupyterlab/apputils-extension/themes.jupyterlab-settings'
+    settings.parent.mkdir(parents=True); settings.write_text(json.dumps({'theme': theme}))
     port, token = free_port(), secrets.token_hex(8)
     base = f'http://127.0.0.1:{port}'
     with server('jupyter', 'lab', '--no-browser', '--allow-root', f'--ServerApp.port={port}', '--ServerApp.ip=127.0.0.1', f'--IdentityProvider.token={token}', f'--ServerApp.root_dir={folder}',
@@ -90,7 +92,6 @@ def run_all(driver):
 
 def outside(driver):
     "Requests that left loopback"
-    import json
     urls = [m['params']['request']['url'] for e in driver.get_log('performance') if (m := json.loads(e['message'])['message'])['method'] == 'Network.requestWillBeSent']
     return [u for u in urls if not re.match(r'(data|blob|about|chrome|devtools|chrome-extension):|https?://(127\.0\.0\.1|localhost)', u)]
 

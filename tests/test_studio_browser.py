@@ -1,10 +1,12 @@
 "The Lesion Studio in JupyterLab, by mouse and keyboard, and its page of its own."
 import os, re, subprocess, sys, time, urllib.error, urllib.request
 from pathlib import Path
-import nbformat, pytest
+import nbformat, numpy as np, pytest
 from nbformat.v4 import new_code_cell, new_notebook
-from browser import browser, free_port, jupyterlab, need_browser, run_all, wait_for
+from browser import browser, free_port, jupyterlab, low_contrast, need_browser, run_all, wait_for
+from medsoft_nb.core import read_image, write_image
 from medsoft_nb.data import Manifest
+from medsoft_nb.phantom import phantom
 
 pytestmark = pytest.mark.slow
 root = Path(__file__).parent.parent
@@ -48,6 +50,68 @@ def test_draw_generate_compare_keep(tmp_path):
         print(f'first result {first:.1f} s, slider {moved:.1f} ms')
 
 
+def test_every_tool_on_an_own_image(tmp_path):
+    need_browser()
+    from selenium.webdriver.common.action_chains import ActionChains
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.common.keys import Keys
+    own = phantom(8, 'ct', size=192).image[:, :160]
+    write_image(tmp_path/'own spine.png', np.uint8(own*255)); write_image(tmp_path/'small.png', np.ones((20, 20), np.uint8))
+    lesion = np.zeros(own.shape, bool); lesion[60:80, 70:95] = True; write_image(tmp_path/'lesion.png', np.uint8(lesion*255))
+    nbformat.write(new_notebook(cells=[new_code_cell("from medsoft_nb.widgets import Studio\nStudio(out='kept')")], metadata={'kernelspec': {'name': 'python3', 'display_name': 'python3', 'language': 'python'}}), tmp_path/'studio.ipynb')
+    with jupyterlab(tmp_path, 'JupyterLab Dark') as address, browser(tmp_path, 1400, 1000) as driver:
+        driver.get(address('studio.ipynb')); run_all(driver)
+        panel = wait_for(lambda: driver.find_elements(By.CSS_SELECTOR, '.ms-studio'), 90)[0]
+        find = lambda css: panel.find_element(By.CSS_SELECTOR, css)
+        said = lambda words: wait_for(lambda: words in find('.say').text, 60)
+        canvas = find('canvas'); wait_for(lambda: canvas.size['width'] > 200)
+        driver.execute_script('arguments[0].scrollIntoView({block: "center"})', panel)
+        press = lambda *keys: [canvas.send_keys(k) for k in keys]
+        manifest = lambda: Manifest.load(tmp_path/'kept/manifest.csv')
+        def keep(n):
+            "Paint, keep, and give the mask back"
+            find('button.go').click(); said('Painted'); find('button.keep').click(); said('Kept as')
+            wait_for(lambda: len(manifest()) == n)
+            return manifest().lesion_mask(n-1)
+
+        find('input.upload').send_keys(str(tmp_path/'small.png')); said('(20, 20)')
+        find('input.upload').send_keys(str(tmp_path/'own spine.png')); wait_for(lambda: 'own spine' in find('.page').text)
+        find('input.upload_mask').send_keys(str(tmp_path/'small.png')); said('the mask has 20 rows')
+        find('button.place').click(); canvas.click(); said('no mask of its vertebrae')
+        find('input[name=steps]').send_keys(Keys.HOME); wait_for(lambda: find('input[name=steps]+output').text == '5')
+
+        find('input.upload_mask').send_keys(str(tmp_path/'lesion.png')); wait_for(lambda: 'no mask of its' not in find('.say').text)
+        assert (keep(1) == lesion).all()                                                        # a mask of one's own
+        assert (read_image(tmp_path/'kept'/manifest().df.image[0])[~(manifest()._mask(0, 'soft_mask') > 0)] == np.uint8(own*255)[~(manifest()._mask(0, 'soft_mask') > 0)]).all()
+
+        find('button.clear').click(); find('button.box').click()                                # a box, by mouse
+        w, h = canvas.size['width'], canvas.size['height']; per = w/own.shape[1]
+        driver.execute_script('arguments[0].scrollIntoView({block: "center"})', canvas)
+        ActionChains(driver).move_to_element_with_offset(canvas, -int(20*per), -int(15*per)).click_and_hold().move_by_offset(int(40*per), int(30*per)).release().perform()
+        box = keep(2); rows, columns = np.nonzero(box)
+        assert abs(box.sum()/(np.pi*20*15) - 1) < .15 and abs(rows.mean()-own.shape[0]/2) < 3 and abs(columns.mean()-own.shape[1]/2) < 3
+
+        find('button.undo').click(); find('button.undo').click()                                # the box, and Clear
+        assert (keep(3) == lesion).all()
+        find('button.clear').click(); find('button.brush').click()
+        press('m', *[Keys.ARROW_RIGHT]*3, ' ', Keys.ARROW_DOWN, ' ')                            # by keyboard
+        drawn = keep(4); rows, columns = np.nonzero(drawn)
+        assert 50 < drawn.sum() < 120 and abs(columns.mean()-own.shape[1]/2-6) < 2
+        press('d'); assert find('button.difference').get_attribute('aria-pressed') == 'true'
+        driver.save_screenshot(str(tmp_path/'studio-dark.png'))
+        found, n = low_contrast(driver, panel)
+        assert n > 30 and found == []
+
+        find('button.next').click(); wait_for(lambda: 'phantom-ct-5' in find('.page').text); time.sleep(.5)
+        find('button.place').click(); at = phantom(5, 'ct'); y, x = (int(v.mean()) for v in np.nonzero(at.anatomy == 2))
+        w, h = canvas.size['width'], canvas.size['height']
+        ActionChains(driver).move_to_element_with_offset(canvas, int((x/128-.5)*w), int((y/128-.5)*h)).click().perform(); wait_for(lambda: 'Draw' not in find('.say').text)
+        placed = keep(5); assert placed.any() and (at.anatomy[placed] == 2).all()                # in the vertebra that was clicked
+        find('input[name=steps]').send_keys(Keys.END); wait_for(lambda: find('input[name=steps]+output').text == '50')
+        find('button.many').click(); wait_for(lambda: find('progress').get_attribute('value') not in ('0', None)); find('button.stop').click(); said('Stopped')
+        assert len(panel.find_elements(By.CSS_SELECTOR, '.thumbs img')) == 1 and len(manifest()) == 5
+
+
 def test_quickstart_runs_in_jupyterlab(tmp_path):
     need_browser()
     from selenium.webdriver.common.by import By
@@ -57,7 +121,12 @@ def test_quickstart_runs_in_jupyterlab(tmp_path):
     nbformat.write(nb, tmp_path/'quickstart.ipynb')
     with jupyterlab(tmp_path) as address, browser(tmp_path, 1400, 1000) as driver:
         driver.get(address('quickstart.ipynb')); run_all(driver)
+        n = sum(c.cell_type == 'code' for c in nb.cells)
+        prompts = lambda: driver.execute_script("return Object.values(document.querySelectorAll('.jp-CodeCell .jp-InputPrompt')).map(e => e.textContent.trim())")
         wait_for(lambda: (tmp_path/'runs/quickstart/result.png').is_file(), 120)
+        wait_for(lambda: driver.find_elements(By.CSS_SELECTOR, '.jp-Notebook-ExecutionIndicator[data-status="idle"]'), 60)
+        assert len(prompts()) == n and all(re.fullmatch(r'\[\d+\]:', p) for p in prompts()), prompts()   # every cell has run
+        assert len(driver.find_elements(By.CSS_SELECTOR, '.jp-OutputArea-output img')) >= 4
         assert not driver.find_elements(By.CSS_SELECTOR, '.jp-OutputArea-output[data-mime-type="application/vnd.jupyter.stderr"] .ansi-red-fg, .jp-RenderedText[data-mime-type="application/vnd.jupyter.error"]')
 
 
