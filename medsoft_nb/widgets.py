@@ -12,6 +12,7 @@ __all__ = ['ROI', 'Source', 'as_sources', 'manifest_sources', 'phantom_source', 
 
 # %% ../nbs/62_widgets.ipynb #w004
 import base64, hashlib, io, tempfile, threading, time
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Callable
@@ -92,6 +93,17 @@ class Variant:
 # %% ../nbs/62_widgets.ipynb #w008
 class Cancelled(Exception): "The user has stopped it"
 
+@contextmanager
+def _no_bars():
+    "No progress bars of the loading model under the panel"
+    from diffusers.utils import logging as diffusers
+    from transformers.utils import logging as transformers
+    shown = [x for x in (diffusers, transformers) if x.is_progress_bar_enabled()]
+    for x in shown: x.disable_progress_bar()
+    try: yield
+    finally:
+        for x in shown: x.enable_progress_bar()
+
 class StudioSession:
     "Open, mask, paint, keep, undo: the studio without its panel"
     def __init__(self,
@@ -108,7 +120,9 @@ class StudioSession:
     def pipe(self)->MedSoftPipeline:
         "The pipeline, loaded once"
         with self.lock:
-            if self._pipe is None: self._pipe = MedSoftPipeline.from_pretrained(self.base); self._pipe.set_progress_bar_config(disable=True)
+            if self._pipe is None:
+                with _no_bars(): self._pipe = MedSoftPipeline.from_pretrained(self.base)
+                self._pipe.set_progress_bar_config(disable=True)
         return self._pipe
 
     @property
@@ -298,7 +312,7 @@ class StudioController:
         s, p, self.shown = self.session, self.panel, None
         p.result = p.difference = p.ramp = ''; p.thumbs, p.numbers, p.kept = [], {}, False
         p.image, p.page = _url(_grey(s.image)), f"{s.index+1} of {len(s.sources)}: {s.source.row['image_id']}"
-        self.masked(); self.say('Draw the lesion, drag a box, or click a vertebra with Place. Then Generate.')
+        self.masked(); self.say('This image does not say its modality; choose it. '*(not s.modality)+'Draw the lesion, drag a box, or click a vertebra with Place. Then Generate.')
     def masked(self, back:bool=False):
         "Show the mask's ramp and the prompt; `back` sends the mask itself, where it was not drawn in the panel"
         s = self.session; self.panel.ramp = _tint(s.soft, 150) if s.mask.any() else ''

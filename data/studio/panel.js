@@ -216,7 +216,7 @@ function render({ model, el }) {
   async function opened() {
     shown.image = await picture(model.get('image'));
     if (!shown.image) return;
-    zoom = Math.max(1, Math.round(512 / shown.image.width)); cross = null;
+    zoom = Math.max(1, Math.round(512 / Math.max(shown.image.width, shown.image.height))); cross = null;
     canvas.width = shown.image.width * zoom; canvas.height = shown.image.height * zoom;
     mask.width = shown.image.width; mask.height = shown.image.height;
     tell({ do: 'hello' }); look('mask');
