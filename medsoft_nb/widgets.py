@@ -323,7 +323,7 @@ class StudioController:
         "Show a variant"
         p, self.shown = self.panel, v
         p.difference = _url(_change(v.image, v.source.image())); p.result, p.kept = _url(_grey(v.image)), bool(v.kept)
-        p.numbers = {'seam ratio (1 is ideal)': f'{v.seam:.2f}', 'pixels changed outside the mask': str(v.changed), 'seconds': f'{v.seconds:.1f}'}
+        p.numbers = {'seam ratio (before: 1)': f'{v.seam:.2f}', 'pixels changed outside the mask': str(v.changed), 'seconds': f'{v.seconds:.1f}'}
     def variants(self): self.panel.thumbs = [dict(src=_near(v), title=f'seed {v.settings.seed}, {v.settings.disease}'+', kept'*bool(v.kept), kept=bool(v.kept)) for v in self.session.variants]
     def idle(self):
         if self.panel.busy: raise ValueError('a lesion is being painted; wait for it, or cancel.')
