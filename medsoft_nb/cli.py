@@ -292,6 +292,7 @@ def studio(
     if lacks := [n for n in ('voila', 'anywidget') if find_spec(n) is None]: raise ImportError(f"the studio needs {' and '.join(lacks)}: pip install 'medsoft_nb[studio]'")
     if source and not source.is_file(): raise ValueError(f'{source} does not exist.')
     import nbformat
+    from medsoft_nb.core import data_path
     from nbformat.v4 import new_code_cell, new_notebook
     if not port:
         with socket.socket() as s: s.bind(('127.0.0.1', 0)); port = s.getsockname()[1]
@@ -301,7 +302,8 @@ def studio(
         book = Path(folder)/'Lesion Studio.ipynb'
         nbformat.write(new_notebook(cells=[new_code_cell(code)], metadata={'kernelspec': {'name': 'python3', 'display_name': 'python3', 'language': 'python'}}), book)
         out_console.print(f'http://127.0.0.1:{port}/?token={token} (Ctrl+C ends it)')
-        try: raise typer.Exit(subprocess.run([sys.executable, '-m', 'voila', str(book), '--no-browser', f'--port={port}', '--Voila.ip=127.0.0.1', f'--token={token}', '--show_tracebacks=True'], cwd=folder).returncode)
+        env = {**os.environ, 'JUPYTER_PATH': os.pathsep.join(filter(None, [str(data_path('studio/jupyter')), os.environ.get('JUPYTER_PATH')]))}
+        try: raise typer.Exit(subprocess.run([sys.executable, '-m', 'voila', str(book), '--no-browser', f'--port={port}', '--Voila.ip=127.0.0.1', f'--token={token}', '--template=studio', '--show_tracebacks=True'], cwd=folder, env=env).returncode)
         except KeyboardInterrupt: pass
 
 # %% ../nbs/95_cli.ipynb #79e87cdd

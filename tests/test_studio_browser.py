@@ -3,7 +3,7 @@ import os, re, subprocess, sys, time, urllib.error, urllib.request
 from pathlib import Path
 import nbformat, numpy as np, pytest
 from nbformat.v4 import new_code_cell, new_notebook
-from browser import browser, free_port, jupyterlab, low_contrast, need_browser, run_all, wait_for
+from browser import browser, free_port, jupyterlab, low_contrast, need_browser, outside, run_all, wait_for
 from medsoft_nb.core import read_image, write_image
 from medsoft_nb.data import Manifest
 from medsoft_nb.phantom import phantom
@@ -47,6 +47,7 @@ def test_draw_generate_compare_keep(tmp_path):
         driver.save_screenshot(str(tmp_path/'studio-kept.png'))
         m = wait_for(lambda: (tmp_path/'kept/manifest.csv').is_file() and Manifest.load(tmp_path/'kept/manifest.csv'))
         assert len(m) == 1 and m.df.origin[0] == 'synthetic' and m.df.prompt[0] and m.df.source_id[0] == 'phantom-ct-5'
+        assert outside(driver) == []
         print(f'first result {first:.1f} s, slider {moved:.1f} ms')
 
 
@@ -142,6 +143,16 @@ def test_the_page_of_its_own_wants_its_token(tmp_path):
         assert refused.status in (401, 403) or 'login' in refused.geturl() or 'token' in refused.read().decode().lower()
         page = answer(address+'?token=secret')
         assert page.status == 200 and 'login' not in page.geturl()
+        need_browser()
+        from selenium.webdriver.common.by import By
+        with browser(tmp_path) as driver:
+            driver.get(address+'?token=secret')
+            panel = wait_for(lambda: driver.find_elements(By.CSS_SELECTOR, '.ms-studio'), 120)[0]
+            wait_for(lambda: panel.find_element(By.CSS_SELECTOR, 'canvas').size['width'] > 200)
+            panel.find_element(By.CSS_SELECTOR, 'button.go').click()                            # it answers
+            wait_for(lambda: 'no mask yet' in panel.find_element(By.CSS_SELECTOR, '.say').text, 30)
+            assert outside(driver) == [] and low_contrast(driver, panel)[0] == []
+            driver.save_screenshot(str(tmp_path/'page.png'))
     finally:
         process.terminate(); process.wait(20)
         subprocess.run(['pkill', '-f', '--', f'--port={port}'])
