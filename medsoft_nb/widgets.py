@@ -298,7 +298,7 @@ class StudioController:
         self.panel = _panel(asdict(session.settings), dict(diseases=diseases, modalities=['', *kb['modalities']], severities={l: [g['word'] for g in kb['diseases'][l].get('severity', ())] for l in diseases}))
         self.panel.on_msg(self.take); self.panel.observe(self.set, 'settings'); self.opened()
 
-    def say(self, text:str, wrong:bool=False): self.panel.message, self.panel.wrong = text, wrong
+    def say(self, text:str, wrong:bool=False): self.panel.message, self.panel.wrong = text[:1].upper()+text[1:], wrong
     def take(self, _, content:dict, buffers:list):
         "A message from the panel"
         try: getattr(self, f"do_{content['do']}")(buffers=buffers, **{k: v for k,v in content.items() if k!='do'})

@@ -78,7 +78,7 @@ def test_every_tool_on_an_own_image(tmp_path):
 
         find('input.upload').send_keys(str(tmp_path/'small.png')); said('(20, 20)')
         find('input.upload').send_keys(str(tmp_path/'own spine.png')); wait_for(lambda: 'own spine' in find('.page').text)
-        find('input.upload_mask').send_keys(str(tmp_path/'small.png')); said('the mask has 20 rows')
+        find('input.upload_mask').send_keys(str(tmp_path/'small.png')); said('mask has 20 rows')
         find('button.place').click(); canvas.click(); said('no mask of its vertebrae')
         find('input[name=steps]').send_keys(Keys.HOME); wait_for(lambda: find('input[name=steps]+output').text == '5')
 
