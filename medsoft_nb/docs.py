@@ -162,12 +162,12 @@ def keep_outputs(
 
 # %% ../nbs/90_docs.ipynb #ex03
 def _bare(nb, run):
-    "An executed notebook's code cells and outputs, without the traces of papermill and machine"
+    "An executed notebook's code cells and outputs, without widgets and the traces of papermill and machine"
     cells = [c for c in nb['cells'] if c['cell_type']=='code']
     for c in cells:
         tags = [t for t in c['metadata'].get('tags', []) if t in ('parameters', 'injected-parameters')]
         if 'injected-parameters' in tags: c['source'] = re.sub(r'^run = .*', f'run = "runs/{run.resolve().name}"', ''.join(c['source']), flags=re.M)
-        c.update(metadata={'tags': tags} if tags else {}, execution_count=None, outputs=[o for o in c['outputs'] if o.get('name')!='stderr'])
+        c.update(metadata={'tags': tags} if tags else {}, execution_count=None, outputs=[o for o in c['outputs'] if o.get('name')!='stderr' and not any('widget' in kind for kind in o.get('data', {}))])
         for o in c['outputs']: o.pop('execution_count', None); o.update({'execution_count': None} if o['output_type']=='execute_result' else {}, **({'metadata': {}} if 'metadata' in o else {}))
     return {'cells': cells, 'metadata': {'kernelspec': {'display_name': 'python3', 'language': 'python', 'name': 'python3'}}, 'nbformat': 4, 'nbformat_minor': 5}
 
