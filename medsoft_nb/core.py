@@ -7,8 +7,8 @@ Docs: https://example.github.io/medsoft_nb/core.html.md"""
 # %% auto #0
 __all__ = ['PACKAGE', 'data_path', 'notebooks_path', 'rng', 'torch_generator', 'set_seed', 'atomic_path', 'write_text',
            'write_json', 'read_json', 'sha256', 'save_state', 'load_state', 'alone', 'require_space', 'read_image',
-           'write_image', 'grey_range', 'to_uint8', 'image_grid', 'as_html', 'get_logger', 'progress', 'git_state',
-           'packages', 'Run']
+           'write_image', 'grey_range', 'to_uint8', 'image_grid', 'as_html', 'patch', 'get_logger', 'progress',
+           'git_state', 'packages', 'Run']
 
 # %% ../nbs/00_core.ipynb #c003
 import base64, hashlib, io, json, logging, os, platform, random, shutil, subprocess, sys, tempfile, time
@@ -17,6 +17,7 @@ from datetime import datetime, timezone
 from html import escape
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Callable
 import numpy as np
 from PIL import Image, ImageDraw
 from tqdm.asyncio import tqdm_asyncio
@@ -223,6 +224,14 @@ def as_html(
     sheet = image_grid([to_uint8(x) for x in images], ncols=min(ncols, len(images)), titles=titles); sheet.thumbnail((900, 500))
     buffer = io.BytesIO(); sheet.save(buffer, 'PNG')
     return f'<p>{escape(said)}</p>{more}<img alt="{escape(said)}" src="data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}">'
+
+# %% ../nbs/00_core.ipynb #c0204
+def patch(
+    f:Callable, # Its first argument is annotated with a class
+)->Callable:
+    "Make a function a method of the class that its first argument is annotated with"
+    setattr(next(iter(f.__annotations__.values())), f.__name__, f)
+    return f
 
 # %% ../nbs/00_core.ipynb #c022
 def get_logger()->logging.Logger:

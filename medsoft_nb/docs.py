@@ -158,6 +158,7 @@ def keep_outputs(
         done.append((root/f'nbs/_executed/{name}.ipynb', _bare(nb, run)))
     if not done: raise ValueError(f"{run/'notebooks'} has no executed notebooks. Give the folder of a run, e.g. runs/quick.")
     for path,nb in done: path.parent.mkdir(exist_ok=True); path.write_text(json.dumps(nb, indent=1, ensure_ascii=False)+'\n', encoding='utf-8')
+    drop_stderr(root/'nbs/_executed')
     return [path for path,_ in done]
 
 # %% ../nbs/90_docs.ipynb #ex03
@@ -228,7 +229,7 @@ def _relative(path, names, depth):
     for c in nb['cells']:
         if c['cell_type']!='code': c['source'] = fix(''.join(c['source']))
         for o in c.get('outputs', []):
-            if 'text/markdown' in o.get('data', {}): o['data']['text/markdown'] = fix(''.join(o['data']['text/markdown']))
+            if 'text/markdown' in o.get('data', {}): o['data']['text/markdown'] = fix(''.join(o['data']['text/markdown'])).replace('__main__.', '')
     path.write_text(json.dumps(nb), encoding='utf-8')
 
 # %% ../nbs/90_docs.ipynb #site03
@@ -241,7 +242,8 @@ def stage(
     from nbdev.serve import proc_nbs
     from unittest.mock import patch
     def needed(cell, evaluate=processors._do_eval): return evaluate(cell) if processors._is_showdoc(cell) or {'export', 'exports', 'exec_doc'} & set(cell.directives_) else None   # not every cell that imports something
-    with chdir(root), patch.object(processors, '_do_eval', needed): cache = Path(proc_nbs('nbs', n_workers=0, force=True, skip_folder_re='^([_.]|runs$)'))
+    def in_order(*args, names=processors._def_names): return [*names(*args)][::-1]   # nbdev inserts each at the top
+    with chdir(root), patch.object(processors, '_do_eval', needed), patch.object(processors, '_def_names', in_order): cache = Path(proc_nbs('nbs', n_workers=0, force=True, skip_folder_re='^([_.]|runs$)'))
     shutil.rmtree(to, ignore_errors=True); shutil.copytree(cache, to); shutil.rmtree(cache)
     for page,source in (('changelog', 'CHANGELOG'), ('contributing', 'CONTRIBUTING'), ('howto/workflow', 'workflow/README')): (to/f'{page}.md').write_text((root/f'{source}.md').read_text(encoding='utf-8'), encoding='utf-8')
     config = yaml.safe_load((root/'_quarto.yml').read_text(encoding='utf-8')); parts = sidebar_of(root, to)
