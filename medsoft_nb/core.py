@@ -7,8 +7,8 @@ Docs: https://example.github.io/medsoft_nb/core.html.md"""
 # %% auto #0
 __all__ = ['PACKAGE', 'data_path', 'notebooks_path', 'rng', 'torch_generator', 'set_seed', 'atomic_path', 'write_text',
            'write_json', 'read_json', 'sha256', 'save_state', 'load_state', 'alone', 'require_space', 'read_image',
-           'write_image', 'grey_range', 'to_uint8', 'image_grid', 'as_html', 'patch', 'get_logger', 'progress',
-           'git_state', 'packages', 'Run']
+           'as_image', 'write_image', 'grey_range', 'to_uint8', 'image_grid', 'as_html', 'patch', 'get_logger',
+           'progress', 'git_state', 'packages', 'Run']
 
 # %% ../nbs/00_core.ipynb #c003
 import base64, hashlib, io, json, logging, os, platform, random, shutil, subprocess, sys, tempfile, time
@@ -136,6 +136,7 @@ def require_space(
 # %% ../nbs/00_core.ipynb #c015
 def read_image(
     path:str|Path, # PNG, TIFF, JPEG, BMP or `.npy`
+    alpha:bool=False, # Give transparency back as a fourth channel, where there is any
 )->np.ndarray:     # uint8, uint16 or float32; `(H, W)` or `(H, W, 3)`
     "Read an image whole, in its own bit depth; `ValueError` names a file that is unreadable or cut short"
     path, pages = Path(path), 1
@@ -145,16 +146,25 @@ def read_image(
         else:
             with Image.open(path) as im:
                 im.load(); pages = getattr(im, 'n_frames', 1)
-                if im.mode in ('P', 'RGBA', 'CMYK', 'PA'): im = im.convert('RGB')
+                if alpha and ('A' in im.getbands() or 'transparency' in im.info): im = im.convert('RGBA')
+                elif im.mode in ('P', 'RGBA', 'CMYK', 'PA'): im = im.convert('RGB')
                 elif im.mode in ('1', 'LA'): im = im.convert('L')
                 x = np.asarray(im)
     except Exception as e: raise ValueError(f'image {path} cannot be read: {e}. Is it cut short or not an image?') from e
     if pages>1: raise ValueError(f'image {path} has {pages} pages; give every slice a file of its own.')
-    if x.dtype.kind=='i' and x.min()>=0 and x.max()<2**16: x = x.astype(np.uint16)
+    return as_image(x, f'image {path}')
+
+def as_image(
+    x:np.ndarray, # Integers, bool or float; `(H, W)`, `(H, W, 3)`, or with an alpha channel
+    what:str='the image', # Named in errors
+)->np.ndarray:    # uint8, uint16 or float32
+    "An array in one of the types that images have here; `ValueError` where it has none"
+    x = np.asarray(x)
+    if x.dtype.kind in 'iu' and x.size and x.min()>=0 and x.max()<2**16 and x.dtype!=np.uint8: x = x.astype(np.uint16)
     if x.dtype==bool: x = x.astype(np.uint8)
-    if x.dtype.kind in 'if': x = x.astype(np.float32)
-    if x.dtype not in (np.uint8, np.uint16, np.float32) or x.ndim not in (2, 3) or not x.size: raise ValueError(f'image {path} has type {x.dtype} and shape {x.shape}; expected 8 bit, 16 bit or float with shape (H, W) or (H, W, 3).')
-    if x.dtype==np.float32 and not np.isfinite(x).all(): raise ValueError(f'image {path} has values that are not finite.')
+    if x.dtype.kind in 'iuf' and x.dtype.itemsize!=1 and x.dtype!=np.uint16: x = x.astype(np.float32)
+    if x.dtype not in (np.uint8, np.uint16, np.float32) or x.ndim not in (2, 3) or x.ndim==3 and x.shape[2] not in (3, 4) or not x.size: raise ValueError(f'{what} has type {x.dtype} and shape {x.shape}; expected 8 bit, 16 bit or float with shape (H, W) or (H, W, 3).')
+    if wrong := x.dtype==np.float32 and int((~np.isfinite(x)).sum()): raise ValueError(f'{what} has values that are not finite ({wrong} of {x.size}). Replace them first, e.g. with `np.nan_to_num`.')
     return x
 
 def write_image(
