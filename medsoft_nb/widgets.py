@@ -375,7 +375,7 @@ def _do_upload(self:StudioController, name, buffers): self.idle(); self.session.
 @patch
 def _do_upload_mask(self:StudioController, name, buffers):
     mask = _uploaded(name, buffers[0], alpha=True)
-    if not read_mask(mask).any(): raise ValueError(f'{name} is all black; paint the lesion white on black.')
+    if not read_mask(mask).any(): raise ValueError(f'the mask in {name} is all black; paint the lesion white on black.')
     self.session.set_mask(mask); self.masked(back=True)
 @patch
 def _do_keep(self:StudioController, buffers):
