@@ -64,8 +64,8 @@ def _words(value):
 def data_import(
     images:Annotated[Path, typer.Argument(metavar='IMAGES', help='Folder of images')],
     out:OutOption,
-    masks:Annotated[Optional[Path], typer.Option(help='Folder of masks with the same file names')] = None,
-    masks_are:Annotated[str, typer.Option(help='What the masks show: anatomy or lesion')] = 'anatomy',
+    masks:Annotated[Optional[Path], typer.Option(help='Folder of masks of the vertebrae (each its own number), with the same file names')] = None,
+    lesion_masks:Annotated[Optional[Path], typer.Option(help='Folder of masks of the lesions, with the same file names')] = None,
     table:Annotated[Optional[Path], typer.Option(help='CSV with a row an image')] = None,
     column:Annotated[list[str], typer.Option(help='FIELD=COLUMN of the table; several columns with commas. May be repeated')] = [],
     label_map:Annotated[list[str], typer.Option(help="LABEL-IN-TABLE=LABEL, e.g. normal=healthy; '*' stands for all others. May be repeated")] = [],
@@ -75,7 +75,7 @@ def data_import(
     spacing_mm:Annotated[Optional[float], typer.Option(help='Size of a pixel in mm')] = None,
 ):
     from medsoft_nb.importers import import_folder
-    made = import_folder(images, out, masks=masks, table=table, columns=_pairs(column, '--column') or None, masks_are=masks_are,
+    made = import_folder(images, out, masks={k: v for k,v in dict(anatomy=masks, lesion=lesion_masks).items() if v}, table=table, columns=_pairs(column, '--column') or None,
         label_map=_pairs(label_map, '--label-map') or None, default_label=default_label, modality=modality, plane=plane, spacing_mm=spacing_mm)
     out_console.print(f'{len(made)} images, {made.df.patient_id.nunique()} patients: {out}/manifest.csv')
 

@@ -21,7 +21,7 @@ from .borders import background_change, seam_ratio
 from .core import as_html, as_image, data_path, get_logger, patch, read_image, sha256, to_uint8, write_image
 from .data import HEALTHY, Manifest
 from .generate import append_rows, memory_hash
-from .masks import read_mask, sample_mask, soften, to_unit
+from .masks import drawn_mask, sample_mask, soften, to_unit
 from .models import weight_hashes
 from .phantom import MODALITY, phantom
 from .pipeline import MedSoftPipeline
@@ -177,10 +177,10 @@ class StudioSession:
 # %% ../nbs/62_widgets.ipynb #w0082
 @patch
 def set_mask(self:StudioSession,
-    mask, # Array or path, see `read_mask`
+    mask, # Array or path, see `drawn_mask`
 )->None:
     "Take a mask; the one before can be had back with `undo`"
-    mask = read_mask(mask, self.mask.shape)
+    mask = drawn_mask(mask, self.mask.shape)
     if (mask!=self.mask).any(): self.history.append(self.mask); self.mask = mask
 
 @patch
@@ -375,7 +375,7 @@ def _do_upload(self:StudioController, name, buffers): self.idle(); self.session.
 @patch
 def _do_upload_mask(self:StudioController, name, buffers):
     mask = _uploaded(name, buffers[0], alpha=True)
-    if not read_mask(mask).any(): raise ValueError(f'the mask in {name} is all black; paint the lesion white on black.')
+    if not drawn_mask(mask).any(): raise ValueError(f'the mask in {name} is all black; paint the lesion white on black.')
     self.session.set_mask(mask); self.masked(back=True)
 @patch
 def _do_keep(self:StudioController, buffers):
