@@ -1,5 +1,6 @@
 # make reproduce   data, fine-tuning, synthetic images, measurements, tables, figures and report of one profile
 # make test        everything that is checked
+# make lab         JupyterLab at the quickstart
 # make outputs     run the library notebooks and store their outputs
 # make docs        README.md from nbs/index.ipynb, and the documentation site in _docs
 # make clean       remove what was built; runs/ stays
@@ -13,12 +14,15 @@ STAMP   := .venv/.install-stamp
 # One thread, so that sums come out alike on any number of cores
 QUIET   := OMP_NUM_THREADS=1 MEDSOFT_PROGRESS=0 TQDM_DISABLE=1
 
-.PHONY: reproduce test check-export check-notebooks check-readme check-tests outputs docs clean
+.PHONY: reproduce test lab check-export check-notebooks check-readme check-tests outputs docs clean
 
 reproduce: $(STAMP)
 	$(BIN)/medsoft reproduce --profile $(PROFILE) --out $(OUT) --jobs $(JOBS)
 
 test: check-export check-notebooks check-readme check-tests
+
+lab: $(STAMP)
+	$(BIN)/jupyter lab nbs/tutorials/quickstart.ipynb
 
 # The tree is copied aside, so that these checks also work on changes that are not committed yet.
 check-export: $(STAMP)

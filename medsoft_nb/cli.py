@@ -48,10 +48,10 @@ RoiOption = Annotated[Optional[int], typer.Option(help="Side of the window aroun
 BaseOption = Annotated[str, typer.Option(help='Base model: a shipped name, a folder, or a Hub id')]
 
 # %% ../nbs/95_cli.ipynb #bdf0c8d6
-def _pairs(values, option):
+def _pairs(values, option, form='NAME=VALUE'):
     "`['a=x', 'b=y']` as a dict"
     wrong = [v for v in values if '=' not in v]
-    if wrong: raise ValueError(f"{option} {wrong[0]!r} is not of the form NAME=VALUE.")
+    if wrong: raise ValueError(f"{option} {wrong[0]!r} is not of the form {form}.")
     return dict(v.split('=', 1) for v in values)
 
 def _words(value):
@@ -141,7 +141,8 @@ def split(
     seed:SeedOption = 0,
 ):
     from medsoft_nb.data import Manifest, split
-    parts = tuple(float(f) for f in _words(fractions))
+    try: parts = tuple(float(f) for f in _words(fractions))
+    except ValueError: raise ValueError(f'--fractions {fractions!r} are not three numbers with commas, e.g. 0.6,0.1,0.3.') from None
     made = split(Manifest.load(manifest), fractions=parts, seed=seed)
     made.save(out or manifest)
     _counts(made)
@@ -158,10 +159,10 @@ def train(
     controller:Annotated[str, typer.Option(help='Controller to go on from: a shipped name or a folder; a new one if omitted')] = '',
     encoder:Annotated[str, typer.Option(help='Medical encoder of a new controller: a shipped name, a folder, a Hub id, or biomedclip')] = 'medsoft-tiny',
     lora:Annotated[Optional[Path], typer.Option(help='LoRA of an earlier stage to go on from')] = None,
-    steps:Annotated[int, typer.Option(help='Optimiser steps')] = 300,
-    rank:Annotated[int, typer.Option(help='Rank of the LoRA; 0 leaves the U-Net as it is')] = 16,
+    steps:Annotated[int, typer.Option(min=1, help='Optimiser steps')] = 300,
+    rank:Annotated[int, typer.Option(min=0, help='Rank of the LoRA; 0 leaves the U-Net as it is')] = 16,
     full:Annotated[bool, typer.Option('--full', help='Train all weights of the U-Net instead of a LoRA')] = False,
-    batch_size:Annotated[int, typer.Option(help='Images a step')] = 16,
+    batch_size:Annotated[int, typer.Option(min=1, help='Images a step')] = 16,
     learning_rate:Annotated[float, typer.Option(help='Learning rate of LoRA or U-Net')] = 6e-4,
     controller_rate:Annotated[float, typer.Option(help='Learning rate of MSC and adapter')] = 1e-4,
     faithful:Annotated[str, typer.Option(help="Flaws of the released code to reproduce, with commas, or 'all'")] = '',
@@ -195,7 +196,7 @@ def generate(
     n_per_label:Annotated[int, typer.Option('--n-per-label', '-n', min=1, help='Images a label')] = 10,
     masks:Annotated[str, typer.Option(help="Shapes of lesions: 'donors', real ones, or 'knowledge', drawn for any disease of the knowledge base")] = 'donors',
     ramp:Annotated[Optional[float], typer.Option(min=0, help='Width of the soft border in pixels; 0 for a hard mask; if omitted 6, or for drawn masks what the knowledge base says')] = None,
-    steps:Annotated[int, typer.Option(help='Denoising steps')] = 20,
+    steps:Annotated[int, typer.Option(min=1, help='Denoising steps')] = 20,
     guidance_scale:Annotated[float, typer.Option(help='Weight of the prompt')] = 2.,
     blend:Annotated[str, typer.Option(help='How the soft mask enters the denoising steps: linear, threshold or none')] = 'linear',
     faithful:Annotated[str, typer.Option(help="Flaws of the released code to reproduce, with commas, or 'all'")] = '',
@@ -206,6 +207,7 @@ def generate(
     from medsoft_nb.faithful import faithful as check_switches
     from medsoft_nb.generate import GenerateConfig, generate
     from medsoft_nb.pipeline import MedSoftPipeline
+    if lora and not lora.exists(): raise ValueError(f'--lora {lora} does not exist; `medsoft train` prints where it wrote the weights.')
     found = Manifest.load(manifest)
     used = _training(found)
     donors = used.where(label=used.diseases)
@@ -232,7 +234,7 @@ def evaluate(
     real = Manifest.load(reference); healthy = real.where(label=HEALTHY)
     real = real.where(split='test') if (real.df.split == 'test').any() else real
     real = real.where(label=real.diseases)
-    made = {name: Manifest.load(path) for name, path in _pairs(arms, 'Argument').items()}
+    made = {name: Manifest.load(path) for name, path in _pairs(arms, 'Argument', 'NAME=MANIFEST').items()}
     known = set(healthy.df.image_id); lost = [s for m in made.values() for s in m.df.source_id if s not in known]
     if lost: err_console.print(f'Seams and background are left out: the background {lost[0]!r} is not in {reference}.')
     seen = Manifest.load(train) if train else None
@@ -253,6 +255,7 @@ def export(
 ):
     from medsoft_nb.data import Manifest
     from medsoft_nb.memory import export as write
+    if train and not held_out and not {'train', 'test'} <= set(Manifest.load(train).df.split): raise ValueError(f'{train} has no train and test split; split it first (`medsoft data split`), or give real sick images of other patients with --held-out.')
     part = lambda path, split: None if path is None else (lambda m: m.where(split=split) if (m.df.split==split).any() else m)(Manifest.load(path))
     given = write(Manifest.load(manifest), out, part(train, 'train'), part(held_out or train, 'test') if train else None, drop)
     out_console.print(f'{len(given)} images in {out}')
@@ -263,7 +266,7 @@ def export(
 def docs(
     out:OutOption = Path('_docs'),
     serve:Annotated[bool, typer.Option('--serve', help='Show it at an address of this machine alone, until Ctrl+C')] = False,
-    port:Annotated[int, typer.Option(help='Port to show it at; a free one if 0')] = 0,
+    port:Annotated[int, typer.Option(min=0, max=65535, help='Port to show it at; a free one if 0')] = 0,
 ):
     from medsoft_nb.docs import check_site, site
     wrong = check_site(site(out))
@@ -284,13 +287,16 @@ def studio(
     source:Annotated[Optional[Path], typer.Argument(metavar='[MANIFEST|IMAGE]', help='Manifest, or one image; phantoms if omitted')] = None,
     out:OutOption = Path('runs/studio'),
     base:BaseOption = 'medsoft-tiny',
-    port:Annotated[int, typer.Option(help='Port; a free one if 0')] = 0,
+    port:Annotated[int, typer.Option(min=0, max=65535, help='Port; a free one if 0')] = 0,
     token:Annotated[str, typer.Option(help='Token of the address; a random one if empty')] = '',
 ):
     import secrets, socket, subprocess, tempfile
     from importlib.util import find_spec
     if lacks := [n for n in ('voila', 'anywidget') if find_spec(n) is None]: raise ImportError(f"the studio needs {' and '.join(lacks)}: pip install 'medsoft_nb[studio]'")
     if source and not source.is_file(): raise ValueError(f'{source} does not exist.')
+    from medsoft_nb.models import resolve_model
+    from medsoft_nb.widgets import as_sources
+    as_sources(source); resolve_model(base)   # what is wrong with them is said before the page opens
     import nbformat
     from medsoft_nb.core import data_path
     from nbformat.v4 import new_code_cell, new_notebook
@@ -323,7 +329,7 @@ def classify(
     from medsoft_nb.report import table
     from medsoft_nb.stats import bootstrap_auc
     found = validate(Manifest.load(manifest))
-    arms = build_arms(found.where(split='train'), None, {name: Manifest.load(path) for name, path in _pairs(synthetic, '--synthetic').items()})
+    arms = build_arms(found.where(split='train'), None, {name: Manifest.load(path) for name, path in _pairs(synthetic, '--synthetic', 'NAME=MANIFEST').items()})
     scores = pd.concat([run_arm(arm, found.where(split='test'), dict(backbone=backbone, steps=steps, image_size=image_side(found)), seed) for seed in range(seeds) for arm in arms.values()])
     out.mkdir(parents=True, exist_ok=True)
     scores.to_csv(out/'scores.csv', index=False)
@@ -350,8 +356,8 @@ def reproduce(
     out:Annotated[Optional[Path], typer.Option('--out', '-o', help='Run folder; runs/PROFILE if omitted')] = None,
     manifest:Annotated[Optional[Path], typer.Option(help='Data of your own in place of the profile\'s benchmark')] = None,
     resume:Annotated[bool, typer.Option(help='Keep what is done')] = True,
-    jobs:Annotated[Optional[int], typer.Option('--jobs', '-j', help='Notebooks at a time; 1, or as many as --gpus, if omitted')] = None,
-    gpus:Annotated[int, typer.Option(help='GPUs of this machine to share out, one a notebook; 0 lets every notebook see all')] = 0,
+    jobs:Annotated[Optional[int], typer.Option('--jobs', '-j', min=1, help='Notebooks at a time; 1, or as many as --gpus, if omitted')] = None,
+    gpus:Annotated[int, typer.Option(min=0, help='GPUs of this machine to share out, one a notebook; 0 lets every notebook see all')] = 0,
     dry_run:Annotated[bool, typer.Option('--dry-run', '-n', help='List what would run, and how long it took before')] = False,
     workflow_profile:Annotated[Optional[str], typer.Option(help='Run on a cluster: slurm, kubernetes, or the folder of a Snakemake profile')] = None,
     table_only:Annotated[bool, typer.Option('--table-only', help='Write the table of jobs, to start Snakemake by hand')] = False,
@@ -369,6 +375,12 @@ def reproduce(
 # %% ../nbs/95_cli.ipynb #ac3dc7f7
 @app.command(help='Print the version.')
 def version(): out_console.print(medsoft_nb.__version__)
+
+def _print_version(wanted):
+    if wanted: version(); raise typer.Exit()
+
+@app.callback()
+def _options(version:Annotated[bool, typer.Option('--version', is_eager=True, callback=_print_version, help='Print the version.')] = False): pass
 
 # %% ../nbs/95_cli.ipynb #63ea49b3
 def main(

@@ -49,9 +49,10 @@ class Manifest:
     )->'Manifest':
         "Read a manifest"
         path = Path(path)
+        if path.is_dir(): raise ManifestError(f'{path} is a folder; give the manifest in it, e.g. {path}/manifest.csv.')
         if not path.is_file(): raise ManifestError(f'manifest {path} does not exist.')
         try: df = pd.read_parquet(path) if path.suffix=='.parquet' else pd.read_csv(path, dtype=str, keep_default_na=False)
-        except Exception as e: raise ManifestError(f'manifest {path} cannot be read: {e}') from e
+        except Exception as e: raise ManifestError(f'{path} cannot be read as a manifest, which is a CSV or Parquet table: {e}') from e
         return cls(df, path.parent)
 
     def save(self,

@@ -44,7 +44,7 @@ def notebook_markdown(
     nb.cells, nb.metadata.language_info = _visible(nb), {'name': 'python'}
     text, found = MarkdownExporter().from_notebook_node(nb, {'unique_key': 'figure', 'output_files_dir': images})
     text = re.sub(r'^::: \{\.callout-(\w+)[^}]*\}\n(.*?)\n:::$', _alert, text, flags=re.S|re.M)
-    text = re.sub(r'\]\((?!\w+:)([^)#]+\.ipynb)', r'](nbs/\1', text).replace('](../', '](').replace('```{mermaid}', '```mermaid')
+    text = re.sub(r'\]\((?!\w+:|\.\./)([^)#]+\.(?:ipynb|md))', r'](nbs/\1', text).replace('](../', '](').replace('```{mermaid}', '```mermaid')
     text = '\n'.join(line.rstrip() for line in text.splitlines())
     figures = {name: content for name, content in found['outputs'].items() if name in text}  # pictures come in several formats
     return re.sub(r'\n{3,}', '\n\n', text).strip()+'\n', figures
@@ -155,14 +155,15 @@ def keep_outputs(
         nb = json.loads(path.read_text(encoding='utf-8')); ended = nb['metadata'].get('papermill', {})
         if ended.get('exception') or not ended.get('end_time'): raise ValueError(f'{path} did not run to its end. Run it again.')
         if _code(nb)!=_code(json.loads(source.read_text(encoding='utf-8'))): raise ValueError(f'{path} was made with other code than {source.name} has now. Run it again.')
-        done.append((root/f'nbs/_executed/{name}.ipynb', _bare(nb, run)))
+        title = json.loads((run/'run.json').read_text(encoding='utf-8'))['settings']['title'] if (run/'run.json').is_file() else run.name
+        done.append((root/f'nbs/_executed/{name}.ipynb', _bare(nb, run, title)))
     if not done: raise ValueError(f"{run/'notebooks'} has no executed notebooks. Give the folder of a run, e.g. runs/quick.")
     for path,nb in done: path.parent.mkdir(exist_ok=True); path.write_text(json.dumps(nb, indent=1, ensure_ascii=False)+'\n', encoding='utf-8')
     drop_stderr(root/'nbs/_executed')
     return [path for path,_ in done]
 
 # %% ../nbs/90_docs.ipynb #ex03
-def _bare(nb, run):
+def _bare(nb, run, title):
     "An executed notebook's code cells and outputs, without widgets and the traces of papermill and machine"
     cells = [c for c in nb['cells'] if c['cell_type']=='code']
     for c in cells:
@@ -170,7 +171,7 @@ def _bare(nb, run):
         if 'injected-parameters' in tags: c['source'] = re.sub(r'^run = .*', f'run = "runs/{run.resolve().name}"', ''.join(c['source']), flags=re.M)
         c.update(metadata={'tags': tags} if tags else {}, execution_count=None, outputs=[o for o in c['outputs'] if o.get('name')!='stderr' and not any('widget' in kind for kind in o.get('data', {}))])
         for o in c['outputs']: o.pop('execution_count', None); o.update({'execution_count': None} if o['output_type']=='execute_result' else {}, **({'metadata': {}} if 'metadata' in o else {}))
-    return {'cells': cells, 'metadata': {'kernelspec': {'display_name': 'python3', 'language': 'python', 'name': 'python3'}}, 'nbformat': 4, 'nbformat_minor': 5}
+    return {'cells': cells, 'metadata': {'kernelspec': {'display_name': 'python3', 'language': 'python', 'name': 'python3'}, 'run': title}, 'nbformat': 4, 'nbformat_minor': 5}
 
 def with_outputs(
     nb:dict,       # An experiment
@@ -180,10 +181,10 @@ def with_outputs(
     tagged = lambda c, tag: tag in c['metadata'].get('tags', [])
     there = executed['cells'] if executed else []
     injected, outputs = [c for c in there if tagged(c, 'injected-parameters')], {''.join(c['source']).strip(): c['outputs'] for c in there}
-    said = 'The outputs below are those of one run; the values that it was given follow the defaults.' if there else 'This notebook was not run for this page.'
+    said = f"The outputs below are those of one small run, *{executed['metadata']['run']}*; the values that it was given follow the defaults. [The results page](../explanations/ablation.ipynb) has those of the full profile." if there else 'This notebook was not run for this page.'
     first, cells = next(i for i,c in enumerate(nb['cells']) if c['cell_type']=='code'), []
     for i,c in enumerate(nb['cells']):
-        if i==first: cells.append({'cell_type': 'markdown', 'metadata': {}, 'source': f'*{said}*'})
+        if i==first: cells.append({'cell_type': 'markdown', 'metadata': {}, 'source': said})
         cells.append({**c, 'outputs': outputs.get(''.join(c['source']).strip(), [])} if c['cell_type']=='code' else c)
         if i==first: cells += injected
     return {**nb, 'cells': cells}
@@ -218,11 +219,16 @@ def _mathml(page):
     def one(m): return f'<span class="math {m[1]}">{convert(html.unescape(m[2]).strip(), display="block" if m[1]=="display" else "inline")}</span>'
     return re.sub(r'<span class="math (inline|display)">\\[(\[](.*?)\\[)\]]</span>', one, page, flags=re.S)
 
+def _renamed(text, names):
+    "Links to notebooks by their names on the site"
+    for a,b in names.items(): text = re.sub(rf'(\]\((?:[^)\s]*/)?){re.escape(a)}', rf'\g<1>{b}', text)
+    return text
+
 def _relative(path, names, depth):
     "Links of a staged page between pages by their names on the site, relative to it"
     def fix(text):
         text = re.sub(r'\]\((?:https://example\.github\.io/medsoft_nb/)([^)#\s]*?)\.html', lambda m: f"]({'../'*depth}{m[1]}.ipynb", text)
-        for a,b in names.items(): text = text.replace(f'({a}', f'({b}').replace(f'/{a}', f'/{b}')
+        text = _renamed(text, names)
         for a,b in (('../CONTRIBUTING.md', 'contributing.md'), ('../workflow/README.md', 'howto/workflow.md'), ('../LICENSE', 'https://www.apache.org/licenses/LICENSE-2.0')): text = text.replace(f']({a})', f']({b})')
         return re.sub(r'^output-file:.*\n', '', text, flags=re.M)
     nb = json.loads(path.read_text(encoding='utf-8'))
@@ -254,9 +260,7 @@ def stage(
     for p in (to/'experiments').glob('*.ipynb'): p.write_text(json.dumps(with_outputs(read(p), read(root/'nbs/_executed'/p.name))), encoding='utf-8')
     for p in sorted(to.rglob('*.ipynb')): _relative(p, names, len(p.relative_to(to).parts)-1); _describe(p); p.rename(p.with_name(names.get(p.name, p.name)))
     for p in to.rglob('*.md'):
-        text = p.read_text(encoding='utf-8')
-        for a,b in names.items(): text = text.replace(f'/{a}', f'/{b}').replace(f'({a}', f'({b}')
-        p.write_text(text, encoding='utf-8')
+        p.write_text(_renamed(p.read_text(encoding='utf-8'), names), encoding='utf-8')
     return to
 
 def sidebar_of(root, to):

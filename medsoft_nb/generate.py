@@ -55,7 +55,7 @@ def check_sources(
     masks:str='donors',                    # As in `GenerateConfig`; with 'knowledge' donors are not looked at
 )->None:
     "Raise before anything is computed if the images cannot serve"
-    if not len(backgrounds): raise ManifestError('there is no background: the manifest of healthy images has no rows.')
+    if not len(backgrounds): raise ManifestError('there is no background: no image of the manifest has the label healthy in the split that is used; lesions are painted into those.')
     drawn = masks=='knowledge'
     if not drawn and donors is None: raise ManifestError("there is no donor: give sick images with masks, or draw the masks with `masks='knowledge'`.")
     for name,m in (('background', backgrounds), *(() if drawn else (('donor', donors),))):

@@ -71,7 +71,7 @@ def memorisation_report(
     for name,m in dict(train=train, held_out=held_out).items():
         if not len(m): raise ManifestError(f'`{name}` has no sick images to compare with.')
     shared = set(train.df.patient_id) & set(held_out.df.patient_id)
-    if shared: raise ManifestError(f'patient {sorted(shared)[0]!r} is in both `train` and `held_out`; the yardstick needs other patients.')
+    if shared: raise ManifestError(f'patient {sorted(shared)[0]!r} is in both `train` and `held_out`; images count as copies by how near real lesions of *other* patients come.')
     yardstick = memorisation_yardstick(train, held_out) if yardstick is None else yardstick; d, how = lesion_distances(made, train); k = d.argmin(1); rows = np.arange(len(made))
     near, other = d[rows, k], lesion_distances(made, held_out.rows(rng('as many', len(held_out)).permutation(len(held_out))[:len(train)]))[0].min(1)
     return pd.DataFrame(dict(image_id=made.df.image_id.to_numpy(), patient_id=made.df.patient_id.to_numpy(), nearest_id=train.df.image_id.to_numpy()[k], how=[HOW[i] for i in how[rows, k]],

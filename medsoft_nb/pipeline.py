@@ -188,6 +188,7 @@ def paint(
     prompts = _as_list(prompt)*(len(images) if isinstance(prompt, str) else 1)
     gens = generator if isinstance(generator, (list, tuple)) else None if generator is None else [generator]*len(images)
     check_inputs(prompts, images, masks, blend, num_inference_steps, gens)
+    if not 0<=guidance_scale<100: raise ValueError(f'`guidance_scale` is {guidance_scale}; give a number from 0 to 100, 1 is off.')
     if output_type not in ('np', 'pil'): raise ValueError(f"unknown output_type {output_type!r}. Use 'np' or 'pil'.")
     switches = check_switches(faithful)
     if 'no-guidance' in switches: guidance_scale = 1.

@@ -70,6 +70,9 @@ class Training:
     def __post_init__(self):
         if self.stage not in STAGES: raise ValueError(f"unknown stage {self.stage!r}. Known: {', '.join(STAGES)}.")
         if self.steps<1 or self.batch_size<1: raise ValueError(f'`steps` is {self.steps} and `batch_size` {self.batch_size}; both must be 1 or more.')
+        for name in ('learning_rate', 'controller_rate'):
+            if not 0<=(v := getattr(self, name))<=1: raise ValueError(f'`{name}` is {v}; give a number from 0 to 1.')
+        if self.rank<0: raise ValueError(f'`rank` is {self.rank}; it must be 0 (no LoRA) or more.')
         self.targets, self.ramp, self.faithful = tuple(self.targets), tuple(self.ramp), faithful(self.faithful)
 
 # %% ../nbs/32_train.ipynb #c008
