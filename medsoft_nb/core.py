@@ -7,8 +7,8 @@ Docs: https://example.github.io/medsoft_nb/core.html.md"""
 # %% auto #0
 __all__ = ['PACKAGE', 'data_path', 'notebooks_path', 'rng', 'torch_generator', 'set_seed', 'atomic_path', 'write_text',
            'write_json', 'read_json', 'sha256', 'save_state', 'load_state', 'alone', 'require_space', 'read_image',
-           'as_image', 'write_image', 'grey_range', 'to_uint8', 'image_grid', 'as_html', 'patch', 'get_logger',
-           'progress', 'git_state', 'packages', 'Run']
+           'as_image', 'write_image', 'grey_range', 'to_uint8', 'array_hash', 'image_grid', 'as_html', 'patch',
+           'get_logger', 'progress', 'git_state', 'packages', 'Run']
 
 # %% ../nbs/00_core.ipynb #c003
 import base64, hashlib, io, json, logging, os, platform, random, shutil, subprocess, sys, tempfile, time
@@ -198,6 +198,11 @@ def to_uint8(
     x = x.astype(np.float32)
     if x.min()<0 or x.max()>1: x = (x-x.min())/max(float(np.ptp(x)), 1e-12)
     return np.round(x*255).astype(np.uint8)
+
+# %% ../nbs/00_core.ipynb #ah001
+def array_hash(x:np.ndarray)->str:
+    "Fingerprint of an image's type, size and values, 16 hex digits"
+    return hashlib.sha256(f'{x.dtype}{x.shape}'.encode()+np.ascontiguousarray(x).tobytes()).hexdigest()[:16]
 
 # %% ../nbs/00_core.ipynb #c018
 def image_grid(

@@ -13,7 +13,7 @@ import hashlib, os
 from html import escape
 from pathlib import Path
 import numpy as np, pandas as pd
-from .core import as_html, atomic_path, progress, read_image, rng, sha256
+from .core import array_hash, as_html, atomic_path, progress, read_image, rng, sha256
 
 # %% ../nbs/10_data.ipynb #c005
 COLUMNS = ('image_id', 'patient_id', 'image', 'label', 'lesion_mask', 'anatomy_mask', 'box', 'prompt', 'modality', 'plane', 'spacing_mm', 'split', 'origin', 'source_id', 'sha256')
@@ -188,7 +188,7 @@ def make_scarce(
 )->tuple:              # Manifest without the withheld rows, and the withheld rows
     "Keep few sick training images; returns the scarce manifest and what was withheld"
     df = manifest.df; sick = df[(df.split=='train')&(df.label!=HEALTHY)]
-    if not 0<n_sick<=len(sick): raise ValueError(f'`n_sick` is {n_sick}, but train has {len(sick)} sick images. Set it between 1 and {len(sick)}, in a profile as `prepare: {{n_sick: ...}}`.')
+    if not 0<n_sick<=len(sick): raise ValueError(f'`n_sick` is {n_sick}, but train has {len(sick)} sick images. Set it between 1 and {len(sick)}, in a copy of the profile as `prepare: {{n_sick: ...}}`.')
     queues = []
     for label,rows in sick.groupby('label'):
         people = rng('scarce', seed, label).permutation(sorted(set(rows.patient_id)))
@@ -214,12 +214,15 @@ def leakage_gate(
     donors = train.df.get('donor_id', pd.Series('', train.df.index)).fillna('')
     for other in evaluation:
         shared = set(train.df.patient_id) & set(other.df.patient_id)
-        if shared: raise LeakageError(f'{len(shared)} patients are in training and in evaluation (first: {min(shared)!r}).')
+        if shared: raise LeakageError(f'training and evaluation share {len(shared)} patient{"s"*(len(shared)>1)} (first: {min(shared)!r}).')
         known = set(other.df.image_id) | set(other.df.source_id) - {''}
         hit = train.df[train.df.image_id.isin(known) | train.df.source_id.isin(known)]
         if len(hit): raise LeakageError(f'training image {hit.image_id.iloc[0]!r} comes from an evaluation image (source {hit.source_id.iloc[0]!r}).')
         lent = train.df[donors.isin(set(other.df.image_id))]
         if len(lent): raise LeakageError(f'training image {lent.image_id.iloc[0]!r} has its lesion from the evaluation image {lent.donor_id.iloc[0]!r}.')
+        painted = set(train.df.get('source_hash', [])) - {''}   # images that were opened by hand, whatever their names
+        again = next((i for i in range(len(other)) if painted and array_hash(other.image(i)) in painted), None)
+        if again is not None: raise LeakageError(f'an image of training was painted into the evaluation image {other.df.image_id.iloc[again]!r}.')
         same = file_hashes(train) & file_hashes(other)
         if same: raise LeakageError(f'training and evaluation share a file (sha256 {min(same)[:12]}...).')
 

@@ -181,7 +181,7 @@ def with_outputs(
     tagged = lambda c, tag: tag in c['metadata'].get('tags', [])
     there = executed['cells'] if executed else []
     injected, outputs = [c for c in there if tagged(c, 'injected-parameters')], {''.join(c['source']).strip(): c['outputs'] for c in there}
-    said = f"The outputs below are those of one small run, *{executed['metadata']['run']}*; the values that it was given follow the defaults. [The results page](../explanations/ablation.ipynb) has those of the full profile." if there else 'This notebook was not run for this page.'
+    said = f"The outputs below are those of one small run, *{executed['metadata']['run']}*; the values that it was given follow the defaults. Tables and figures of the full profile stand on [the results page](../explanations/ablation.ipynb)." if there else 'This notebook was not run for this page.'
     first, cells = next(i for i,c in enumerate(nb['cells']) if c['cell_type']=='code'), []
     for i,c in enumerate(nb['cells']):
         if i==first: cells.append({'cell_type': 'markdown', 'metadata': {}, 'source': said})
@@ -270,7 +270,7 @@ def sidebar_of(root, to):
 
 def _describe(path):
     "Every picture gets a text for those who cannot see it: its `fig-alt`, else the last heading above it"
-    nb, heading = json.loads(path.read_text(encoding='utf-8')), path.stem
+    nb, heading = json.loads(path.read_text(encoding='utf-8')), _title(path)
     for c in nb['cells']:
         text = ''.join(c['source'])
         if c['cell_type']=='markdown': heading = ([h.strip() for h in re.findall(r'^#+ (.+)$', text, re.M)] or [heading])[-1]

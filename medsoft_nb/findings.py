@@ -50,7 +50,7 @@ def calibration_findings(
     if 'oracle' not in rows.index: return ['There is no oracle arm: how much could be gained is unknown.']
     top, low = rows.loc['oracle'], rows.loc['real-only']
     text = [f'The oracle, trained with the withheld sick images, reaches an AUC of {_interval(top)}; real images alone {_interval(low)}.']
-    if top.value < oracle: text.append(f'**The oracle stays below {oracle:.2f}: the task is too hard for this classifier, and the comparison below says little about synthesis.**')
+    if top.value < oracle: text.append(f'**The oracle stays below {oracle:.2f}: the task is too hard for this classifier, or it was trained too briefly, and the comparison below says little about synthesis.**')
     if low.value > real_only: text.append(f'**Real images alone exceed {real_only:.2f}: there is little room for a gain.**')
     return text
 
@@ -92,7 +92,7 @@ def quality_findings(
     if 'seam_ratio' in mean.index and {soft, hard} <= set(mean['seam_ratio'].index):
         a, b = mean['seam_ratio'][soft], mean['seam_ratio'][hard]
         better = abs(a-1) < abs(b-1)
-        text.append(f'Seam ratio (1 is ideal): soft masks {a:.2f}, hard masks {b:.2f}; the border of the soft ones is {"nearer to" if better else "**not nearer to**"} that of an untouched image.')
+        text.append(f'Seam ratio (1: as in the untouched image): soft masks {a:.2f}, hard masks {b:.2f}; the border of the soft ones is {"nearer to" if better else "**not nearer to**"} that of an untouched image.')
     return text
 
 # %% ../nbs/54_findings.ipynb #ab100002

@@ -25,12 +25,15 @@ def drawn_mask(
     shape:tuple|None=None, # Of the image it belongs to
 )->np.ndarray:             # bool `(H, W)`
     "A mask as paint programs save it: what is brighter than half of its brightest, or opaque where transparency varies; `ValueError` where it does not fit the image"
+    if isinstance(mask, (str, Path)) and not Path(mask).is_file(): raise ValueError(f'mask {mask} does not exist.')
     x = read_image(mask, alpha=True) if isinstance(mask, (str, Path)) else np.asarray(mask)
     if x.dtype.kind not in 'buif' or x.ndim not in (2, 3) or not x.size: raise ValueError(f'a mask is the path of an image or an array (H, W); got {str(mask)[:60]!r}.')
     if x.dtype.kind=='f' and not np.isfinite(x).all(): raise ValueError('the mask has values that are not finite.')
     if x.ndim==3: x = x[..., 3] if x.shape[2]==4 and np.ptp(x[..., 3]) else x[..., :3].max(2)
     if shape is not None and x.shape!=tuple(shape[:2]): raise ValueError(f'the mask has {x.shape[0]} rows and {x.shape[1]} columns, the image {shape[0]} and {shape[1]}; save it in the size of the image.')
-    return x>(0 if x.dtype.kind in 'iu' and x.max()<=20 else x.max()/2 if x.max()>0 else 0)
+    m = x>(0 if x.dtype.kind in 'iu' and x.max()<=20 else x.max()/2 if x.max()>0 else 0)
+    if m.mean()>.5: raise ValueError(f'the mask covers {m.mean():.0%} of the image; the lesion is white and the rest black: is it inverted, or the image itself?')
+    return m
 
 # %% ../nbs/21_masks.ipynb #c006
 def check_mask(

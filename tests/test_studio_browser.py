@@ -125,7 +125,7 @@ def test_quickstart_runs_in_jupyterlab(tmp_path):
         driver.get(address('quickstart.ipynb')); run_all(driver)
         n = sum(c.cell_type == 'code' for c in nb.cells)
         prompts = lambda: driver.execute_script("return Object.values(document.querySelectorAll('.jp-CodeCell .jp-InputPrompt')).map(e => e.textContent.trim())")
-        wait_for(lambda: (tmp_path/'runs/quickstart/result.png').is_file(), 120)
+        wait_for(lambda: (tmp_path/'runs/quickstart/image-lytic.png').is_file(), 120)
         wait_for(lambda: driver.find_elements(By.CSS_SELECTOR, '.jp-Notebook-ExecutionIndicator[data-status="idle"]'), 60)
         assert len(prompts()) == n and all(re.fullmatch(r'\[\d+\]:', p) for p in prompts()), prompts()   # every cell has run
         assert len(driver.find_elements(By.CSS_SELECTOR, '.jp-OutputArea-output img')) >= 4
