@@ -59,7 +59,7 @@ def _own_image(x, name:str)->Source:
     if x.ndim==3: x = x[..., :3]
     if min(x.shape[:2])<32: raise ValueError(f'the image has shape {x.shape}; expected (H, W) or (H, W, 3) with 32 pixels or more a side.')
     name = f'{name}-{array_hash(x)[:6]}'   # files of one name in several folders are not one patient
-    return Source(dict(image_id=name, patient_id=name, modality='', spacing_mm=1.), lambda: x)
+    return Source(dict(image_id=name, patient_id=name, modality='', spacing_mm=''), lambda: x)   # a picture does not say how large it is
 
 # %% ../nbs/62_widgets.ipynb #w0072
 def _number(kind, low, high, v):
@@ -203,7 +203,7 @@ ROI = 'auto'
 
 @patch
 def generate(self:StudioSession,
-    n:int=1,      # Variants, with the seeds that follow
+    n:int=1,      # Variants, with the seeds from `settings.seed` on
     on_step=None, # `on_step(share)`, from 0 to 1
 )->list:          # The new variants
     "Paint; `Cancelled` where `self.stop` was set meanwhile"
