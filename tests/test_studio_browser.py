@@ -94,6 +94,8 @@ def test_every_tool_on_an_own_image(tmp_path):
         assert abs(box.sum()/(np.pi*20*15) - 1) < .15 and abs(rows.mean()-own.shape[0]/2) < 3 and abs(columns.mean()-own.shape[1]/2) < 3
 
         find('button.undo').click(); find('button.undo').click()                                # the box, and Clear
+        find('button.go').click(); said('Painted'); find('button.keep').click(); said('kept already')    # the same again is not kept twice
+        seed = find('input[name=seed]'); seed.clear(); seed.send_keys('7', Keys.TAB)
         assert (keep(3) == lesion).all()
         find('button.clear').click(); find('button.brush').click()
         press('m', *[Keys.ARROW_RIGHT]*3, ' ', Keys.ARROW_DOWN, ' ')                            # by keyboard
