@@ -22,6 +22,7 @@ def _visible(nb):
     for cell in nb.cells:
         if cell.cell_type == 'code' and (hidden.search(cell.source) or not cell.source.strip()): continue
         if cell.cell_type == 'code' and re.search(r'^#\|\s*echo:\s*false\s*$', cell.source, re.M): cell.metadata['transient'] = {'remove_source': True}
+        if alt := re.search(r'^#\|\s*fig-alt:\s*(.+)$', cell.source, re.M): cell.metadata['alt'] = alt[1].strip()
         cell.source = re.sub(r'^#\|.*\n?', '', cell.source, flags=re.M).strip() if cell.cell_type == 'code' else cell.source
         code.append(cell)
     return code
@@ -42,10 +43,12 @@ def notebook_markdown(
     from nbconvert import MarkdownExporter
     nb = nbformat.read(path, 4)
     nb.cells, nb.metadata.language_info = _visible(nb), {'name': 'python'}
+    said = {str(k): c.metadata['alt'] for k,c in enumerate(nb.cells) if 'alt' in c.metadata}
     text, found = MarkdownExporter().from_notebook_node(nb, {'unique_key': 'figure', 'output_files_dir': images})
     text = re.sub(r'^::: \{\.callout-(\w+)[^}]*\}\n(.*?)\n:::$', _alert, text, flags=re.S|re.M)
     text = re.sub(r'\]\((?!\w+:|\.\./)([^)#]+\.(?:ipynb|md))', r'](nbs/\1', text).replace('](../', '](').replace('```{mermaid}', '```mermaid')
     text = '\n'.join(line.rstrip() for line in text.splitlines())
+    text = re.sub(r'!\[png\]\((\S+_(\d+)_\d+\.png)\)', lambda m: f'![{said.get(m[2], "figure")}]({m[1]})', text)
     figures = {name: content for name, content in found['outputs'].items() if name in text}  # pictures come in several formats
     return re.sub(r'\n{3,}', '\n\n', text).strip()+'\n', figures
 

@@ -1,5 +1,5 @@
 "What keeps the project in order: layers, imports, notebooks, file sizes."
-import ast, json, re, subprocess, sys
+import re, ast, json, re, subprocess, sys
 from pathlib import Path
 import nbformat, papermill, pytest
 
@@ -142,3 +142,8 @@ def test_every_number_of_the_readme_is_in_the_ledger():
     found, text = ledger(), (root/'README.md').read_text()
     assert unbacked(text, found) == [], 'measure them, or put them into data/results/claims.csv with their source'
     assert unbacked(text+' and 0.9137 of 987 patients', found) == ['0.9137', '987']
+
+
+def test_pictures_of_the_readme_have_a_text():
+    texts = re.findall(r'!\[(.*?)\]\(', (root/'README.md').read_text(encoding='utf-8'))
+    assert texts and all(len(t) > 20 for t in texts), texts
