@@ -1,5 +1,5 @@
 "What keeps the project in order: layers, imports, notebooks, file sizes."
-import re, ast, json, re, subprocess, sys
+import ast, json, re, subprocess, sys
 from pathlib import Path
 import nbformat, papermill, pytest
 
