@@ -15,7 +15,7 @@ import logging
 from transformers.utils import logging as _their_logging
 _their_logging.get_logger('transformers')   # makes the handler that is filtered here
 for _handler in logging.getLogger('transformers').handlers: _handler.addFilter(lambda record: 'requires torchvision' not in record.getMessage())   # a hint at each import that nobody here can use
-import copy, json, math, re, tempfile
+import copy, json, math, os, re, tempfile
 from contextlib import nullcontext
 from functools import lru_cache
 from pathlib import Path
@@ -117,10 +117,12 @@ def cpu_has_bf16()->bool:
 def autocast(
     device:str='cpu', # 'cpu' or 'cuda'
 ):                    # Context manager
-    "bf16 autocast where the device is faster with it, else nothing"
+    "bf16 autocast where the device is faster with it, else nothing; `MEDSOFT_BF16=0` turns it off"
+    wanted = os.environ.get('MEDSOFT_BF16', '1')
+    if wanted not in ('0', '1'): raise ValueError(f"MEDSOFT_BF16 is {wanted!r}; use 0 (never bf16) or 1 (bf16 where the device is faster with it).")
     kind = torch.device(device).type
     ok = cpu_has_bf16() if kind=='cpu' else kind=='cuda' and torch.cuda.is_bf16_supported()
-    return torch.autocast(kind, dtype=torch.bfloat16) if ok else nullcontext()
+    return torch.autocast(kind, dtype=torch.bfloat16) if ok and wanted == '1' else nullcontext()
 
 # %% ../nbs/30_models.ipynb #c018
 def tiny_tokenizer(
