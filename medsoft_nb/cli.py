@@ -25,7 +25,7 @@ app = typer.Typer(help='Paint lesions into healthy spine images, and measure whe
     no_args_is_help=True, rich_markup_mode='rich', pretty_exceptions_enable=False, context_settings={'help_option_names': ['-h', '--help']})
 data = typer.Typer(help='Manifests: import, make, check, split.', no_args_is_help=True)
 app.add_typer(data, name='data')
-out_console, err_console = Console(soft_wrap=True), Console(stderr=True, soft_wrap=True)
+out_console, err_console = (Console(stderr=err, soft_wrap=True, force_jupyter=False) for err in (False, True))
 
 # %% ../nbs/95_cli.ipynb #e843319b
 def _help(text, *examples):

@@ -38,7 +38,7 @@ def free_port():
 
 
 @contextmanager
-def server(*words, cwd, port, ready, seconds=60, env=None):
+def server(*words, cwd, port, ready, seconds=300, env=None):
     "A process that serves on `port`, once `ready` (a URL) answers"
     with open(Path(cwd)/'server.log', 'w') as log:
         process = subprocess.Popen([sys.executable, '-m', *map(str, words)], cwd=cwd, stdout=log, stderr=subprocess.STDOUT, env={**os.environ, **(env or {})})
@@ -69,7 +69,7 @@ def jupyterlab(folder, theme='JupyterLab Light'):
         yield lambda name: f'{base}/doc/tree/{name}?token={token}&reset'
 
 
-def wait_for(found, seconds=60, every=.2):
+def wait_for(found, seconds=300, every=.2):
     "What `found()` gives once it is true"
     end = time.time()+seconds
     while True:
@@ -84,10 +84,10 @@ def wait_for(found, seconds=60, every=.2):
 def run_all(driver):
     "Run all cells of the open notebook of JupyterLab, by its menu"
     from selenium.webdriver.common.by import By
-    wait_for(lambda: driver.find_elements(By.CSS_SELECTOR, '.jp-Notebook .jp-Cell'), 60)
-    wait_for(lambda: driver.find_elements(By.CSS_SELECTOR, '.jp-Toolbar-kernelStatus[title*="Idle"], .jp-Notebook-ExecutionIndicator[data-status="idle"]'), 90)
+    wait_for(lambda: driver.find_elements(By.CSS_SELECTOR, '.jp-Notebook .jp-Cell'))
+    wait_for(lambda: driver.find_elements(By.CSS_SELECTOR, '.jp-Toolbar-kernelStatus[title*="Idle"], .jp-Notebook-ExecutionIndicator[data-status="idle"]'))
     for label in ('Run', 'Run All Cells'):
-        wait_for(lambda: [e for e in driver.find_elements(By.CSS_SELECTOR, '.lm-MenuBar-itemLabel, .lm-Menu-itemLabel') if e.text.strip() == label and e.is_displayed()], 20)[0].click()
+        wait_for(lambda: [e for e in driver.find_elements(By.CSS_SELECTOR, '.lm-MenuBar-itemLabel, .lm-Menu-itemLabel') if e.text.strip() == label and e.is_displayed()])[0].click()
 
 
 def outside(driver):

@@ -59,9 +59,9 @@ def test_pages_in_the_browser(site, address, tmp_path):
         driver.set_window_size(1280, 900); driver.get(f'{address}/explanations/method.html')
         assert driver.execute_script("return [...document.querySelectorAll('math')].filter(m => m.getBoundingClientRect().width > 5).length") > 5
         driver.get(f'{address}/index.html')
-        box = wait_for(lambda: driver.find_elements(By.CSS_SELECTOR, '#quarto-search input'), 10)[0]
+        box = wait_for(lambda: driver.find_elements(By.CSS_SELECTOR, '#quarto-search input'))[0]
         box.send_keys('soft mask')
-        wait_for(lambda: 'soft' in driver.execute_script("return document.querySelector('#quarto-search').innerText").lower(), 15)
+        wait_for(lambda: 'soft' in driver.execute_script("return document.querySelector('#quarto-search').innerText").lower())
         driver.find_element(By.TAG_NAME, 'body').send_keys(Keys.TAB)
         outline = driver.execute_script("const s = getComputedStyle(document.activeElement); return [document.activeElement.tagName, s.outlineStyle, s.outlineWidth]")
         assert outline[0] in ('A', 'BUTTON', 'INPUT') and outline[1] != 'none' and outline[2] != '0px', outline
@@ -83,7 +83,7 @@ def test_texts_can_be_read_in_light_and_dark(address, tmp_path):
                 assert n > 50 and found == [], page
             backgrounds.append(driver.execute_script('return getComputedStyle(document.body).backgroundColor'))
             driver.find_element(By.CSS_SELECTOR, '.quarto-color-scheme-toggle').click()
-            wait_for(lambda: driver.execute_script('return getComputedStyle(document.body).backgroundColor') != backgrounds[-1], 10)
+            wait_for(lambda: driver.execute_script('return getComputedStyle(document.body).backgroundColor') != backgrounds[-1])
         assert backgrounds[0] != backgrounds[1]
 
 

@@ -24,7 +24,7 @@ def test_answers_by_keyboard_and_resume(tmp_path):
     answers = lambda: [json.loads(l) for l in (tmp_path/'study/reader-1.jsonl').read_text().splitlines()]
     with jupyterlab(tmp_path) as address, browser(tmp_path) as driver:
         driver.get(address('read.ipynb')); run_all(driver)
-        box = wait_for(lambda: driver.find_elements(By.CSS_SELECTOR, '.ms-reader'), 90)[0]
+        box = wait_for(lambda: driver.find_elements(By.CSS_SELECTOR, '.ms-reader'))[0]
         count = lambda: driver.find_element(By.CSS_SELECTOR, '.ms-reader .count').text
         wait_for(lambda: count() == '0 of 6')
         for k, key in enumerate('51'):
@@ -36,7 +36,7 @@ def test_answers_by_keyboard_and_resume(tmp_path):
         src = driver.find_element(By.CSS_SELECTOR, '.ms-reader img').get_attribute('src')
         assert src.startswith('data:image/png') and 'real' not in driver.find_element(By.CSS_SELECTOR, '.ms-reader').get_attribute('outerHTML').split('src=')[0].lower().replace('surely real', '').replace('rather real', '').replace('reader', '')
         driver.get(address('read.ipynb')); run_all(driver)                        # the page is loaded anew, the study goes on
-        box = wait_for(lambda: driver.find_elements(By.CSS_SELECTOR, '.ms-reader'), 90)[0]; wait_for(lambda: count() == '2 of 6')
+        box = wait_for(lambda: driver.find_elements(By.CSS_SELECTOR, '.ms-reader'))[0]; wait_for(lambda: count() == '2 of 6')
         assert driver.find_element(By.CSS_SELECTOR, '.ms-reader img').get_attribute('src') == src
         for k in range(2, 6): box.send_keys('2'); wait_for(lambda: count() == f'{k+1} of 6')
         assert 'Thank you' in driver.find_element(By.CSS_SELECTOR, '.ms-reader .end').text

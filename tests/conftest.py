@@ -1,0 +1,8 @@
+"How the tests are shared out: each notebook by itself, every other file as a whole, since its tests share what they made."
+import pytest
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if item.path.name != 'test_notebooks.py':
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))

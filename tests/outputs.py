@@ -1,0 +1,109 @@
+"""Do stored outputs of a notebook say what a run of it gives, on whatever processor?
+
+Kinds of outputs, the number of pictures, and every text without its numbers agree; so a table has the same columns,
+rows and words. Numbers agree within 0.5 %, and pictures nearly, but in cells tagged `trained`: what they show comes out
+of a training or a network, whose numbers differ between processors, and what it must show stands beside it as an assert.
+"""
+import base64, difflib, io, re
+import numpy as np
+from bs4 import BeautifulSoup
+from PIL import Image
+
+TRAINED = 'trained'
+TOLERANCE = 0.005   # Relative, of numbers that nothing was trained for
+GREYS = 6           # Mean difference of pictures that nothing was trained for, in grey levels of 255
+NUMBER = re.compile(r'(?<![\w.])[-+\u2212]?\d+(?:\.\d+)?(?:e[-+]?\d+)?')
+HASH = re.compile(r'\b(?=[0-9a-f]*\d)(?=[0-9a-f]*[a-f])[0-9a-f]{8,}\b')
+EMBEDDED = re.compile(r'data:image/(?:png|jpeg);base64,([\w+/=]+)')
+
+
+def plain(html):
+    "Text of HTML: a line a row of a table, cells apart"
+    soup = BeautifulSoup(html, 'html.parser')
+    for tag in soup(['style', 'script']):
+        tag.decompose()
+    for tag in soup(['td', 'th']):
+        tag.append(' |')
+    for tag in soup(['tr', 'p', 'div', 'li', 'br']):
+        tag.append('\n')
+    return soup.get_text()
+
+
+def contents(cell):
+    "Kind and content of each output, for a reader: texts are joined, pictures in HTML stand by themselves, warnings are left out"
+    found, text = [], ''
+    for output in cell.get('outputs', []):
+        if output['output_type'] == 'error':
+            text += f"{output['ename']}: {output['evalue']}\n"
+            continue
+        if output['output_type'] == 'stream':
+            text += ''.join(output['text']) if output['name'] == 'stdout' else ''
+            continue
+        data = {kind: ''.join(v) if isinstance(v, list) else v for kind, v in output['data'].items()}
+        html = data.get('text/html', '')
+        found += [('picture', p) for p in EMBEDDED.findall(html)]
+        found += [('picture', data[kind]) for kind in ('image/png', 'image/jpeg') if kind in data][:1]
+        found += [('picture', '')]*('image/svg+xml' in data)
+        shown = plain(EMBEDDED.sub('', html)) if html else data.get('text/markdown', data.get('text/plain', ''))
+        if any('widget' in kind for kind in data):
+            shown = 'widget'
+        text += shown+'\n'
+    return ([('text', text)] if text.strip() else []) + found
+
+
+def words(text):
+    "Text without its numbers, hashes, and the widths of columns"
+    text = NUMBER.sub('#', HASH.sub('#hash', text))
+    return [re.sub(r'([-=:─])\1+', r'\1', re.sub(r'\s+', ' ', line)).strip() for line in text.splitlines() if line.strip()]
+
+
+def numbers(text):
+    "Numbers of a text in their order"
+    return [float(n.replace('\u2212', '-')) for n in NUMBER.findall(HASH.sub('', text))]
+
+
+def picture(text):
+    "A picture as grey levels"
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(text))).convert('L'), float)
+
+
+def difference(old, new, trained):
+    "What is wrong with one output, in words; `''` if nothing is"
+    (kind, a), (_, b) = old, new
+    if kind == 'picture':
+        if trained or not a or not b:
+            return ''
+        a, b = picture(a), picture(b)
+        if a.shape != b.shape:
+            return f'a picture of {b.shape[1]} x {b.shape[0]} pixels was {a.shape[1]} x {a.shape[0]}'
+        apart = abs(a-b).mean()
+        return f'a picture differs by {apart:.1f} of 255 grey levels' if apart > GREYS else ''
+    if words(a) != words(b):
+        return '\n'.join(['other words:', *difflib.unified_diff(words(a), words(b), 'stored', 'run', lineterm='', n=0)])
+    if trained:
+        return ''
+    wrong = [f'{y:g} was {x:g}' for x, y in zip(numbers(a), numbers(b)) if not np.isclose(x, y, rtol=TOLERANCE, atol=1e-12)]
+    return 'other numbers: '+', '.join(wrong[:5]) if wrong else ''
+
+
+def differences(old, new):
+    "Cell and difference, a text each, between a notebook with stored outputs and a run of it (both as nbformat gives them)"
+    found = []
+    if [(c.cell_type, c.source) for c in old.cells] != [(c.cell_type, c.source) for c in new.cells]:
+        return ['other cells']
+    for k, (was, now) in enumerate(zip(old.cells, new.cells)):
+        trained = TRAINED in was.metadata.get('tags', [])
+        a, b = contents(was), contents(now)
+        kinds = [[kind for kind, _ in c] for c in (a, b)]
+        if kinds[0] != kinds[1]:
+            found.append(f'cell {k}: stored outputs {kinds[0]}, those of the run {kinds[1]}')
+            continue
+        found += [f'cell {k}: {told}' for told in (difference(x, y, trained) for x, y in zip(a, b)) if told]
+    return found
+
+
+def bare(nb):
+    "Tagged cells without an assert, in them or in the next code cell"
+    code = [c for c in nb.cells if c.cell_type == 'code']
+    checks = [bool(re.search(r'^\s*(assert |test_|with expect_fail)', c.source, re.M) or re.search(r'; (assert |test_)', c.source)) for c in code]
+    return [k for k, c in enumerate(code) if TRAINED in c.metadata.get('tags', []) and not any(checks[k:k+2])]
