@@ -103,7 +103,12 @@ def differences(old, new):
 
 
 def bare(nb):
-    "Tagged cells without an assert, in them or in the next code cell"
-    code = [c for c in nb.cells if c.cell_type == 'code']
-    checks = [bool(re.search(r'^\s*(assert |test_|with expect_fail)', c.source, re.M) or re.search(r'; (assert |test_)', c.source)) for c in code]
-    return [k for k, c in enumerate(code) if TRAINED in c.metadata.get('tags', []) and not any(checks[k:k+2])]
+    "Tagged cells, counted over all cells, without an assert in them or after them in their section"
+    found, waiting = [], []
+    for k, cell in enumerate([*nb.cells, None]):
+        if cell is None or (cell.cell_type == 'markdown' and re.match('#', cell.source)):
+            found, waiting = found+waiting, []
+        elif cell.cell_type == 'code':
+            waiting += [k]*(TRAINED in cell.metadata.get('tags', []))
+            waiting *= not re.search(r'(^|; |: )\s*(assert |test_\w+\(|with expect_fail)', cell.source, re.M)
+    return found
