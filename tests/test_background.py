@@ -6,6 +6,7 @@ from medsoft_nb.masks import BLENDS, composite, random_mask, soften
 from medsoft_nb.models import tiny_components
 from medsoft_nb.pipeline import MedSoftPipeline
 
+pytestmark = pytest.mark.trains
 DTYPES = [np.uint8, np.uint16, np.float32]
 quiet = dict(deadline=None, suppress_health_check=list(HealthCheck))
 

@@ -1,11 +1,12 @@
 "The notebook that makes the shipped base runs from phantoms to a model that loads."
 import json
 from pathlib import Path
-import pandas as pd, papermill, torch
+import pandas as pd, papermill, pytest, torch
 from medsoft_nb.models import data_path, load_base, weight_hashes
 from medsoft_nb.msc import load_controller
 from medsoft_nb.pipeline import MedSoftPipeline
 
+pytestmark = pytest.mark.trains
 root = Path(__file__).parent.parent
 
 

@@ -3,7 +3,7 @@ import os, subprocess, sys
 from pathlib import Path
 import pandas as pd, papermill, pytest
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.trains]
 
 profile = '''
 title: Smallest

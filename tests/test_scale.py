@@ -3,7 +3,7 @@ import importlib.util
 from pathlib import Path
 import pytest
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.trains]
 spec = importlib.util.spec_from_file_location('scale', Path(__file__).parent.parent/'benchmarks/scale.py')
 scale = importlib.util.module_from_spec(spec); spec.loader.exec_module(scale)
 

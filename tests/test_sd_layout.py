@@ -11,6 +11,8 @@ from medsoft_nb.phantom import make_benchmark
 from medsoft_nb.pipeline import MedSoftPipeline
 from medsoft_nb.train import Training, train
 
+pytestmark = pytest.mark.trains
+
 
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory):
