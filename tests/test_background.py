@@ -2,9 +2,11 @@
 import numpy as np, pytest, torch
 from hypothesis import HealthCheck, given, settings, strategies as st
 from hypothesis.extra import numpy as hnp
-from medsoft_nb.masks import BLENDS, composite, random_mask, soften
-from medsoft_nb.models import tiny_components
-from medsoft_nb.pipeline import MedSoftPipeline
+from medsoft_nb.painting.blend import BLENDS, composite
+from medsoft_nb.lesions.shapes import random_mask
+from medsoft_nb.lesions.soft import soften
+from medsoft_nb.models.tiny import tiny_components
+from medsoft_nb.painting.pipeline import MedSoftPipeline
 
 pytestmark = pytest.mark.trains
 DTYPES = [np.uint8, np.uint16, np.float32]

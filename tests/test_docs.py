@@ -11,7 +11,7 @@ PAGES = ('index', 'tutorials/quickstart', 'pipeline', 'gallery', 'explanations/m
 
 @pytest.fixture(scope='module')
 def site(tmp_path_factory):
-    from medsoft_nb.docs import site
+    from medsoft_nb.apps.site import site
     return site(tmp_path_factory.mktemp('docs')/'site', root)
 
 
@@ -26,7 +26,7 @@ def address(site):
 
 
 def test_no_link_or_anchor_is_broken_and_nothing_comes_from_elsewhere(site):
-    from medsoft_nb.docs import check_site
+    from medsoft_nb.apps.site import check_site
     assert check_site(site) == []
 
 
@@ -89,7 +89,7 @@ def test_texts_can_be_read_in_light_and_dark(address, tmp_path):
 
 def test_experiments_show_their_outputs(site):
     "Outputs come from `nbs/_executed`; `keep_outputs` makes them anew"
-    from medsoft_nb.docs import _code
+    from medsoft_nb.apps.pages import _code
     read = lambda p: json.loads(p.read_text(encoding='utf-8'))
     executed = sorted((root/'nbs/_executed').glob('*.ipynb'))
     assert {p.stem for p in (root/'nbs/experiments').glob('*.ipynb')}-{'pretrain', 'controller'} == {p.stem for p in executed}

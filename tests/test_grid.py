@@ -3,8 +3,12 @@ import json, os, re, shutil, signal, subprocess, sys, time
 from pathlib import Path
 import nbformat, psutil, pytest, yaml
 from nbformat.v4 import new_code_cell, new_notebook
-from medsoft_nb.core import read_json
-from medsoft_nb.grid import GRID, JobError, Step, layout, outlook, reproduce, run_job, snakemake_command, workflow_path
+from medsoft_nb.core.files import read_json
+from medsoft_nb.running.layout import GRID, layout, workflow_path
+from medsoft_nb.running.jobs import JobError, run_job
+from medsoft_nb.running.profile import Step
+from medsoft_nb.running.reproduce import outlook, reproduce
+from medsoft_nb.running.snakemake import snakemake_command
 
 pytestmark = pytest.mark.slow
 
@@ -250,7 +254,7 @@ def test_a_cluster_that_starts_jobs_by_a_command(experiment, undisturbed, tmp_pa
 
 
 def test_lists_of_settings_are_a_grid_of_experiments(experiment):
-    from medsoft_nb.grid import layout
+    from medsoft_nb.running.layout import layout
     (experiment/'prepare.ipynb').rename(experiment/'old.ipynb')
     nb = nbformat.read(experiment/'old.ipynb', 4)
     nb.cells[0].source += '\nn_sick = 3'

@@ -119,7 +119,8 @@ def test_parameter_tags_survive_cleaning(tmp_path):
 
 
 def test_profiles_only_set_what_notebooks_know():
-    from medsoft_nb.grid import load_profile, plan, profile_names
+    from medsoft_nb.running.profile import load_profile, profile_names
+    from medsoft_nb.running.layout import plan
     assert {'quick', 'full'} <= set(profile_names())
     for name in profile_names(): assert plan(load_profile(name))
 
@@ -139,7 +140,7 @@ def test_constraints_pin_every_requirement():
 
 
 def test_every_number_of_the_readme_is_in_the_ledger():
-    from medsoft_nb.ledger import ledger, unbacked
+    from medsoft_nb.report.claims import ledger, unbacked
     found, text = ledger(), (root/'README.md').read_text()
     assert unbacked(text, found) == [], 'measure them, or put them into data/results/claims.csv with their source'
     assert unbacked(text+' and 0.9137 of 987 patients', found) == ['0.9137', '987']

@@ -5,8 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from medsoft_nb.data import split, validate
-from medsoft_nb.importers import import_folder, read_mask
+from medsoft_nb.data.splits import split
+from medsoft_nb.data.manifest import validate
+from medsoft_nb.data.folder import import_folder, read_mask
 
 REAL = os.environ.get("MEDSOFT_REALSPINE", "")
 pytestmark = pytest.mark.skipif(not REAL or not (Path(REAL) / "mri_vb").is_dir(), reason="real spine images: MEDSOFT_REALSPINE is not set, or has no mri_vb")

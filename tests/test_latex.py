@@ -1,8 +1,8 @@
 "Tables are LaTeX that compiles."
 import re, shutil, subprocess
 import numpy as np, pandas as pd, pytest
-from medsoft_nb.core import data_path
-from medsoft_nb.report import latex, mark_best, with_interval, with_paper
+from medsoft_nb.core.files import data_path
+from medsoft_nb.report.tables import latex, mark_best, with_interval, with_paper
 
 stored = sorted(data_path('results').glob('*/*.csv'))
 

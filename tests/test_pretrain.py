@@ -2,9 +2,10 @@
 import json
 from pathlib import Path
 import pandas as pd, papermill, pytest, torch
-from medsoft_nb.models import data_path, load_base, weight_hashes
-from medsoft_nb.msc import load_controller
-from medsoft_nb.pipeline import MedSoftPipeline
+from medsoft_nb.core.files import data_path
+from medsoft_nb.models.base import load_base, weight_hashes
+from medsoft_nb.models.controller import load_controller
+from medsoft_nb.painting.pipeline import MedSoftPipeline
 
 pytestmark = pytest.mark.trains
 root = Path(__file__).parent.parent

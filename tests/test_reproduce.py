@@ -18,7 +18,8 @@ generate: {base: BASE}
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory):
     "A run of the real notebooks on a base of random weights"
-    from medsoft_nb.models import save_base, tiny_components
+    from medsoft_nb.models.base import save_base
+    from medsoft_nb.models.tiny import tiny_components
     folder = tmp_path_factory.mktemp('reproduce')
     save_base(tiny_components(0), folder/'base')
     (folder/'smallest.yml').write_text(profile.replace('BASE', str(folder/'base')))
@@ -106,8 +107,9 @@ def test_a_notebook_alone_runs_what_it_lacks(tmp_path):
 
 def test_changed_images_are_noticed(tmp_path):
     "A run on a manifest of one's own begins anew when an image changes, not only when a row does"
-    from medsoft_nb.grid import load_profile, plan
-    from medsoft_nb.phantom import make_benchmark
+    from medsoft_nb.running.profile import load_profile
+    from medsoft_nb.running.layout import plan
+    from medsoft_nb.phantom.benchmarks import make_benchmark
     m = make_benchmark('phantom-fracture', tmp_path/'data', n_healthy=2, n_sick=2)
     first = lambda: plan(load_profile('quick'), tmp_path/'data/manifest.csv')[0].fingerprint
     before = first(); assert first() == before

@@ -4,12 +4,14 @@ from pathlib import Path
 import numpy as np, pytest, torch
 from diffusers import AutoencoderKL, PNDMScheduler, StableDiffusionInpaintPipeline, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel
-from medsoft_nb.data import HEALTHY
-from medsoft_nb.generate import GenerateConfig, generate, with_lora
-from medsoft_nb.models import load_base, tiny_tokenizer
-from medsoft_nb.phantom import make_benchmark
-from medsoft_nb.pipeline import MedSoftPipeline
-from medsoft_nb.train import Training, train
+from medsoft_nb.data.manifest import HEALTHY
+from medsoft_nb.painting.generate import GenerateConfig, generate, with_lora
+from medsoft_nb.models.base import load_base
+from medsoft_nb.models.tiny import tiny_tokenizer
+from medsoft_nb.phantom.benchmarks import make_benchmark
+from medsoft_nb.painting.pipeline import MedSoftPipeline
+from medsoft_nb.training.stages import Training
+from medsoft_nb.training.trainer import train
 
 pytestmark = pytest.mark.trains
 

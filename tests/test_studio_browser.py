@@ -4,9 +4,9 @@ from pathlib import Path
 import nbformat, numpy as np, pytest
 from nbformat.v4 import new_code_cell, new_notebook
 from browser import browser, free_port, jupyterlab, low_contrast, need_browser, outside, run_all, wait_for
-from medsoft_nb.core import read_image, write_image
-from medsoft_nb.data import Manifest
-from medsoft_nb.phantom import phantom
+from medsoft_nb.core.images import read_image, write_image
+from medsoft_nb.data.manifest import Manifest
+from medsoft_nb.phantom.spine import phantom
 
 pytestmark = pytest.mark.slow
 root = Path(__file__).parent.parent
