@@ -29,7 +29,7 @@ lab: $(STAMP)
 check-export: $(STAMP)
 	@echo "== library modules are what the notebooks export"
 	@rm -rf build/check && mkdir -p build/check && cp -r medsoft_nb build/check/
-	@rm -f medsoft_nb/[!_]*.py medsoft_nb/_modidx.py
+	@find medsoft_nb -name '[!_]*.py' -delete && rm -f medsoft_nb/_modidx.py
 	@$(BIN)/nbdev-export
 	@diff -r -x __pycache__ build/check/medsoft_nb medsoft_nb || \
 	  { echo "The export differs: it was made anew, look at it and commit it (git diff medsoft_nb)."; exit 1; }
@@ -38,12 +38,12 @@ check-export: $(STAMP)
 # A process for each notebook: what one sets (pandas, matplotlib, torch) must not show in another.
 outputs: $(STAMP)
 	@find nbs -name '[!._]*.ipynb' -not -path '*/.*' -not -path 'nbs/experiments/*' -not -path '*/_*/*' -not -path '*/runs/*' | sort | $(QUIET) xargs -P 2 -n 1 $(BIN)/nbdev-test --n-workers 0 --save --timing
-	@$(BIN)/python -c "from medsoft_nb.docs import drop_stderr; drop_stderr('nbs')"
+	@$(BIN)/python -c "from medsoft_nb.apps.pages import drop_stderr; drop_stderr('nbs')"
 	@$(BIN)/nbdev-clean
 
 check-readme: $(STAMP)
 	@echo "== README.md is what nbs/index.ipynb gives"
-	@$(BIN)/python -c "from medsoft_nb.docs import readme; readme(check=True)"
+	@$(BIN)/python -c "from medsoft_nb.apps.pages import readme; readme(check=True)"
 
 check-tests: $(STAMP)
 	@echo "== notebooks run and show what they store; tests"
@@ -62,7 +62,7 @@ git-clean:
 	else git --no-pager diff --exit-code --stat -- $(FOLDER); fi
 
 docs: $(STAMP)
-	$(BIN)/python -c "from medsoft_nb.docs import readme; readme()"
+	$(BIN)/python -c "from medsoft_nb.apps.pages import readme; readme()"
 	$(BIN)/medsoft docs --out _docs
 
 clean:

@@ -17,8 +17,9 @@ steps = (Step('prepare', 'data', seeded=False, gpu=False), Step('draw', 'numbers
 medsoft = '''
 import sys
 from functools import partial
-from medsoft_nb import cli, grid
-from medsoft_nb.grid import Step
+from medsoft_nb.apps import cli
+from medsoft_nb.running import reproduce as grid
+from medsoft_nb.running.profile import Step
 steps = STEPS
 grid.reproduce, grid.outlook = (partial(f, notebooks='.', steps=steps) for f in (grid.reproduce, grid.outlook))
 cli.main(['reproduce', '--profile', 'profile.yml', '--out', 'run', *sys.argv[1:]])'''.replace('STEPS', repr(steps))
@@ -196,7 +197,7 @@ def test_benchmarks_share_a_grid_and_one_that_dies_leaves_the_other(experiment):
 
 
 def test_without_snakemake_the_user_is_told(monkeypatch, experiment):
-    from medsoft_nb import grid
+    from medsoft_nb.running import reproduce as grid
     monkeypatch.setattr(grid, 'find_spec', lambda name: None)
     with pytest.raises(ImportError, match=r"pip install 'medsoft_nb\[workflow\]'"): reproduce(experiment/'profile.yml', experiment/'run')
     assert not (experiment/'run').exists()

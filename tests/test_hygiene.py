@@ -1,10 +1,13 @@
 "What keeps the project in order: layers, imports, notebooks, file sizes."
 import ast, json, re, subprocess, sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 import nbformat, papermill, pytest
+from medsoft_nb.apps.site import ROOMS
 
 root = Path(__file__).parent.parent
-library = sorted((root/'nbs').glob('[0-9][0-9]_*.ipynb'))
+package = root/'medsoft_nb'
+modules = sorted(p for p in package.rglob('*.py') if not p.name.startswith('_'))
 experiments = sorted((root/'nbs/experiments').glob('*.ipynb'))
 code_of = lambda path: [c.source for c in nbformat.read(path, 4).cells if c.cell_type == 'code']
 
@@ -22,32 +25,52 @@ def plain(sources):
     return '\n'.join(re.sub(r'^\s*[%!].*$', '', s, flags=re.M) for s in sources)
 
 
-def own_imports(source):
-    "Modules of the library that `source` imports"
+def name_of(path): return '.'.join(path.relative_to(package).with_suffix('').parts)
+
+
+def own_imports(source, module):
+    "Modules of the library that `source`, which is that of `module`, imports"
     names = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import): names |= {a.name for a in node.names}
-        if isinstance(node, ast.ImportFrom) and node.module:
-            assert node.level == 0, f'relative import of {node.module}'
-            names |= {node.module} if node.module != 'medsoft_nb' else {f'medsoft_nb.{a.name}' for a in node.names}
-    return {n.split('.')[1] for n in names if n.startswith('medsoft_nb.')}
+        if isinstance(node, ast.ImportFrom):
+            origin = '.'.join(f'medsoft_nb.{module}'.split('.')[:-node.level]) if node.level else ''
+            origin = '.'.join(filter(None, [origin, node.module]))
+            names |= {origin, *(f'{origin}.{a.name}' for a in node.names)}
+    return {n.removeprefix('medsoft_nb.') for n in names if n.startswith('medsoft_nb.')} & {name_of(p) for p in modules}
 
 
-@pytest.mark.parametrize('path', library, ids=lambda p: p.stem)
-def test_a_notebook_imports_only_lower_numbers(path):
-    number = {p.stem[3:]: int(p.stem[:2]) for p in library}
-    upward = {m for m in own_imports(plain(code_of(path))) if m != path.stem[3:] and number[m] >= int(path.stem[:2])}
-    assert not upward, f'{path.name} imports {upward}'
+def upward(source, module):
+    "Modules of later rooms that `source` imports"
+    room = ROOMS.index(module.split('.')[0])
+    return {m for m in own_imports(source, module) if ROOMS.index(m.split('.')[0]) > room}
+
+
+@pytest.mark.parametrize('path', modules, ids=name_of)
+def test_a_room_imports_only_from_itself_and_from_rooms_before_it(path):
+    assert not upward(path.read_text(), name_of(path))
 
 
 def test_the_layer_check_sees_an_upward_import():
-    assert own_imports('from medsoft_nb.grid import reproduce\nimport medsoft_nb.cli') == {'grid', 'cli'}
+    assert upward('from ..models.base import load_base', 'painting.window') == set()
+    assert upward('from ..painting.window import resize', 'models.base') == {'painting.window'}
+    assert upward('def f():\n    from medsoft_nb.apps import cli', 'core.files') == {'apps.cli'}
+    assert upward('import medsoft_nb.report.tables', 'evaluation.explain') == {'report.tables'}
 
 
-@pytest.mark.parametrize('path', library, ids=lambda p: p.stem)
+def test_no_module_imports_itself_through_others():
+    needs = {name_of(p): own_imports(p.read_text(), name_of(p)) for p in modules}
+    assert len(list(TopologicalSorter(needs).static_order())) == len(modules)
+
+
+def test_every_room_and_notebook_has_its_place():
+    assert {name_of(p).split('.')[0] for p in modules} == set(ROOMS)
+    for path in modules: assert (root/'nbs'/path.relative_to(package)).with_suffix('.ipynb').is_file(), path
+
+
+@pytest.mark.parametrize('path', modules, ids=name_of)
 def test_no_star_imports_in_exported_code(path):
-    module = root/'medsoft_nb'/f'{path.stem[3:]}.py'
-    assert not re.search(r'^\s*from \S+ import \*', module.read_text(), re.M)
+    assert not re.search(r'^\s*from \S+ import \*', path.read_text(), re.M)
 
 
 def test_no_undefined_names():
@@ -62,7 +85,7 @@ def fresh(code):
     return done.stdout.strip()
 
 
-@pytest.mark.parametrize('module', ['core', 'data', 'stats', 'cli', 'report', 'grid'])
+@pytest.mark.parametrize('module', [m for m in map(name_of, modules) if m == 'apps.cli' or m.split('.')[0] in ('core', 'knowledge', 'data', 'statistics', 'report', 'running')])
 def test_imports_without_torch(module):
     heavy = fresh(f"import sys, medsoft_nb.{module}; print([m for m in ('torch', 'diffusers', 'transformers', 'peft') if m in sys.modules])")
     assert heavy == '[]'

@@ -8,9 +8,9 @@ from browser import browser, jupyterlab, need_browser, run_all, wait_for
 pytestmark = pytest.mark.slow
 
 CODE = '''from pathlib import Path
-from medsoft_nb.data import Manifest
-from medsoft_nb.phantom import make_benchmark
-from medsoft_nb.reader import ReaderStudy
+from medsoft_nb.data.manifest import Manifest
+from medsoft_nb.phantom.benchmarks import make_benchmark
+from medsoft_nb.apps.reader import ReaderStudy
 if not Path('m/manifest.csv').exists(): make_benchmark('phantom-tumour', 'm', n_healthy=2, n_sick=12, seed=3)
 m = Manifest.load('m/manifest.csv'); sick = m.where(label=m.diseases)
 ReaderStudy(sick.rows(range(6)), sick.rows(range(6, 12)), 'study', n=6, repeated=0).show()'''

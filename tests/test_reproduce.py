@@ -27,7 +27,7 @@ def folder(tmp_path_factory):
 
 
 def medsoft(folder, *words):
-    return subprocess.run([sys.executable, '-c', 'from medsoft_nb.cli import main; main()', *words], cwd=folder,
+    return subprocess.run([sys.executable, '-c', 'from medsoft_nb.apps.cli import main; main()', *words], cwd=folder,
         env={**os.environ, 'MEDSOFT_PROGRESS': '0', 'OMP_NUM_THREADS': '1'}, capture_output=True, text=True)
 
 

@@ -17,7 +17,7 @@ def test_draw_generate_compare_keep(tmp_path):
     from selenium.webdriver.common.action_chains import ActionChains
     from selenium.webdriver.common.by import By
     from selenium.webdriver.common.keys import Keys
-    code = "from medsoft_nb.widgets import Studio\nStudio(out='kept')"
+    code = "from medsoft_nb.apps.panel import Studio\nStudio(out='kept')"
     nbformat.write(new_notebook(cells=[new_code_cell(code)], metadata={'kernelspec': {'name': 'python3', 'display_name': 'python3', 'language': 'python'}}), tmp_path/'studio.ipynb')
     with jupyterlab(tmp_path) as address, browser(tmp_path, 1400, 1000) as driver:
         driver.get(address('studio.ipynb')); run_all(driver)
@@ -57,7 +57,7 @@ def test_every_tool_on_an_own_image(tmp_path):
     own = phantom(8, 'ct', size=192).image[:, :160]
     write_image(tmp_path/'own spine.png', np.uint8(own*255)); write_image(tmp_path/'small.png', np.ones((20, 20), np.uint8))
     lesion = np.zeros(own.shape, bool); lesion[60:80, 70:95] = True; write_image(tmp_path/'lesion.png', np.uint8(lesion*255))
-    nbformat.write(new_notebook(cells=[new_code_cell("from medsoft_nb.widgets import Studio\nStudio(out='kept')")], metadata={'kernelspec': {'name': 'python3', 'display_name': 'python3', 'language': 'python'}}), tmp_path/'studio.ipynb')
+    nbformat.write(new_notebook(cells=[new_code_cell("from medsoft_nb.apps.panel import Studio\nStudio(out='kept')")], metadata={'kernelspec': {'name': 'python3', 'display_name': 'python3', 'language': 'python'}}), tmp_path/'studio.ipynb')
     with jupyterlab(tmp_path, 'JupyterLab Dark') as address, browser(tmp_path, 1400, 1000) as driver:
         driver.get(address('studio.ipynb')); run_all(driver)
         panel = wait_for(lambda: driver.find_elements(By.CSS_SELECTOR, '.ms-studio'))[0]
@@ -133,7 +133,7 @@ def test_quickstart_runs_in_jupyterlab(tmp_path):
 
 def test_the_page_of_its_own_wants_its_token(tmp_path):
     port = free_port(); address = f'http://127.0.0.1:{port}/'
-    process = subprocess.Popen([sys.executable, '-c', 'from medsoft_nb.cli import main; main()', 'studio', '--port', str(port), '--token', 'secret', '--out', str(tmp_path/'kept')], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    process = subprocess.Popen([sys.executable, '-c', 'from medsoft_nb.apps.cli import main; main()', 'studio', '--port', str(port), '--token', 'secret', '--out', str(tmp_path/'kept')], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     try:
         def answer(url):
             try: return urllib.request.urlopen(url, timeout=60)

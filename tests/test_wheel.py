@@ -49,8 +49,9 @@ def test_the_installed_library_finds_them(installed, tmp_path):
     code = '''
 from pathlib import Path
 import medsoft_nb
-from medsoft_nb.core import data_path, notebooks_path
-from medsoft_nb.grid import load_profile, plan, workflow_path
+from medsoft_nb.core.files import data_path, notebooks_path
+from medsoft_nb.running.profile import load_profile
+from medsoft_nb.running.layout import plan, workflow_path
 package = Path(medsoft_nb.__file__).parent
 assert workflow_path('Snakefile').is_file() and workflow_path().is_relative_to(package)
 assert data_path().is_relative_to(package) and notebooks_path().is_relative_to(package), (data_path(), notebooks_path())
@@ -61,12 +62,12 @@ print(package.parent, len(plan(load_profile('quick'))))'''
 
 def test_the_shipped_base_loads_from_the_wheel(installed, tmp_path):
     code = '''
-from medsoft_nb.grid import load_profile
-from medsoft_nb.models import load_base
+from medsoft_nb.running.profile import load_profile
+from medsoft_nb.models.base import load_base
 print(load_base(load_profile('quick')['finetune']['base'])['unet'].config.in_channels)'''
     assert run_installed(installed, tmp_path, code) == '9'
 
 
 def test_the_command_is_there(installed, tmp_path):
     assert (installed/'bin/medsoft').exists()
-    assert 'reproduce' in run_installed(installed, tmp_path, "from medsoft_nb.cli import main; main(['--help'])")
+    assert 'reproduce' in run_installed(installed, tmp_path, "from medsoft_nb.apps.cli import main; main(['--help'])")

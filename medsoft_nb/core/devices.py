@@ -12,7 +12,6 @@ import os
 from contextlib import nullcontext
 from functools import lru_cache
 from pathlib import Path
-import torch
 
 # %% ../../nbs/core/devices.ipynb #c0074
 @lru_cache
@@ -29,6 +28,7 @@ def autocast(
     "bf16 autocast where the device is faster with it, else nothing; `MEDSOFT_BF16=0` turns it off"
     wanted = os.environ.get('MEDSOFT_BF16', '1')
     if wanted not in ('0', '1'): raise ValueError(f"MEDSOFT_BF16 is {wanted!r}; use 0 (never bf16) or 1 (bf16 where the device is faster with it).")
+    import torch
     kind = torch.device(device).type
     ok = cpu_has_bf16() if kind=='cpu' else kind=='cuda' and torch.cuda.is_bf16_supported()
     return torch.autocast(kind, dtype=torch.bfloat16) if ok and wanted == '1' else nullcontext()

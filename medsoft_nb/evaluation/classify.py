@@ -55,7 +55,7 @@ def image_side(
 class Classifier:
     "Disease against healthy; an estimator with `fit`, `predict_proba`, `classes_`"
     def __init__(self,
-        backbone:str='cnn',      # Name, folder or Hub id: see `45_backbones`
+        backbone:str='cnn',      # Name, folder or Hub id: see `evaluation.backbones`
         steps:int=300,           # Optimiser steps
         batch_size:int=32,       # Images a step
         learning_rate:float=2e-3, # Peak of the schedule

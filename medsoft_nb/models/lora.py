@@ -14,7 +14,7 @@ from diffusers import StableDiffusionInpaintPipeline
 from safetensors import safe_open
 from peft import LoraConfig, get_peft_model_state_dict
 from ..core.files import atomic_path
-from ..training.stages import Training
+
 
 # %% ../../nbs/models/lora.ipynb #c0456
 LORA_TARGETS = ('to_q', 'to_k', 'to_v', 'to_out.0', 'ff.net.0.proj', 'ff.net.2', 'proj_in', 'proj_out', 'conv1', 'conv2')
@@ -23,20 +23,28 @@ LORA_TARGETS = ('to_q', 'to_k', 'to_v', 'to_out.0', 'ff.net.0.proj', 'ff.net.2',
 LORA_FILE = 'pytorch_lora_weights.safetensors'
 
 # %% ../../nbs/models/lora.ipynb #c0458
-def check_lora(lora:str|Path|None, config:Training)->None:
-    "Raise `ValueError` unless a LoRA file can be gone on from with these settings"
+def check_lora(
+    lora:str|Path|None, # File from `train`
+    rank:int|None=None, # That it must have
+)->None:
+    "Raise `ValueError` unless `lora` is a LoRA file in safetensors, of the given rank"
     if lora is None: return
     lora = Path(lora)
     if not lora.is_file(): raise ValueError(f'LoRA file {lora} does not exist.')
     if lora.suffix!='.safetensors': raise ValueError(f'{lora} is not a safetensors file; pickled weights are refused.')
-    if config.full: raise ValueError(f'`full` trains the U-Net itself, so the LoRA {lora} would not be used. Leave one of them out.')
+    if rank is None: return
     with safe_open(lora, 'pt') as f: ranks = {f.get_slice(k).get_shape()[0] for k in f.keys() if 'lora_A' in k or 'lora.down' in k}
-    if ranks!={config.rank}: raise ValueError(f"the LoRA {lora} is of rank {', '.join(map(str, sorted(ranks))) or 'none'}, `rank` is {config.rank}; they must agree.")
+    if ranks!={rank}: raise ValueError(f"the LoRA {lora} is of rank {', '.join(map(str, sorted(ranks))) or 'none'}, `rank` is {rank}; they must agree.")
 
 # %% ../../nbs/models/lora.ipynb #c0459
-def add_lora(unet, config:Training, start:str|Path|None=None)->None:
+def add_lora(
+    unet,
+    rank:int,                   # Of the update matrices; alpha is the same
+    targets:tuple=LORA_TARGETS, # Layers that get one
+    start:str|Path|None=None,   # LoRA file to go on from
+)->None:
     "Put trainable LoRA layers into `unet`, new or from a file"
-    if start is None: unet.add_adapter(LoraConfig(r=config.rank, lora_alpha=config.rank, init_lora_weights='gaussian', target_modules=list(config.targets)), 'default')
+    if start is None: unet.add_adapter(LoraConfig(r=rank, lora_alpha=rank, init_lora_weights='gaussian', target_modules=list(targets)), 'default')
     else: unet.load_lora_adapter(Path(start).parent, weight_name=Path(start).name, prefix='unet', adapter_name='default', use_safetensors=True)
     for n,p in unet.named_parameters(): p.requires_grad_('lora_' in n)
 

@@ -26,6 +26,7 @@ from ..models.base import SHIPPED, weight_hashes
 from .faithful import faithful as check_switches
 from .pipeline import MedSoftPipeline
 from .places import check_sources, Place, place_lesion
+from ..models.lora import check_lora
 
 # %% ../../nbs/painting/generate.ipynb #c0562
 @dataclass
@@ -42,7 +43,7 @@ class GenerateConfig:
     grain:bool=True            # Give back the grain that the autoencoder loses
     controller_scale:float=1.  # Strength of the medical semantics, where a controller is given
     bare_labels:bool=False     # Prompts are the bare labels
-    faithful:tuple=()          # Switches of `22_faithful`
+    faithful:tuple=()          # Switches of `painting.faithful`
     roi:int|str|None=None      # Window side in pixels, or 'auto'; the base's own size if `None`
     batch_size:int=16          # Images a batch
     seed:int=0                 # Of everything random
@@ -115,8 +116,7 @@ def with_lora(
 )->MedSoftPipeline:
     "The pipeline with a LoRA fused into copies of its U-Net and text encoder (fused is fastest)"
     lora = Path(lora)
-    if not lora.exists(): raise ValueError(f'LoRA file {lora} does not exist.')
-    if lora.suffix!='.safetensors': raise ValueError(f'{lora} is not a safetensors file; pickled weights are refused.')
+    check_lora(lora)
     new = MedSoftPipeline(**(pipe.components|{k: copy.deepcopy(getattr(pipe, k)) for k in ('unet', 'text_encoder')}))
     new.load_lora_weights(lora.parent, weight_name=lora.name); new.fuse_lora(lora_scale=scale); new.unload_lora_weights()
     new.controller = pipe.controller; new.set_progress_bar_config(**getattr(pipe, '_progress_bar_config', {}))

@@ -172,7 +172,7 @@ def paint(
     generator=None,              # One `torch.Generator`, or one an image
     output_type:str='np',        # 'np' or 'pil'
     controller_scale:float=1.,   # Strength of the medical semantics, where a controller is loaded; 0 is off
-    faithful=(),                 # Switches of `22_faithful`: flaws of the released code
+    faithful=(),                 # Switches of `painting.faithful`: flaws of the released code
     callback_on_step_end=None,   # `callback(pipe, step, t, dict(latents=...))`, may return new latents
 )->MedSoftOutput:
     "Paint what `prompt` says into `image` where `mask` is above 0; windows of one size go as one batch"

@@ -35,7 +35,7 @@ def factor_pairs(
 
 # %% ../../nbs/report/effects.ipynb #c1118
 def factor_effects(
-    scores:pd.DataFrame, # As in `52_stats`
+    scores:pd.DataFrame, # As in `statistics.intervals`
 )->pd.DataFrame:         # factor, pairs, value, lo, hi, p
     "Effect of each part on the AUC, with paired intervals"
     return pd.concat([paired_difference(scores, on, off).assign(factor=FACTORS[k], pairs=len(on)) for k,(on,off) in factor_pairs(list(dict.fromkeys(scores.arm))).items()], ignore_index=True)

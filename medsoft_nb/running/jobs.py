@@ -12,7 +12,7 @@ import ast, hashlib, json, os, shutil
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
-from importlib.util import find_spec
+from importlib.util import find_spec, resolve_name
 from pathlib import Path
 import nbformat, papermill
 from jupyter_core.paths import jupyter_runtime_dir
@@ -28,27 +28,31 @@ def imported_modules(
     found:set|None=None, # Modules already followed
 )->set[Path]:            # Files of the modules
     "Modules of `package` that `source` imports, directly and through each other"
-    root, left, found = Path(find_spec(package).origin).parent, [_names(source, package)], set() if found is None else found
+    root, left, found = Path(find_spec(package).origin).parent, [_names(source, package, package)], set() if found is None else found
     while left:
         for name in left.pop():
             file = root.joinpath(*name.split('.')[1:]).with_suffix('.py')
-            if file not in found and file.is_file(): found.add(file); left.append(_cached(_names_in, file, package))
+            if file not in found and file.is_file():
+                found.add(file)
+                left.append(_cached(_names_in, file, package, name.rpartition('.')[0]))
     return found
 
 # %% ../../nbs/running/jobs.ipynb #c1162
 @lru_cache(maxsize=256)
-def _names(source, package):
-    "Names below `package` that `source` imports"
+def _names(source, package, here):
+    "Names below `package` that `source`, a module of the package `here`, imports"
     names = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import): names |= {a.name for a in node.names}
         if isinstance(node, ast.ImportFrom):
-            module = '.'.join(filter(None, [package if node.level else '', node.module]))
+            module = resolve_name('.'*node.level + (node.module or ''), here) if node.level else node.module
             names |= {module, *(f'{module}.{a.name}' for a in node.names)}
     return sorted(n for n in names if n.startswith(package+'.'))
 
 # %% ../../nbs/running/jobs.ipynb #c1163
-def _names_in(path, package): return _names(Path(path).read_text(encoding='utf-8'), package)
+def _names_in(path, package, here):
+    "`_names` of a file"
+    return _names(Path(path).read_text(encoding='utf-8'), package, here)
 
 # %% ../../nbs/running/jobs.ipynb #c1165
 @dataclass

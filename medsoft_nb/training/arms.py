@@ -31,7 +31,7 @@ class PaintingArm:
     msc:bool=False       # Medical Semantic Controller
     smis:bool=True       # Soft masks from end to end; else hard ones
     knowledge:bool=True  # Prompts from the knowledge base; else bare labels
-    faithful:tuple=()    # Switches of `22_faithful`
+    faithful:tuple=()    # Switches of `painting.faithful`
 
     @property
     def training(self)->str:

@@ -19,7 +19,7 @@ def encode_cache(
     base:dict,                 # From `load_base`
     windows:list, masks:list,  # Windows in [0, 1]; a list of soft masks for each
     batch_size:int=16,         # Of the autoencoder
-    switches:tuple=(),         # From `22_faithful`
+    switches:tuple=(),         # From `painting.faithful`
 )->dict:                       # Tensors: mean and logvar `(n, 4, h, w)`, masked `(n, k, 4, h, w)`, mask `(n, k, 1, h, w)`
     "Autoencoder outputs of every window and of every masked window"
     vae = base['vae']; dev = vae.device; c = vae.config.in_channels

@@ -46,7 +46,7 @@ class Training:
     dropout:float=.1          # Chance that a sample's prompt and tokens are dropped, for guidance
     background_weight:float=.1 # Loss weight outside the mask; 1 inside
     bare_labels:bool=False    # Prompts are the bare labels, without what the knowledge base says
-    faithful:tuple=()         # Switches of `22_faithful`
+    faithful:tuple=()         # Switches of `painting.faithful`
     save_every:int=100        # Steps between checkpoints
     seed:int=0                # Of everything random
 

@@ -86,7 +86,7 @@ def make_trainable(
     "Freeze all but what the stage trains"
     net.requires_grad_(False); trains = STAGES[config.stage].trains
     if 'lora' in trains and config.full: net.unet.requires_grad_(True)
-    elif lora is not None or 'lora' in trains and config.rank: add_lora(net.unet, config, lora)
+    elif lora is not None or 'lora' in trains and config.rank: add_lora(net.unet, config.rank, config.targets, lora)
     if 'lora' not in trains: net.unet.requires_grad_(False)
     for name in ('adapter', 'msc'):
         if name in trains: getattr(net, name).requires_grad_(True)
@@ -129,7 +129,9 @@ def train(
 )->Trained:
     "Train one stage; goes on from the last checkpoint in `out`"
     config, out = config or Training(), Path(out); stage = STAGES[config.stage]
-    check_training(manifest); check_folder(out, config); check_lora(lora, config); require_space(out, 200<<20)
+    check_training(manifest); check_folder(out, config); check_lora(lora, config.rank);
+    if config.full and lora is not None: raise ValueError(f'`full` trains the U-Net itself, so the LoRA {lora} would not be used. Leave one of them out.')
+    require_space(out, 200<<20)
     if (stage.tokens or stage.loss=='semantic') and controller is None: raise ValueError(f'stage {config.stage} needs a `controller`, e.g. `load_controller()` or `Controller.new(load_encoder(), unet)`.')
     if controller is not None and not (stage.tokens or stage.loss=='semantic'): raise ValueError(f'stage {config.stage} has no use for a `controller`; leave it out, or choose another stage: ' + ', '.join(s for s in STAGES if s!=config.stage) + '.')
     base = load_base(base) if isinstance(base, (str, Path)) else base
