@@ -1,4 +1,5 @@
 "Package metadata comes from settings.ini; pyproject.toml only declares it dynamic."
+
 import sys
 from configparser import ConfigParser
 from pathlib import Path
@@ -6,18 +7,21 @@ from setuptools import find_packages, setup
 
 here = Path(__file__).parent
 parser = ConfigParser(delimiters=['='], interpolation=None)
-parser.read(here/'settings.ini', encoding='utf-8')
+parser.read(here / 'settings.ini', encoding='utf-8')
 cfg = parser['DEFAULT']
 lib = cfg['lib_name']
-readme = here/'README.md'
+readme = here / 'README.md'
 # Folders outside the package that an installed wheel carries inside it: see `core.data_path`, `core.notebooks_path` and `grid.workflow_path`.
 outside = {f'{lib}._shipped': 'data', f'{lib}._experiments': 'nbs/experiments', f'{lib}._workflow': 'workflow'}
 editable = 'editable_wheel' in sys.argv  # `pip install -e` reads them from the checkout
-carried = {name: folder for name, folder in outside.items() if (here/folder).is_dir() and not editable}
+carried = {name: folder for name, folder in outside.items() if (here / folder).is_dir() and not editable}
 
 setup(
-    version=cfg['version'], description=cfg['description'], author=cfg['author'],
-    license_expression=cfg['license'], keywords=cfg['keywords'].split(),
+    version=cfg['version'],
+    description=cfg['description'],
+    author=cfg['author'],
+    license_expression=cfg['license'],
+    keywords=cfg['keywords'].split(),
     long_description=readme.read_text(encoding='utf-8') if readme.exists() else '',
     long_description_content_type='text/markdown',
     packages=[*find_packages(include=[lib, f'{lib}.*']), *carried],

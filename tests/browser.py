@@ -1,4 +1,5 @@
 "A headless browser and servers on loopback, for the tests that need them."
+
 import json, os, re, secrets, shutil, socket, subprocess, sys, time, urllib.request
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,24 +12,31 @@ FLAGS = '--headless=new --no-sandbox --disable-gpu --disable-quic --no-first-run
 def need_browser():
     "Skip, or fail where the browser is required"
     lacks = [n for n in ('chromium', 'chromedriver') if not shutil.which(n)]
-    try: import selenium
-    except ImportError: lacks.append('selenium')
-    if lacks: (pytest.fail if REQUIRED else pytest.skip)(f"{', '.join(lacks)} not found")
+    try:
+        import selenium
+    except ImportError:
+        lacks.append('selenium')
+    if lacks:
+        (pytest.fail if REQUIRED else pytest.skip)(f"{', '.join(lacks)} not found")
 
 
 @contextmanager
 def browser(folder, width=1280, height=900):
     "A Chromium of its own, with console and network logs"
     from selenium import webdriver
+
     options = webdriver.ChromeOptions()
     options.binary_location = shutil.which('chromium')
-    for flag in FLAGS.split(): options.add_argument(flag)
-    options.add_argument(f'--user-data-dir={Path(folder)/"profile"}')
+    for flag in FLAGS.split():
+        options.add_argument(flag)
+    options.add_argument(f'--user-data-dir={Path(folder) / "profile"}')
     options.add_argument(f'--window-size={width},{height}')
     options.set_capability('goog:loggingPrefs', {'browser': 'ALL', 'performance': 'ALL'})
     driver = webdriver.Chrome(options, service=webdriver.ChromeService(shutil.which('chromedriver')))
-    try: yield driver
-    finally: driver.quit()
+    try:
+        yield driver
+    finally:
+        driver.quit()
 
 
 def free_port():
@@ -40,43 +48,75 @@ def free_port():
 @contextmanager
 def server(*words, cwd, port, ready, seconds=300, env=None):
     "A process that serves on `port`, once `ready` (a URL) answers"
-    with open(Path(cwd)/'server.log', 'w') as log:
-        process = subprocess.Popen([sys.executable, '-m', *map(str, words)], cwd=cwd, stdout=log, stderr=subprocess.STDOUT, env={**os.environ, **(env or {})})
+    with open(Path(cwd) / 'server.log', 'w') as log:
+        process = subprocess.Popen(
+            [sys.executable, '-m', *map(str, words)],
+            cwd=cwd,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, **(env or {})},
+        )
         try:
-            end = time.time()+seconds
+            end = time.time() + seconds
             while True:
-                try: urllib.request.urlopen(ready, timeout=5); break
+                try:
+                    urllib.request.urlopen(ready, timeout=5)
+                    break
                 except Exception:
-                    assert process.poll() is None and time.time() < end, (Path(cwd)/'server.log').read_text()[-3000:]
-                    time.sleep(.3)
+                    assert process.poll() is None and time.time() < end, (Path(cwd) / 'server.log').read_text()[-3000:]
+                    time.sleep(0.3)
             yield process
         finally:
             process.terminate()
-            try: process.wait(15)
-            except subprocess.TimeoutExpired: process.kill()
+            try:
+                process.wait(15)
+            except subprocess.TimeoutExpired:
+                process.kill()
 
 
 @contextmanager
 def jupyterlab(folder, theme='JupyterLab Light'):
     "JupyterLab on loopback with a token; yields the address of a notebook by its name"
-    settings = Path(folder)/'settings/@jupyterlab/apputils-extension/themes.jupyterlab-settings'
-    settings.parent.mkdir(parents=True); settings.write_text(json.dumps({'theme': theme}))
+    settings = Path(folder) / 'settings/@jupyterlab/apputils-extension/themes.jupyterlab-settings'
+    settings.parent.mkdir(parents=True)
+    settings.write_text(json.dumps({'theme': theme}))
     port, token = free_port(), secrets.token_hex(8)
     base = f'http://127.0.0.1:{port}'
-    with server('jupyter', 'lab', '--no-browser', '--allow-root', f'--ServerApp.port={port}', '--ServerApp.ip=127.0.0.1', f'--IdentityProvider.token={token}', f'--ServerApp.root_dir={folder}',
-            '--LabApp.news_url=', '--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate', cwd=folder, port=port, ready=f'{base}/api/status?token={token}',
-            env={'JUPYTER_CONFIG_DIR': f'{folder}/config', 'JUPYTERLAB_SETTINGS_DIR': f'{folder}/settings', 'OMP_NUM_THREADS': '2'}):
+    with server(
+        'jupyter',
+        'lab',
+        '--no-browser',
+        '--allow-root',
+        f'--ServerApp.port={port}',
+        '--ServerApp.ip=127.0.0.1',
+        f'--IdentityProvider.token={token}',
+        f'--ServerApp.root_dir={folder}',
+        '--LabApp.news_url=',
+        '--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate',
+        cwd=folder,
+        port=port,
+        ready=f'{base}/api/status?token={token}',
+        env={
+            'JUPYTER_CONFIG_DIR': f'{folder}/config',
+            'JUPYTERLAB_SETTINGS_DIR': f'{folder}/settings',
+            'OMP_NUM_THREADS': '2',
+        },
+    ):
         yield lambda name: f'{base}/doc/tree/{name}?token={token}&reset'
 
 
-def wait_for(found, seconds=300, every=.2):
+def wait_for(found, seconds=300, every=0.2):
     "What `found()` gives once it is true"
-    end = time.time()+seconds
+    end = time.time() + seconds
     while True:
-        try: got = found()
-        except Exception as e: got, error = None, e
-        else: error = None
-        if got: return got
+        try:
+            got = found()
+        except Exception as e:
+            got, error = None, e
+        else:
+            error = None
+        if got:
+            return got
         assert time.time() < end, f'waited {seconds} s in vain ({error})'
         time.sleep(every)
 
@@ -84,16 +124,36 @@ def wait_for(found, seconds=300, every=.2):
 def run_all(driver):
     "Run all cells of the open notebook of JupyterLab, by its menu"
     from selenium.webdriver.common.by import By
+
     wait_for(lambda: driver.find_elements(By.CSS_SELECTOR, '.jp-Notebook .jp-Cell'))
-    wait_for(lambda: driver.find_elements(By.CSS_SELECTOR, '.jp-Toolbar-kernelStatus[title*="Idle"], .jp-Notebook-ExecutionIndicator[data-status="idle"]'))
+    wait_for(
+        lambda: driver.find_elements(
+            By.CSS_SELECTOR,
+            '.jp-Toolbar-kernelStatus[title*="Idle"], .jp-Notebook-ExecutionIndicator[data-status="idle"]',
+        )
+    )
     for label in ('Run', 'Run All Cells'):
-        wait_for(lambda: [e for e in driver.find_elements(By.CSS_SELECTOR, '.lm-MenuBar-itemLabel, .lm-Menu-itemLabel') if e.text.strip() == label and e.is_displayed()])[0].click()
+        wait_for(
+            lambda: [
+                e
+                for e in driver.find_elements(By.CSS_SELECTOR, '.lm-MenuBar-itemLabel, .lm-Menu-itemLabel')
+                if e.text.strip() == label and e.is_displayed()
+            ]
+        )[0].click()
 
 
 def outside(driver):
     "Requests that left loopback"
-    urls = [m['params']['request']['url'] for e in driver.get_log('performance') if (m := json.loads(e['message'])['message'])['method'] == 'Network.requestWillBeSent']
-    return [u for u in urls if not re.match(r'(data|blob|about|chrome|devtools|chrome-extension):|https?://(127\.0\.0\.1|localhost)', u)]
+    urls = [
+        m['params']['request']['url']
+        for e in driver.get_log('performance')
+        if (m := json.loads(e['message'])['message'])['method'] == 'Network.requestWillBeSent'
+    ]
+    return [
+        u
+        for u in urls
+        if not re.match(r'(data|blob|about|chrome|devtools|chrome-extension):|https?://(127\.0\.0\.1|localhost)', u)
+    ]
 
 
 CONTRAST = """

@@ -1,4 +1,5 @@
 "How the tests are shared out: each notebook by itself, every other file as a whole, since its tests share what they made."
+
 import pytest
 
 

@@ -4,14 +4,15 @@ Kinds of outputs, the number of pictures, and every text without its numbers agr
 rows and words. Numbers agree within 0.5 %, and pictures nearly, but in cells tagged `trained`: what they show comes out
 of a training or a network, whose numbers differ between processors, and what it must show stands beside it as an assert.
 """
+
 import base64, difflib, io, re
 import numpy as np
 from bs4 import BeautifulSoup
 from PIL import Image
 
 TRAINED = 'trained'
-TOLERANCE = 0.005   # Relative, of numbers that nothing was trained for
-GREYS = 6           # Mean difference of pictures that nothing was trained for, in grey levels of 255
+TOLERANCE = 0.005  # Relative, of numbers that nothing was trained for
+GREYS = 6  # Mean difference of pictures that nothing was trained for, in grey levels of 255
 NUMBER = re.compile(r'(?<![\w.])[-+\u2212]?\d+(?:\.\d+)?(?:e[-+]?\d+)?')
 HASH = re.compile(r'\b(?=[0-9a-f]*\d)(?=[0-9a-f]*[a-f])[0-9a-f]{8,}\b')
 EMBEDDED = re.compile(r'data:image/(?:png|jpeg);base64,([\w+/=]+)')
@@ -43,18 +44,20 @@ def contents(cell):
         html = data.get('text/html', '')
         found += [('picture', p) for p in EMBEDDED.findall(html)]
         found += [('picture', data[kind]) for kind in ('image/png', 'image/jpeg') if kind in data][:1]
-        found += [('picture', '')]*('image/svg+xml' in data)
+        found += [('picture', '')] * ('image/svg+xml' in data)
         shown = plain(EMBEDDED.sub('', html)) if html else data.get('text/markdown', data.get('text/plain', ''))
         if any('widget' in kind for kind in data):
             shown = 'widget'
-        text += shown+'\n'
+        text += shown + '\n'
     return ([('text', text)] if text.strip() else []) + found
 
 
 def words(text):
     "Text without its numbers, hashes, and the widths of columns"
     text = NUMBER.sub('#', HASH.sub('#hash', text))
-    return [re.sub(r'([-=:─])\1+', r'\1', re.sub(r'\s+', ' ', line)).strip() for line in text.splitlines() if line.strip()]
+    return [
+        re.sub(r'([-=:─])\1+', r'\1', re.sub(r'\s+', ' ', line)).strip() for line in text.splitlines() if line.strip()
+    ]
 
 
 def numbers(text):
@@ -76,14 +79,18 @@ def difference(old, new, trained):
         a, b = picture(a), picture(b)
         if a.shape != b.shape:
             return f'a picture of {b.shape[1]} x {b.shape[0]} pixels was {a.shape[1]} x {a.shape[0]}'
-        apart = abs(a-b).mean()
+        apart = abs(a - b).mean()
         return f'a picture differs by {apart:.1f} of 255 grey levels' if apart > GREYS else ''
     if words(a) != words(b):
-        return '\n'.join(['other words:', *difflib.unified_diff(words(a), words(b), 'stored', 'run', lineterm='', n=0)])
+        return '\n'.join(
+            ['other words:', *difflib.unified_diff(words(a), words(b), 'stored', 'run', lineterm='', n=0)]
+        )
     if trained:
         return ''
-    wrong = [f'{y:g} was {x:g}' for x, y in zip(numbers(a), numbers(b)) if not np.isclose(x, y, rtol=TOLERANCE, atol=1e-12)]
-    return 'other numbers: '+', '.join(wrong[:5]) if wrong else ''
+    wrong = [
+        f'{y:g} was {x:g}' for x, y in zip(numbers(a), numbers(b)) if not np.isclose(x, y, rtol=TOLERANCE, atol=1e-12)
+    ]
+    return 'other numbers: ' + ', '.join(wrong[:5]) if wrong else ''
 
 
 def differences(old, new):
@@ -107,8 +114,8 @@ def bare(nb):
     found, waiting = [], []
     for k, cell in enumerate([*nb.cells, None]):
         if cell is None or (cell.cell_type == 'markdown' and re.match('#', cell.source)):
-            found, waiting = found+waiting, []
+            found, waiting = found + waiting, []
         elif cell.cell_type == 'code':
-            waiting += [k]*(TRAINED in cell.metadata.get('tags', []))
+            waiting += [k] * (TRAINED in cell.metadata.get('tags', []))
             waiting *= not re.search(r'(^|; |: )\s*(assert |test_\w+\(|with expect_fail)', cell.source, re.M)
     return found

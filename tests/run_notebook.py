@@ -1,4 +1,5 @@
 "Run a notebook where it stands, as nbdev-test does, and write it with its outputs to another file: `run_notebook.py NOTEBOOK TO`"
+
 import sys
 import nbdev.test
 from fastcore.nbio import write_nb

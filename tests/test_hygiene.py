@@ -1,4 +1,5 @@
 "What keeps the project in order: layers, imports, notebooks, file sizes."
+
 import ast, json, re, subprocess, sys
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -6,18 +7,39 @@ import nbformat, papermill, pytest
 from medsoft_nb.apps.site import ROOMS
 
 root = Path(__file__).parent.parent
-package = root/'medsoft_nb'
+package = root / 'medsoft_nb'
 modules = sorted(p for p in package.rglob('*.py') if not p.name.startswith('_'))
-experiments = sorted((root/'nbs/experiments').glob('*.ipynb'))
-code_of = lambda path: [c.source for c in nbformat.read(path, 4).cells if c.cell_type == 'code']
+experiments = sorted((root / 'nbs/experiments').glob('*.ipynb'))
+
+
+def code_of(path):
+    return [c.source for c in nbformat.read(path, 4).cells if c.cell_type == 'code']
 
 
 def tracked():
     "Files of the project: what git tracks, or everything outside generated folders where there is no git"
     done = subprocess.run(['git', 'ls-files', '-z'], cwd=root, capture_output=True, text=True)
-    if done.returncode == 0 and done.stdout: return [root/f for f in done.stdout.split('\0') if f and (root/f).is_file()]
-    skip = {'.venv', 'runs', 'build', 'dist', '_proc', '_docs', '__pycache__', '.pytest_cache', '.hypothesis', '.ruff_cache', '.git', '.ipynb_checkpoints'}
-    return [f for f in root.rglob('*') if f.is_file() and not skip & set(f.relative_to(root).parts) and '.egg-info' not in str(f)]
+    if done.returncode == 0 and done.stdout:
+        return [root / f for f in done.stdout.split('\0') if f and (root / f).is_file()]
+    skip = {
+        '.venv',
+        'runs',
+        'build',
+        'dist',
+        '_proc',
+        '_docs',
+        '__pycache__',
+        '.pytest_cache',
+        '.hypothesis',
+        '.ruff_cache',
+        '.git',
+        '.ipynb_checkpoints',
+    }
+    return [
+        f
+        for f in root.rglob('*')
+        if f.is_file() and not skip & set(f.relative_to(root).parts) and '.egg-info' not in str(f)
+    ]
 
 
 def plain(sources):
@@ -25,19 +47,23 @@ def plain(sources):
     return '\n'.join(re.sub(r'^\s*[%!].*$', '', s, flags=re.M) for s in sources)
 
 
-def name_of(path): return '.'.join(path.relative_to(package).with_suffix('').parts)
+def name_of(path):
+    return '.'.join(path.relative_to(package).with_suffix('').parts)
 
 
 def own_imports(source, module):
     "Modules of the library that `source`, which is that of `module`, imports"
     names = set()
     for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Import): names |= {a.name for a in node.names}
+        if isinstance(node, ast.Import):
+            names |= {a.name for a in node.names}
         if isinstance(node, ast.ImportFrom):
-            origin = '.'.join(f'medsoft_nb.{module}'.split('.')[:-node.level]) if node.level else ''
+            origin = '.'.join(f'medsoft_nb.{module}'.split('.')[: -node.level]) if node.level else ''
             origin = '.'.join(filter(None, [origin, node.module]))
             names |= {origin, *(f'{origin}.{a.name}' for a in node.names)}
-    return {n.removeprefix('medsoft_nb.') for n in names if n.startswith('medsoft_nb.')} & {name_of(p) for p in modules}
+    return {n.removeprefix('medsoft_nb.') for n in names if n.startswith('medsoft_nb.')} & {
+        name_of(p) for p in modules
+    }
 
 
 def upward(source, module):
@@ -65,7 +91,8 @@ def test_no_module_imports_itself_through_others():
 
 def test_every_room_and_notebook_has_its_place():
     assert {name_of(p).split('.')[0] for p in modules} == set(ROOMS)
-    for path in modules: assert (root/'nbs'/path.relative_to(package)).with_suffix('.ipynb').is_file(), path
+    for path in modules:
+        assert (root / 'nbs' / path.relative_to(package)).with_suffix('.ipynb').is_file(), path
 
 
 @pytest.mark.parametrize('path', modules, ids=name_of)
@@ -75,7 +102,12 @@ def test_no_star_imports_in_exported_code(path):
 
 def test_no_undefined_names():
     "Hidden globals: names that a notebook has and the exported module lacks"
-    done = subprocess.run([sys.executable, '-m', 'ruff', 'check', '--no-cache', 'medsoft_nb', 'tests', 'setup.py'], cwd=root, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, '-m', 'ruff', 'check', '--no-cache', 'medsoft_nb', 'tests', 'setup.py'],
+        cwd=root,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stdout
 
 
@@ -85,9 +117,18 @@ def fresh(code):
     return done.stdout.strip()
 
 
-@pytest.mark.parametrize('module', [m for m in map(name_of, modules) if m == 'apps.cli' or m.split('.')[0] in ('core', 'knowledge', 'data', 'statistics', 'report', 'running')])
+@pytest.mark.parametrize(
+    'module',
+    [
+        m
+        for m in map(name_of, modules)
+        if m == 'apps.cli' or m.split('.')[0] in ('core', 'knowledge', 'data', 'statistics', 'report', 'running')
+    ],
+)
 def test_imports_without_torch(module):
-    heavy = fresh(f"import sys, medsoft_nb.{module}; print([m for m in ('torch', 'diffusers', 'transformers', 'peft') if m in sys.modules])")
+    heavy = fresh(
+        f"import sys, medsoft_nb.{module}; print([m for m in ('torch', 'diffusers', 'transformers', 'peft') if m in sys.modules])"
+    )
     assert heavy == '[]'
 
 
@@ -98,19 +139,21 @@ def test_importing_the_package_imports_nothing_heavy():
 
 
 def test_version_is_that_of_settings():
-    stated = re.search(r'^version = (\S+)', (root/'settings.ini').read_text(), re.M)[1]
+    stated = re.search(r'^version = (\S+)', (root / 'settings.ini').read_text(), re.M)[1]
     assert fresh('import medsoft_nb; print(medsoft_nb.__version__)') == stated
 
 
 def test_tracked_files_are_small():
-    big = {str(f.relative_to(root)): f.stat().st_size for f in tracked() if f.stat().st_size > 20*2**20}
+    big = {str(f.relative_to(root)): f.stat().st_size for f in tracked() if f.stat().st_size > 20 * 2**20}
     assert not big
 
 
 def test_no_folders_of_one_machine_in_tracked_files():
     words = [b'/work' + b'/', b'/home' + b'/', b'/root' + b'/', b'/Users' + b'/', b'/tmp' + b'/bash']
     binary = {'.png', '.safetensors', '.npy', '.tif', '.jpg', '.parquet'}
-    found = {str(f.relative_to(root)): w for f in tracked() if f.suffix not in binary for w in words if w in f.read_bytes()}
+    found = {
+        str(f.relative_to(root)): w for f in tracked() if f.suffix not in binary for w in words if w in f.read_bytes()
+    }
     assert not found
 
 
@@ -130,31 +173,45 @@ def test_experiments_hold_calls_not_logic(path):
 
 def test_parameter_tags_survive_cleaning(tmp_path):
     "nbdev-clean strips tags unless told otherwise; papermill's values would then be overridden by the defaults"
-    nb = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell('n = 1', metadata={'tags': ['parameters'], 'collapsed': True}), nbformat.v4.new_code_cell('print(n)')],
-        metadata={'kernelspec': {'name': 'python3', 'display_name': 'python3', 'language': 'python'}})
-    path = tmp_path/'step.ipynb'
+    nb = nbformat.v4.new_notebook(
+        cells=[
+            nbformat.v4.new_code_cell('n = 1', metadata={'tags': ['parameters'], 'collapsed': True}),
+            nbformat.v4.new_code_cell('print(n)'),
+        ],
+        metadata={'kernelspec': {'name': 'python3', 'display_name': 'python3', 'language': 'python'}},
+    )
+    path = tmp_path / 'step.ipynb'
     nbformat.write(nb, path)
-    subprocess.run([Path(sys.executable).with_name('nbdev-clean'), '--fname', path], cwd=root, check=True, capture_output=True)
+    subprocess.run(
+        [Path(sys.executable).with_name('nbdev-clean'), '--fname', path], cwd=root, check=True, capture_output=True
+    )
     cleaned = json.loads(path.read_text())['cells'][0]['metadata']
     assert cleaned == {'tags': ['parameters']}
-    done = papermill.execute_notebook(str(path), str(tmp_path/'done.ipynb'), {'n': 7}, progress_bar=False, kernel_name='python3')
+    done = papermill.execute_notebook(
+        str(path), str(tmp_path / 'done.ipynb'), {'n': 7}, progress_bar=False, kernel_name='python3'
+    )
     assert done.cells[-1].outputs[0].text == '7\n'
 
 
 def test_profiles_only_set_what_notebooks_know():
     from medsoft_nb.running.profile import load_profile, profile_names
     from medsoft_nb.running.layout import plan
+
     assert {'quick', 'full'} <= set(profile_names())
-    for name in profile_names(): assert plan(load_profile(name))
+    for name in profile_names():
+        assert plan(load_profile(name))
 
 
 def test_constraints_pin_every_requirement():
     from packaging.requirements import Requirement
     from packaging.utils import canonicalize_name
-    lines = [line for line in (root/'constraints.txt').read_text().splitlines() if line and not line.startswith('#')]
-    assert all(re.fullmatch(r'[\w.-]+==[\w.]+', line) for line in lines), 'exact versions only, no paths, no local suffixes'
+
+    lines = [line for line in (root / 'constraints.txt').read_text().splitlines() if line and not line.startswith('#')]
+    assert all(re.fullmatch(r'[\w.-]+==[\w.]+', line) for line in lines), (
+        'exact versions only, no paths, no local suffixes'
+    )
     pinned = {canonicalize_name(Requirement(line).name): Requirement(line).specifier for line in lines}
-    settings = (root/'settings.ini').read_text()
+    settings = (root / 'settings.ini').read_text()
     for part in ('requirements', 'dev_requirements'):
         for text in re.search(rf'^{part} = (.*(?:\n\s+.*)*)', settings, re.M)[1].split():
             wanted = Requirement(text)
@@ -164,11 +221,12 @@ def test_constraints_pin_every_requirement():
 
 def test_every_number_of_the_readme_is_in_the_ledger():
     from medsoft_nb.report.claims import ledger, unbacked
-    found, text = ledger(), (root/'README.md').read_text()
+
+    found, text = ledger(), (root / 'README.md').read_text()
     assert unbacked(text, found) == [], 'measure them, or put them into data/results/claims.csv with their source'
-    assert unbacked(text+' and 0.9137 of 987 patients', found) == ['0.9137', '987']
+    assert unbacked(text + ' and 0.9137 of 987 patients', found) == ['0.9137', '987']
 
 
 def test_pictures_of_the_readme_have_a_text():
-    texts = re.findall(r'!\[(.*?)\]\(', (root/'README.md').read_text(encoding='utf-8'))
+    texts = re.findall(r'!\[(.*?)\]\(', (root / 'README.md').read_text(encoding='utf-8'))
     assert texts and all(len(t) > 20 for t in texts), texts

@@ -1,4 +1,5 @@
 """Import of real lumbar MR slices: set MEDSOFT_REALSPINE to the folder that holds `mri_vb`."""
+
 import os
 from pathlib import Path
 
@@ -10,14 +11,25 @@ from medsoft_nb.data.manifest import validate
 from medsoft_nb.data.folder import import_folder, read_mask
 
 REAL = os.environ.get("MEDSOFT_REALSPINE", "")
-pytestmark = pytest.mark.skipif(not REAL or not (Path(REAL) / "mri_vb").is_dir(), reason="real spine images: MEDSOFT_REALSPINE is not set, or has no mri_vb")
+pytestmark = pytest.mark.skipif(
+    not REAL or not (Path(REAL) / "mri_vb").is_dir(),
+    reason="real spine images: MEDSOFT_REALSPINE is not set, or has no mri_vb",
+)
 
 
 @pytest.fixture(scope="module")
 def imported(tmp_path_factory):
     source = Path(REAL) / "mri_vb"
-    return import_folder(source / "images", tmp_path_factory.mktemp("real") / "vb", masks=source / "masks", table=source / "index.csv",
-        columns=dict(image_id="file", patient_id="subset,exam", label="pathology"), label_map={"healthy": "healthy", "*": "other"}, modality="MR", spacing_mm=1)
+    return import_folder(
+        source / "images",
+        tmp_path_factory.mktemp("real") / "vb",
+        masks=source / "masks",
+        table=source / "index.csv",
+        columns=dict(image_id="file", patient_id="subset,exam", label="pathology"),
+        label_map={"healthy": "healthy", "*": "other"},
+        modality="MR",
+        spacing_mm=1,
+    )
 
 
 def test_counts(imported):
@@ -30,7 +42,10 @@ def test_counts(imported):
 def test_anatomical_order(imported):
     changed = 0
     for i in range(len(imported)):
-        before, after = read_mask(Path(REAL) / "mri_vb" / "masks" / Path(imported.df.image[i]).name), imported.anatomy(i)
+        before, after = (
+            read_mask(Path(REAL) / "mri_vb" / "masks" / Path(imported.df.image[i]).name),
+            imported.anatomy(i),
+        )
         assert ((before > 0) == (after > 0)).all()
         rows = [np.nonzero(after == k)[0].mean() for k in range(1, after.max() + 1)]
         assert len(rows) == len(np.unique(before)) - 1 and rows == sorted(rows)

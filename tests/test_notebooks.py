@@ -1,4 +1,5 @@
 "Every notebook runs from its first cell to its last, and gives the outputs that it shows."
+
 import base64, copy, io, subprocess, sys
 from pathlib import Path
 import nbformat, pytest
@@ -6,10 +7,20 @@ from PIL import Image
 from outputs import TRAINED, bare, differences
 
 root = Path(__file__).parent.parent
-skip = {'experiments', 'runs'}   # experiments run through papermill: `test_reproduce`, `test_pretrain`
-notebooks = [p for p in (root/'nbs').rglob('[!._]*.ipynb') if not any(f in skip or f[0] in '._' for f in p.relative_to(root/'nbs').parts[:-1])]
-name = lambda path: str(path.relative_to(root/'nbs').with_suffix(''))
-read = lambda path: nbformat.read(path, 4)
+skip = {'experiments', 'runs'}  # experiments run through papermill: `test_reproduce`, `test_pretrain`
+notebooks = [
+    p
+    for p in (root / 'nbs').rglob('[!._]*.ipynb')
+    if not any(f in skip or f[0] in '._' for f in p.relative_to(root / 'nbs').parts[:-1])
+]
+
+
+def name(path):
+    return str(path.relative_to(root / 'nbs').with_suffix(''))
+
+
+def read(path):
+    return nbformat.read(path, 4)
 
 
 @pytest.mark.slow
@@ -17,11 +28,18 @@ read = lambda path: nbformat.read(path, 4)
 @pytest.mark.parametrize('path', sorted(notebooks), ids=name)
 def test_it_runs_and_shows_what_it_stores(path, tmp_path):
     "In a process of its own: what a notebook sets (pandas, matplotlib, torch) must not show in another"
-    made = tmp_path/path.name
-    done = subprocess.run([sys.executable, Path(__file__).with_name('run_notebook.py'), path, made], cwd=root, capture_output=True, text=True)
-    assert done.returncode == 0, (done.stdout+done.stderr)[-6000:]
+    made = tmp_path / path.name
+    done = subprocess.run(
+        [sys.executable, Path(__file__).with_name('run_notebook.py'), path, made],
+        cwd=root,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, (done.stdout + done.stderr)[-6000:]
     found = differences(read(path), read(made))
-    assert not found, '\n'.join(['stored outputs are not what the notebook gives; look at what `make outputs` makes:', *found])
+    assert not found, '\n'.join(
+        ['stored outputs are not what the notebook gives; look at what `make outputs` makes:', *found]
+    )
 
 
 @pytest.mark.parametrize('path', sorted(notebooks), ids=name)
@@ -31,73 +49,124 @@ def test_what_trained_cells_must_show_is_asserted(path):
 
 # The check itself: each kind of fault that it is there for, planted into a small notebook.
 
+
 def png(*greys):
     "A picture with a stripe of each grey, as notebooks store it"
-    out, image = io.BytesIO(), Image.new('L', (8, 4*len(greys)))
+    out, image = io.BytesIO(), Image.new('L', (8, 4 * len(greys)))
     for k, grey in enumerate(greys):
-        image.paste(grey, (0, 4*k, 8, 4*k+4))
+        image.paste(grey, (0, 4 * k, 8, 4 * k + 4))
     image.save(out, 'png')
     return base64.b64encode(out.getvalue()).decode()
 
 
 def table(*rows):
     "A table as pandas shows it"
-    cells = ''.join('<tr>'+''.join(f'<td>{c}</td>' for c in row)+'</tr>' for row in rows)
-    return nbformat.v4.new_output('execute_result', {'text/html': f'<div><style>td {{}}</style><table>{cells}</table></div>', 'text/plain': 'ignored'})
+    cells = ''.join('<tr>' + ''.join(f'<td>{c}</td>' for c in row) + '</tr>' for row in rows)
+    return nbformat.v4.new_output(
+        'execute_result',
+        {'text/html': f'<div><style>td {{}}</style><table>{cells}</table></div>', 'text/plain': 'ignored'},
+    )
 
 
 def notebook(trained, *outputs):
-    return nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell('show()', outputs=list(outputs), metadata={'tags': [TRAINED]*trained})])
+    return nbformat.v4.new_notebook(
+        cells=[nbformat.v4.new_code_cell('show()', outputs=list(outputs), metadata={'tags': [TRAINED] * trained})]
+    )
 
 
 def figure(*greys):
-    return nbformat.v4.new_output('display_data', {'image/png': png(*greys), 'text/plain': '<Figure size 8x8 with 2 Axes>'})
+    return nbformat.v4.new_output(
+        'display_data', {'image/png': png(*greys), 'text/plain': '<Figure size 8x8 with 2 Axes>'}
+    )
 
 
 def printed(text):
     return nbformat.v4.new_output('stream', name='stdout', text=text)
 
 
-shown = (table(('arm', 'AUC', 'n'), ('real-only', '0.917', 300), ('oracle', '0.931 [0.900, 0.960]', 300)), printed('12 lesions, nearest 0.31, weights 0a1b2c3d4e5f'), figure(30, 200))
+shown = (
+    table(('arm', 'AUC', 'n'), ('real-only', '0.917', 300), ('oracle', '0.931 [0.900, 0.960]', 300)),
+    printed('12 lesions, nearest 0.31, weights 0a1b2c3d4e5f'),
+    figure(30, 200),
+)
 
 
 @pytest.mark.parametrize('trained', [False, True], ids=['untrained', 'trained'])
-@pytest.mark.parametrize('fault', [
-    (table(('arm', 'AUC'), ('real-only', '0.917'), ('oracle', '0.931 [0.900, 0.960]')), *shown[1:]),   # a column lost
-    (table(('arm', 'AUC', 'n'), ('real-only', '0.917', 300)), *shown[1:]),                               # a row lost
-    (table(('arm', 'AUC', 'n'), ('real-only', 'nan', 300), ('oracle', '0.931 [0.900, 0.960]', 300)), *shown[1:]),   # not finite
-    (table(('arm', 'AUC', 'n'), ('real-only', '', 300), ('oracle', '0.931 [0.900, 0.960]', 300)), *shown[1:]),      # a number lost
-    (table(('arm', 'AUC', 'n'), ('real only', '0.917', 300), ('oracle', '0.931 [0.900, 0.960]', 300)), *shown[1:]), # a word changed
-    (shown[0], printed('12 images, nearest 0.31, weights 0a1b2c3d4e5f'), shown[2]),                      # a word changed
-    shown[:2],                                                                                           # a figure lost
-    (*shown, figure(30, 200)),                                                                           # a figure more
-    shown[1:],                                                                                           # a table lost
-    (*shown, nbformat.v4.new_output('error', ename='ValueError', evalue='no', traceback=[])),            # an exception
-], ids=['column', 'row', 'nan', 'blank', 'word in a table', 'word', 'figure lost', 'figure more', 'table', 'exception'])
+@pytest.mark.parametrize(
+    'fault',
+    [
+        (
+            table(('arm', 'AUC'), ('real-only', '0.917'), ('oracle', '0.931 [0.900, 0.960]')),
+            *shown[1:],
+        ),  # a column lost
+        (table(('arm', 'AUC', 'n'), ('real-only', '0.917', 300)), *shown[1:]),  # a row lost
+        (
+            table(('arm', 'AUC', 'n'), ('real-only', 'nan', 300), ('oracle', '0.931 [0.900, 0.960]', 300)),
+            *shown[1:],
+        ),  # not finite
+        (
+            table(('arm', 'AUC', 'n'), ('real-only', '', 300), ('oracle', '0.931 [0.900, 0.960]', 300)),
+            *shown[1:],
+        ),  # a number lost
+        (
+            table(('arm', 'AUC', 'n'), ('real only', '0.917', 300), ('oracle', '0.931 [0.900, 0.960]', 300)),
+            *shown[1:],
+        ),  # a word changed
+        (shown[0], printed('12 images, nearest 0.31, weights 0a1b2c3d4e5f'), shown[2]),  # a word changed
+        shown[:2],  # a figure lost
+        (*shown, figure(30, 200)),  # a figure more
+        shown[1:],  # a table lost
+        (*shown, nbformat.v4.new_output('error', ename='ValueError', evalue='no', traceback=[])),  # an exception
+    ],
+    ids=[
+        'column',
+        'row',
+        'nan',
+        'blank',
+        'word in a table',
+        'word',
+        'figure lost',
+        'figure more',
+        'table',
+        'exception',
+    ],
+)
 def test_a_planted_fault_is_found(fault, trained):
     assert differences(notebook(trained, *shown), notebook(trained, *fault))
 
 
-@pytest.mark.parametrize('other', [
-    (table(('arm', 'AUC', 'n'), ('real-only', '0.926', 300), ('oracle', '0.931 [0.900, 0.960]', 300)), *shown[1:]),
-    (shown[0], printed('12 lesions, nearest 0.313, weights 0a1b2c3d4e5f'), shown[2]),
-    (*shown[:2], figure(60, 200)),
-], ids=['table', 'text', 'picture'])
+@pytest.mark.parametrize(
+    'other',
+    [
+        (table(('arm', 'AUC', 'n'), ('real-only', '0.926', 300), ('oracle', '0.931 [0.900, 0.960]', 300)), *shown[1:]),
+        (shown[0], printed('12 lesions, nearest 0.313, weights 0a1b2c3d4e5f'), shown[2]),
+        (*shown[:2], figure(60, 200)),
+    ],
+    ids=['table', 'text', 'picture'],
+)
 def test_a_number_off_by_one_percent_is_found_where_nothing_was_trained(other):
     assert differences(notebook(False, *shown), notebook(False, *other))
     assert not differences(notebook(True, *shown), notebook(True, *other))
 
 
 def test_what_processors_may_differ_in_is_no_fault():
-    other = (table(('arm', 'AUC', 'n'), ('real-only', '0.9171', 300), ('oracle', '0.9309 [0.900, 0.960]', 300)), printed('12 lesions,  nearest 0.31, weights 9f8e7d6c5b4a'), figure(31, 201))
+    other = (
+        table(('arm', 'AUC', 'n'), ('real-only', '0.9171', 300), ('oracle', '0.9309 [0.900, 0.960]', 300)),
+        printed('12 lesions,  nearest 0.31, weights 9f8e7d6c5b4a'),
+        figure(31, 201),
+    )
     assert not differences(notebook(False, *shown), notebook(False, *other))
     warning = nbformat.v4.new_output('stream', name='stderr', text='slow')
     assert not differences(notebook(False, *shown), notebook(False, warning, *shown))
 
 
 def test_an_assert_is_looked_for_in_the_section_of_a_trained_cell():
-    code = lambda source, *tags: nbformat.v4.new_code_cell(source, metadata={'tags': list(tags)})
-    book = lambda *cells: nbformat.v4.new_notebook(cells=list(cells))
+    def code(source, *tags):
+        return nbformat.v4.new_code_cell(source, metadata={'tags': list(tags)})
+
+    def book(*cells):
+        return nbformat.v4.new_notebook(cells=list(cells))
+
     check, section = code('assert auc > .5'), nbformat.v4.new_markdown_cell('## Next')
     assert bare(book(code('auc', TRAINED), section, check)) == [0]
     assert bare(book(check, code('auc', TRAINED))) == [1]
@@ -106,7 +175,18 @@ def test_an_assert_is_looked_for_in_the_section_of_a_trained_cell():
 
 
 def test_a_cell_that_fails_fails(tmp_path):
-    path = tmp_path/'broken.ipynb'
-    nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell('1/0')], metadata={'kernelspec': {'name': 'python3', 'language': 'python', 'display_name': 'python3'}}), path)
-    done = subprocess.run([sys.executable, Path(__file__).with_name('run_notebook.py'), path, tmp_path/'made.ipynb'], cwd=root, capture_output=True, text=True)
+    path = tmp_path / 'broken.ipynb'
+    nbformat.write(
+        nbformat.v4.new_notebook(
+            cells=[nbformat.v4.new_code_cell('1/0')],
+            metadata={'kernelspec': {'name': 'python3', 'language': 'python', 'display_name': 'python3'}},
+        ),
+        path,
+    )
+    done = subprocess.run(
+        [sys.executable, Path(__file__).with_name('run_notebook.py'), path, tmp_path / 'made.ipynb'],
+        cwd=root,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode and 'ZeroDivisionError' in done.stderr

@@ -1,4 +1,5 @@
 "The notebook that makes the shipped base runs from phantoms to a model that loads."
+
 import json
 from pathlib import Path
 import pandas as pd, papermill, pytest, torch
@@ -12,29 +13,58 @@ root = Path(__file__).parent.parent
 
 
 def test_pretrain_notebook_gives_a_base(tmp_path):
-    settings = dict(run=str(tmp_path/'run'), images=12, captioned=12, windows=4, measured=2, vae_steps=1, clip_steps=1, unet_steps=4)
-    papermill.execute_notebook(str(root/'nbs/experiments/pretrain.ipynb'), str(tmp_path/'done.ipynb'), settings, progress_bar=False, kernel_name='python3')
-    base = load_base(tmp_path/'run/model')
+    settings = dict(
+        run=str(tmp_path / 'run'),
+        images=12,
+        captioned=12,
+        windows=4,
+        measured=2,
+        vae_steps=1,
+        clip_steps=1,
+        unet_steps=4,
+    )
+    papermill.execute_notebook(
+        str(root / 'nbs/experiments/pretrain.ipynb'),
+        str(tmp_path / 'done.ipynb'),
+        settings,
+        progress_bar=False,
+        kernel_name='python3',
+    )
+    base = load_base(tmp_path / 'run/model')
     assert base['unet'].config.in_channels == 9 and base['scheduler'].config.prediction_type == 'v_prediction'
-    assert set(json.loads((tmp_path/'run/measured.json').read_text())) >= {'psnr_db_mr', 'loss_prompt', 'names_disease'}
-    MedSoftPipeline.from_pretrained(tmp_path/'run/model')
+    assert set(json.loads((tmp_path / 'run/measured.json').read_text())) >= {
+        'psnr_db_mr',
+        'loss_prompt',
+        'names_disease',
+    }
+    MedSoftPipeline.from_pretrained(tmp_path / 'run/model')
 
 
 def test_shipped_weights_are_small_and_of_half_precision():
     folder = data_path('models', 'medsoft-tiny')
-    files = [folder/f for f in weight_hashes(folder)]
-    assert len(files) == 6 and sum(f.stat().st_size for f in files) < 40*2**20
+    files = [folder / f for f in weight_hashes(folder)]
+    assert len(files) == 6 and sum(f.stat().st_size for f in files) < 40 * 2**20
     from safetensors import safe_open
+
     for f in files:
-        with safe_open(f, 'pt') as s: assert {s.get_tensor(k).dtype for k in s.keys()} <= {torch.float16, torch.int64}, f
+        with safe_open(f, 'pt') as s:
+            assert {s.get_tensor(k).dtype for k in s.keys()} <= {torch.float16, torch.int64}, f
 
 
 def test_controller_notebook_gives_a_controller(tmp_path):
     "The notebook that made the shipped MSC and adapter, at its smallest"
-    settings = dict(run=str(tmp_path/'run'), images=10, held_out=1, steps_1a=2, steps_1b=1, steps_2a=1, steps_2b=1, batch_size=4)
-    papermill.execute_notebook(str(root/'nbs/experiments/controller.ipynb'), str(tmp_path/'done.ipynb'), settings, progress_bar=False, kernel_name='python3')
-    made = load_controller(tmp_path/'run/controller')
+    settings = dict(
+        run=str(tmp_path / 'run'), images=10, held_out=1, steps_1a=2, steps_1b=1, steps_2a=1, steps_2b=1, batch_size=4
+    )
+    papermill.execute_notebook(
+        str(root / 'nbs/experiments/controller.ipynb'),
+        str(tmp_path / 'done.ipynb'),
+        settings,
+        progress_bar=False,
+        kernel_name='python3',
+    )
+    made = load_controller(tmp_path / 'run/controller')
     assert made.encoder.name == 'medsoft-tiny'
-    numbers = pd.read_csv(tmp_path/'run/cosines.csv')
-    assert set(numbers.stage) == {'1a', '1b', '2a', '2b'} and len(numbers) == 4*7
-    assert len(pd.read_csv(tmp_path/'run/1a/loss.csv')) == 2   # the injected value, not the default
+    numbers = pd.read_csv(tmp_path / 'run/cosines.csv')
+    assert set(numbers.stage) == {'1a', '1b', '2a', '2b'} and len(numbers) == 4 * 7
+    assert len(pd.read_csv(tmp_path / 'run/1a/loss.csv')) == 2  # the injected value, not the default

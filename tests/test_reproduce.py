@@ -1,4 +1,5 @@
 "The whole experiment at the smallest size, through the command, and once more."
+
 import os, subprocess, sys
 from pathlib import Path
 import pandas as pd, papermill, pytest
@@ -20,43 +21,73 @@ def folder(tmp_path_factory):
     "A run of the real notebooks on a base of random weights"
     from medsoft_nb.models.base import save_base
     from medsoft_nb.models.tiny import tiny_components
+
     folder = tmp_path_factory.mktemp('reproduce')
-    save_base(tiny_components(0), folder/'base')
-    (folder/'smallest.yml').write_text(profile.replace('BASE', str(folder/'base')))
+    save_base(tiny_components(0), folder / 'base')
+    (folder / 'smallest.yml').write_text(profile.replace('BASE', str(folder / 'base')))
     return folder
 
 
 def medsoft(folder, *words):
-    return subprocess.run([sys.executable, '-c', 'from medsoft_nb.apps.cli import main; main()', *words], cwd=folder,
-        env={**os.environ, 'MEDSOFT_PROGRESS': '0', 'OMP_NUM_THREADS': '1'}, capture_output=True, text=True)
+    return subprocess.run(
+        [sys.executable, '-c', 'from medsoft_nb.apps.cli import main; main()', *words],
+        cwd=folder,
+        env={**os.environ, 'MEDSOFT_PROGRESS': '0', 'OMP_NUM_THREADS': '1'},
+        capture_output=True,
+        text=True,
+    )
 
 
 @pytest.fixture(scope='module')
 def run(folder):
     done = medsoft(folder, 'reproduce', '--profile', 'smallest.yml', '--out', 'run')
     assert done.returncode == 0, done.stderr
-    return folder/'run'
+    return folder / 'run'
 
 
 def test_it_leaves_tables_figures_and_a_report(run):
-    aucs = pd.read_csv(run/'tables/auc.csv')
-    assert {'real-only', 'classical', 'duplicate-real', 'copy-paste', 'base', 'lora-hard', 'lora-smis', 'lora-hard+msc', 'lora-smis+msc', 'lora-smis+healthy', 'oracle'} == set(aucs.arm)
+    aucs = pd.read_csv(run / 'tables/auc.csv')
+    assert {
+        'real-only',
+        'classical',
+        'duplicate-real',
+        'copy-paste',
+        'base',
+        'lora-hard',
+        'lora-smis',
+        'lora-hard+msc',
+        'lora-smis+msc',
+        'lora-smis+healthy',
+        'oracle',
+    } == set(aucs.arm)
     assert ((aucs.lo <= aucs.value) & (aucs.value <= aucs.hi)).all()
-    for stem in ('auc', 'gain', 'quality', 'data', 'agreement', 'ablation', 'effects'): assert all((run/f'tables/{stem}{end}').stat().st_size for end in ('.md', '.tex', '.csv'))
-    for stem in ('auc', 'kid', 'qualitative', 'confusion'): assert all((run/f'figures/{stem}{end}').stat().st_size for end in ('.png', '.pdf'))
-    page = (run/'report.html').read_text()
+    for stem in ('auc', 'gain', 'quality', 'data', 'agreement', 'ablation', 'effects'):
+        assert all((run / f'tables/{stem}{end}').stat().st_size for end in ('.md', '.tex', '.csv'))
+    for stem in ('auc', 'kid', 'qualitative', 'confusion'):
+        assert all((run / f'figures/{stem}{end}').stat().st_size for end in ('.png', '.pdf'))
+    page = (run / 'report.html').read_text()
     assert 'oracle' in page and 'data:image/png' in page and '<script src="http' not in page
 
 
 def test_the_settings_of_the_profile_were_used(run):
-    loss = pd.read_csv(run/'seed-3/trained/lora/loss.csv')
-    assert len(loss) == 3   # the notebook's default is 4
-    assert [p.name for p in sorted((run/'seed-3/trained/lora-msc').iterdir()) if p.is_dir()] == ['1a', '1b', '2a', 'controller']   # a new controller goes through all stages
-    assert set(pd.read_csv(run/'tables/ablation.csv').arm) == {'lora-hard', 'lora-smis', 'lora-hard+msc', 'lora-smis+msc'}
+    loss = pd.read_csv(run / 'seed-3/trained/lora/loss.csv')
+    assert len(loss) == 3  # the notebook's default is 4
+    assert [p.name for p in sorted((run / 'seed-3/trained/lora-msc').iterdir()) if p.is_dir()] == [
+        '1a',
+        '1b',
+        '2a',
+        'controller',
+    ]  # a new controller goes through all stages
+    assert set(pd.read_csv(run / 'tables/ablation.csv').arm) == {
+        'lora-hard',
+        'lora-smis',
+        'lora-hard+msc',
+        'lora-smis+msc',
+    }
 
 
 def test_nothing_outside_the_masks_was_changed(run):
-    quality = pd.read_csv(run/'tables/quality.csv')
+    quality = pd.read_csv(run / 'tables/quality.csv')
     changed = quality[quality.metric == 'background_changed']
     assert len(changed) >= 4 and (changed.value == 0).all() and (changed.hi == 0).all()
 
@@ -64,45 +95,87 @@ def test_nothing_outside_the_masks_was_changed(run):
 def test_the_same_command_again_gives_the_same_tables(folder, run):
     done = medsoft(folder, 'reproduce', '--profile', 'smallest.yml', '--out', 'again')
     assert done.returncode == 0, done.stderr
-    for path in sorted((run/'tables').glob('*.csv')): assert path.read_bytes() == (folder/'again/tables'/path.name).read_bytes(), path.name
+    for path in sorted((run / 'tables').glob('*.csv')):
+        assert path.read_bytes() == (folder / 'again/tables' / path.name).read_bytes(), path.name
 
 
 def test_a_finished_run_does_nothing_the_second_time(folder, run):
-    before = {p: p.stat().st_mtime_ns for p in run.rglob('*') if p.is_file() and p.name not in ('run.json', 'report.html', '.lock')}
+    before = {
+        p: p.stat().st_mtime_ns
+        for p in run.rglob('*')
+        if p.is_file() and p.name not in ('run.json', 'report.html', '.lock')
+    }
     assert medsoft(folder, 'reproduce', '--profile', 'smallest.yml', '--out', 'run').returncode == 0
-    assert before == {p: p.stat().st_mtime_ns for p in run.rglob('*') if p.is_file() and p.name not in ('run.json', 'report.html', '.lock')}
+    assert before == {
+        p: p.stat().st_mtime_ns
+        for p in run.rglob('*')
+        if p.is_file() and p.name not in ('run.json', 'report.html', '.lock')
+    }
 
 
 def test_a_manifest_of_ones_own(folder, run):
     "`--manifest` swaps the data; the files stay where they are"
-    own = run/'data/phantom-tumour/manifest.csv'
+    own = run / 'data/phantom-tumour/manifest.csv'
     done = medsoft(folder, 'reproduce', '--profile', 'smallest.yml', '--manifest', str(own), '--out', 'own')
     assert done.returncode == 0, done.stderr
-    assert not (folder/'own/data/phantom-tumour').exists()
-    assert (folder/'own/tables/auc.csv').read_bytes() == (run/'tables/auc.csv').read_bytes()
+    assert not (folder / 'own/data/phantom-tumour').exists()
+    assert (folder / 'own/tables/auc.csv').read_bytes() == (run / 'tables/auc.csv').read_bytes()
 
 
 def test_a_misspelt_setting_is_one_clean_message(folder):
-    (folder/'wrong.yml').write_text('seeds: [0]\ngenerate: {ramp_width: 3}')
+    (folder / 'wrong.yml').write_text('seeds: [0]\ngenerate: {ramp_width: 3}')
     done = medsoft(folder, 'reproduce', '--profile', 'wrong.yml', '--out', 'wrong')
     assert done.returncode == 2 and "does not know 'ramp_width'" in done.stderr and 'Traceback' not in done.stderr
-    assert not (folder/'wrong').exists()
+    assert not (folder / 'wrong').exists()
 
 
 def test_the_notebooks_run_one_by_one(tmp_path):
     "As in JupyterLab: with their defaults, in order, without the command that makes folders for them"
-    notebooks = Path(__file__).parent.parent/'nbs/experiments'
-    for step in ('prepare', 'finetune', 'generate', 'quality', 'classify', 'report', 'qualitative', 'ablation', 'tsne', 'ratio', 'reader'):
-        papermill.execute_notebook(str(notebooks/f'{step}.ipynb'), str(tmp_path/f'{step}.ipynb'), cwd=str(tmp_path), progress_bar=False, kernel_name='python3')
-    for left in ('tables/auc.md', 'tables/ablation.md', 'tables/ratio.csv', 'figures/qualitative.svg', 'figures/tsne.pdf', 'figures/ratio.png'): assert (tmp_path/'runs/step-by-step'/left).exists(), left
+    notebooks = Path(__file__).parent.parent / 'nbs/experiments'
+    for step in (
+        'prepare',
+        'finetune',
+        'generate',
+        'quality',
+        'classify',
+        'report',
+        'qualitative',
+        'ablation',
+        'tsne',
+        'ratio',
+        'reader',
+    ):
+        papermill.execute_notebook(
+            str(notebooks / f'{step}.ipynb'),
+            str(tmp_path / f'{step}.ipynb'),
+            cwd=str(tmp_path),
+            progress_bar=False,
+            kernel_name='python3',
+        )
+    for left in (
+        'tables/auc.md',
+        'tables/ablation.md',
+        'tables/ratio.csv',
+        'figures/qualitative.svg',
+        'figures/tsne.pdf',
+        'figures/ratio.png',
+    ):
+        assert (tmp_path / 'runs/step-by-step' / left).exists(), left
 
 
 def test_a_notebook_alone_runs_what_it_lacks(tmp_path):
     "And each number of sick images in a run folder of its own"
-    papermill.execute_notebook(str(Path(__file__).parent.parent/'nbs/experiments/scarcity.ipynb'), str(tmp_path/'scarcity.ipynb'), dict(n_sick=[6]), cwd=str(tmp_path), progress_bar=False, kernel_name='python3')
-    table = pd.read_csv(tmp_path/'runs/scarcity/tables/scarcity.csv')
+    papermill.execute_notebook(
+        str(Path(__file__).parent.parent / 'nbs/experiments/scarcity.ipynb'),
+        str(tmp_path / 'scarcity.ipynb'),
+        dict(n_sick=[6]),
+        cwd=str(tmp_path),
+        progress_bar=False,
+        kernel_name='python3',
+    )
+    table = pd.read_csv(tmp_path / 'runs/scarcity/tables/scarcity.csv')
     assert set(table.arm) == {'real-only', 'classical', 'copy-paste', 'lora-smis'} and set(table.n_sick) == {6}
-    assert (tmp_path/'runs/scarcity/n_sick-6/notebooks/seed-0-classify.ipynb').exists()
+    assert (tmp_path / 'runs/scarcity/n_sick-6/notebooks/seed-0-classify.ipynb').exists()
 
 
 def test_changed_images_are_noticed(tmp_path):
@@ -110,8 +183,13 @@ def test_changed_images_are_noticed(tmp_path):
     from medsoft_nb.running.profile import load_profile
     from medsoft_nb.running.layout import plan
     from medsoft_nb.phantom.benchmarks import make_benchmark
-    m = make_benchmark('phantom-fracture', tmp_path/'data', n_healthy=2, n_sick=2)
-    first = lambda: plan(load_profile('quick'), tmp_path/'data/manifest.csv')[0].fingerprint
-    before = first(); assert first() == before
-    (m.root/m.df.image.iloc[0]).write_bytes((m.root/m.df.image.iloc[1]).read_bytes())
+
+    m = make_benchmark('phantom-fracture', tmp_path / 'data', n_healthy=2, n_sick=2)
+
+    def first():
+        return plan(load_profile('quick'), tmp_path / 'data/manifest.csv')[0].fingerprint
+
+    before = first()
+    assert first() == before
+    (m.root / m.df.image.iloc[0]).write_bytes((m.root / m.df.image.iloc[1]).read_bytes())
     assert first() != before

@@ -1,4 +1,5 @@
 "The Lesion Studio in JupyterLab, by mouse and keyboard, and its page of its own."
+
 import os, re, subprocess, sys, time, urllib.error, urllib.request
 from pathlib import Path
 import nbformat, numpy as np, pytest
@@ -17,34 +18,65 @@ def test_draw_generate_compare_keep(tmp_path):
     from selenium.webdriver.common.action_chains import ActionChains
     from selenium.webdriver.common.by import By
     from selenium.webdriver.common.keys import Keys
+
     code = "from medsoft_nb.apps.panel import Studio\nStudio(out='kept')"
-    nbformat.write(new_notebook(cells=[new_code_cell(code)], metadata={'kernelspec': {'name': 'python3', 'display_name': 'python3', 'language': 'python'}}), tmp_path/'studio.ipynb')
+    nbformat.write(
+        new_notebook(
+            cells=[new_code_cell(code)],
+            metadata={'kernelspec': {'name': 'python3', 'display_name': 'python3', 'language': 'python'}},
+        ),
+        tmp_path / 'studio.ipynb',
+    )
     with jupyterlab(tmp_path) as address, browser(tmp_path, 1400, 1000) as driver:
-        driver.get(address('studio.ipynb')); run_all(driver)
+        driver.get(address('studio.ipynb'))
+        run_all(driver)
         panel = wait_for(lambda: driver.find_elements(By.CSS_SELECTOR, '.ms-studio'))[0]
-        find = lambda css: panel.find_element(By.CSS_SELECTOR, css)
-        canvas = find('canvas'); wait_for(lambda: canvas.size['width'] > 200)
+
+        def find(css):
+            return panel.find_element(By.CSS_SELECTOR, css)
+
+        canvas = find('canvas')
+        wait_for(lambda: canvas.size['width'] > 200)
         driver.execute_script('arguments[0].scrollIntoView({block: "center"})', panel)
         assert '[object' not in panel.text
-        find('button.go').click(); wait_for(lambda: 'no mask yet' in find('.say').text)      # said in words
+        find('button.go').click()
+        wait_for(lambda: 'no mask yet' in find('.say').text)  # said in words
         w = canvas.size['width']
-        drag = ActionChains(driver).move_to_element_with_offset(canvas, int(-.12*w), int(-.3*w)).click_and_hold()
-        for dx, dy in ((12, 5), (12, -8), (-16, 12), (14, 6)): drag = drag.move_by_offset(dx, dy)
+        drag = ActionChains(driver).move_to_element_with_offset(canvas, int(-0.12 * w), int(-0.3 * w)).click_and_hold()
+        for dx, dy in ((12, 5), (12, -8), (-16, 12), (14, 6)):
+            drag = drag.move_by_offset(dx, dy)
         drag.release().perform()
         wait_for(lambda: 'no mask' not in find('.say').text)
-        driver.save_screenshot(str(tmp_path/'studio-mask.png'))
+        driver.save_screenshot(str(tmp_path / 'studio-mask.png'))
         find('button.go').click()
         wait_for(lambda: 'seam ratio' in find('.numbers').text)
-        assert dict(zip([e.text for e in panel.find_elements(By.CSS_SELECTOR, '.numbers dt')], [e.text for e in panel.find_elements(By.CSS_SELECTOR, '.numbers dd')]))['pixels changed outside the mask'] == '0'
-        slider = find('input.slide'); slider.click(); slider.send_keys(Keys.ARROW_LEFT, Keys.ARROW_LEFT)
-        slides = lambda: driver.execute_script("return performance.getEntriesByName('medsoft-slide').map(e => e.duration)")
-        assert wait_for(slides)                                                              # the picture moved with it
-        driver.save_screenshot(str(tmp_path/'studio-compare.png'))
-        find('button.many').click(); wait_for(lambda: len(panel.find_elements(By.CSS_SELECTOR, '.thumbs img')) == 5)
-        canvas.click(); canvas.send_keys('k')                                                # by key
+        assert (
+            dict(
+                zip(
+                    [e.text for e in panel.find_elements(By.CSS_SELECTOR, '.numbers dt')],
+                    [e.text for e in panel.find_elements(By.CSS_SELECTOR, '.numbers dd')],
+                )
+            )['pixels changed outside the mask']
+            == '0'
+        )
+        slider = find('input.slide')
+        slider.click()
+        slider.send_keys(Keys.ARROW_LEFT, Keys.ARROW_LEFT)
+
+        def slides():
+            return driver.execute_script("return performance.getEntriesByName('medsoft-slide').map(e => e.duration)")
+
+        assert wait_for(slides)  # the picture moved with it
+        driver.save_screenshot(str(tmp_path / 'studio-compare.png'))
+        find('button.many').click()
+        wait_for(lambda: len(panel.find_elements(By.CSS_SELECTOR, '.thumbs img')) == 5)
+        canvas.click()
+        canvas.send_keys('k')  # by key
         wait_for(lambda: 'Kept as' in find('.say').text or find('button.keep').get_attribute('disabled'))
-        driver.save_screenshot(str(tmp_path/'studio-kept.png'))
-        m = wait_for(lambda: (tmp_path/'kept/manifest.csv').is_file() and Manifest.load(tmp_path/'kept/manifest.csv'))
+        driver.save_screenshot(str(tmp_path / 'studio-kept.png'))
+        m = wait_for(
+            lambda: (tmp_path / 'kept/manifest.csv').is_file() and Manifest.load(tmp_path / 'kept/manifest.csv')
+        )
         assert len(m) == 1 and m.df.origin[0] == 'synthetic' and m.df.prompt[0] and m.df.source_id[0] == 'phantom-ct-5'
         assert outside(driver) == []
 
@@ -54,105 +86,209 @@ def test_every_tool_on_an_own_image(tmp_path):
     from selenium.webdriver.common.action_chains import ActionChains
     from selenium.webdriver.common.by import By
     from selenium.webdriver.common.keys import Keys
+
     own = phantom(8, 'ct', size=192).image[:, :160]
-    write_image(tmp_path/'own spine.png', np.uint8(own*255)); write_image(tmp_path/'small.png', np.ones((20, 20), np.uint8))
-    lesion = np.zeros(own.shape, bool); lesion[60:80, 70:95] = True; write_image(tmp_path/'lesion.png', np.uint8(lesion*255))
-    nbformat.write(new_notebook(cells=[new_code_cell("from medsoft_nb.apps.panel import Studio\nStudio(out='kept')")], metadata={'kernelspec': {'name': 'python3', 'display_name': 'python3', 'language': 'python'}}), tmp_path/'studio.ipynb')
+    write_image(tmp_path / 'own spine.png', np.uint8(own * 255))
+    write_image(tmp_path / 'small.png', np.ones((20, 20), np.uint8))
+    lesion = np.zeros(own.shape, bool)
+    lesion[60:80, 70:95] = True
+    write_image(tmp_path / 'lesion.png', np.uint8(lesion * 255))
+    nbformat.write(
+        new_notebook(
+            cells=[new_code_cell("from medsoft_nb.apps.panel import Studio\nStudio(out='kept')")],
+            metadata={'kernelspec': {'name': 'python3', 'display_name': 'python3', 'language': 'python'}},
+        ),
+        tmp_path / 'studio.ipynb',
+    )
     with jupyterlab(tmp_path, 'JupyterLab Dark') as address, browser(tmp_path, 1400, 1000) as driver:
-        driver.get(address('studio.ipynb')); run_all(driver)
+        driver.get(address('studio.ipynb'))
+        run_all(driver)
         panel = wait_for(lambda: driver.find_elements(By.CSS_SELECTOR, '.ms-studio'))[0]
-        find = lambda css: panel.find_element(By.CSS_SELECTOR, css)
-        said = lambda words: wait_for(lambda: words in find('.say').text)
-        canvas = find('canvas'); wait_for(lambda: canvas.size['width'] > 200)
+
+        def find(css):
+            return panel.find_element(By.CSS_SELECTOR, css)
+
+        def said(words):
+            return wait_for(lambda: words in find('.say').text)
+
+        canvas = find('canvas')
+        wait_for(lambda: canvas.size['width'] > 200)
         driver.execute_script('arguments[0].scrollIntoView({block: "center"})', panel)
-        press = lambda *keys: [canvas.send_keys(k) for k in keys]
-        manifest = lambda: Manifest.load(tmp_path/'kept/manifest.csv')
+
+        def press(*keys):
+            return [canvas.send_keys(k) for k in keys]
+
+        def manifest():
+            return Manifest.load(tmp_path / 'kept/manifest.csv')
+
         def keep(n):
             "Paint, keep, and give the mask back"
-            find('button.go').click(); said('Painted'); find('button.keep').click(); said('Kept as')
+            find('button.go').click()
+            said('Painted')
+            find('button.keep').click()
+            said('Kept as')
             wait_for(lambda: len(manifest()) == n)
-            return manifest().lesion_mask(n-1)
+            return manifest().lesion_mask(n - 1)
 
-        find('input.upload').send_keys(str(tmp_path/'small.png')); said('(20, 20)')
-        find('input.upload').send_keys(str(tmp_path/'own spine.png')); wait_for(lambda: 'own spine' in find('.page').text)
-        find('input.upload_mask').send_keys(str(tmp_path/'small.png')); said('mask has 20 rows')
-        find('button.place').click(); canvas.click(); said('no mask of its vertebrae')
-        find('input[name=steps]').send_keys(Keys.HOME); wait_for(lambda: find('input[name=steps]+output').text == '5')
+        find('input.upload').send_keys(str(tmp_path / 'small.png'))
+        said('(20, 20)')
+        find('input.upload').send_keys(str(tmp_path / 'own spine.png'))
+        wait_for(lambda: 'own spine' in find('.page').text)
+        find('input.upload_mask').send_keys(str(tmp_path / 'small.png'))
+        said('mask has 20 rows')
+        find('button.place').click()
+        canvas.click()
+        said('no mask of its vertebrae')
+        find('input[name=steps]').send_keys(Keys.HOME)
+        wait_for(lambda: find('input[name=steps]+output').text == '5')
 
-        find('input.upload_mask').send_keys(str(tmp_path/'lesion.png')); wait_for(lambda: 'no mask of its' not in find('.say').text)
-        assert (keep(1) == lesion).all()                                                        # a mask of one's own
-        assert (read_image(tmp_path/'kept'/manifest().df.image[0])[~(manifest()._mask(0, 'soft_mask') > 0)] == np.uint8(own*255)[~(manifest()._mask(0, 'soft_mask') > 0)]).all()
+        find('input.upload_mask').send_keys(str(tmp_path / 'lesion.png'))
+        wait_for(lambda: 'no mask of its' not in find('.say').text)
+        assert (keep(1) == lesion).all()  # a mask of one's own
+        assert (
+            read_image(tmp_path / 'kept' / manifest().df.image[0])[~(manifest()._mask(0, 'soft_mask') > 0)]
+            == np.uint8(own * 255)[~(manifest()._mask(0, 'soft_mask') > 0)]
+        ).all()
 
-        find('button.clear').click(); find('button.box').click()                                # a box, by mouse
-        w, h = canvas.size['width'], canvas.size['height']; per = w/own.shape[1]
+        find('button.clear').click()
+        find('button.box').click()  # a box, by mouse
+        w, h = canvas.size['width'], canvas.size['height']
+        per = w / own.shape[1]
         driver.execute_script('arguments[0].scrollIntoView({block: "center"})', canvas)
-        ActionChains(driver).move_to_element_with_offset(canvas, -int(20*per), -int(15*per)).click_and_hold().move_by_offset(int(40*per), int(30*per)).release().perform()
-        box = keep(2); rows, columns = np.nonzero(box)
-        assert abs(box.sum()/(np.pi*20*15) - 1) < .15 and abs(rows.mean()-own.shape[0]/2) < 3 and abs(columns.mean()-own.shape[1]/2) < 3
+        ActionChains(driver).move_to_element_with_offset(
+            canvas, -int(20 * per), -int(15 * per)
+        ).click_and_hold().move_by_offset(int(40 * per), int(30 * per)).release().perform()
+        box = keep(2)
+        rows, columns = np.nonzero(box)
+        assert (
+            abs(box.sum() / (np.pi * 20 * 15) - 1) < 0.15
+            and abs(rows.mean() - own.shape[0] / 2) < 3
+            and abs(columns.mean() - own.shape[1] / 2) < 3
+        )
 
-        find('button.undo').click(); find('button.undo').click()                                # the box, and Clear
-        find('button.go').click(); said('Painted'); find('button.keep').click(); said('kept already')    # the same again is not kept twice
-        seed = find('input[name=seed]'); seed.clear(); seed.send_keys('7', Keys.TAB)
+        find('button.undo').click()
+        find('button.undo').click()  # the box, and Clear
+        find('button.go').click()
+        said('Painted')
+        find('button.keep').click()
+        said('kept already')  # the same again is not kept twice
+        seed = find('input[name=seed]')
+        seed.clear()
+        seed.send_keys('7', Keys.TAB)
         assert (keep(3) == lesion).all()
-        find('button.clear').click(); find('button.brush').click()
-        press('m', *[Keys.ARROW_RIGHT]*3, ' ', Keys.ARROW_DOWN, ' ')                            # by keyboard
-        drawn = keep(4); rows, columns = np.nonzero(drawn)
-        assert 50 < drawn.sum() < 120 and abs(columns.mean()-own.shape[1]/2-6) < 2
-        press('d'); assert find('button.difference').get_attribute('aria-pressed') == 'true'
-        driver.save_screenshot(str(tmp_path/'studio-dark.png'))
+        find('button.clear').click()
+        find('button.brush').click()
+        press('m', *[Keys.ARROW_RIGHT] * 3, ' ', Keys.ARROW_DOWN, ' ')  # by keyboard
+        drawn = keep(4)
+        rows, columns = np.nonzero(drawn)
+        assert 50 < drawn.sum() < 120 and abs(columns.mean() - own.shape[1] / 2 - 6) < 2
+        press('d')
+        assert find('button.difference').get_attribute('aria-pressed') == 'true'
+        driver.save_screenshot(str(tmp_path / 'studio-dark.png'))
         found, n = low_contrast(driver, panel)
         assert n > 30 and found == []
 
-        find('button.next').click(); wait_for(lambda: 'phantom-ct-5' in find('.page').text); time.sleep(.5)
-        find('button.place').click(); at = phantom(5, 'ct'); y, x = (int(v.mean()) for v in np.nonzero(at.anatomy == 2))
+        find('button.next').click()
+        wait_for(lambda: 'phantom-ct-5' in find('.page').text)
+        time.sleep(0.5)
+        find('button.place').click()
+        at = phantom(5, 'ct')
+        y, x = (int(v.mean()) for v in np.nonzero(at.anatomy == 2))
         w, h = canvas.size['width'], canvas.size['height']
-        ActionChains(driver).move_to_element_with_offset(canvas, int((x/128-.5)*w), int((y/128-.5)*h)).click().perform(); wait_for(lambda: 'Draw' not in find('.say').text)
-        placed = keep(5); assert placed.any() and (at.anatomy[placed] == 2).all()                # in the vertebra that was clicked
-        find('input[name=steps]').send_keys(Keys.END); wait_for(lambda: find('input[name=steps]+output').text == '50')
-        find('button.many').click(); wait_for(lambda: find('progress').get_attribute('value') not in ('0', None)); find('button.stop').click(); said('Stopped')
+        ActionChains(driver).move_to_element_with_offset(
+            canvas, int((x / 128 - 0.5) * w), int((y / 128 - 0.5) * h)
+        ).click().perform()
+        wait_for(lambda: 'Draw' not in find('.say').text)
+        placed = keep(5)
+        assert placed.any() and (at.anatomy[placed] == 2).all()  # in the vertebra that was clicked
+        find('input[name=steps]').send_keys(Keys.END)
+        wait_for(lambda: find('input[name=steps]+output').text == '50')
+        find('button.many').click()
+        wait_for(lambda: find('progress').get_attribute('value') not in ('0', None))
+        find('button.stop').click()
+        said('Stopped')
         assert len(panel.find_elements(By.CSS_SELECTOR, '.thumbs img')) == 1 and len(manifest()) == 5
 
 
 def test_quickstart_runs_in_jupyterlab(tmp_path):
     need_browser()
     from selenium.webdriver.common.by import By
-    nb = nbformat.read(root/'nbs/tutorials/quickstart.ipynb', 4)
+
+    nb = nbformat.read(root / 'nbs/tutorials/quickstart.ipynb', 4)
     for c in nb.cells:
-        if c.cell_type == 'code': c.outputs, c.execution_count = [], None
-    nbformat.write(nb, tmp_path/'quickstart.ipynb')
+        if c.cell_type == 'code':
+            c.outputs, c.execution_count = [], None
+    nbformat.write(nb, tmp_path / 'quickstart.ipynb')
     with jupyterlab(tmp_path) as address, browser(tmp_path, 1400, 1000) as driver:
-        driver.get(address('quickstart.ipynb')); run_all(driver)
+        driver.get(address('quickstart.ipynb'))
+        run_all(driver)
         n = sum(c.cell_type == 'code' for c in nb.cells)
-        prompts = lambda: driver.execute_script("return Object.values(document.querySelectorAll('.jp-CodeCell .jp-InputPrompt')).map(e => e.textContent.trim())")
-        wait_for(lambda: (tmp_path/'runs/quickstart/image-lytic.png').is_file())
+
+        def prompts():
+            return driver.execute_script(
+                "return Object.values(document.querySelectorAll('.jp-CodeCell .jp-InputPrompt')).map(e => e.textContent.trim())"
+            )
+
+        wait_for(lambda: (tmp_path / 'runs/quickstart/image-lytic.png').is_file())
         wait_for(lambda: driver.find_elements(By.CSS_SELECTOR, '.jp-Notebook-ExecutionIndicator[data-status="idle"]'))
-        assert len(prompts()) == n and all(re.fullmatch(r'\[\d+\]:', p) for p in prompts()), prompts()   # every cell has run
+        assert len(prompts()) == n and all(re.fullmatch(r'\[\d+\]:', p) for p in prompts()), (
+            prompts()
+        )  # every cell has run
         assert len(driver.find_elements(By.CSS_SELECTOR, '.jp-OutputArea-output img')) >= 4
-        assert not driver.find_elements(By.CSS_SELECTOR, '.jp-OutputArea-output[data-mime-type="application/vnd.jupyter.stderr"] .ansi-red-fg, .jp-RenderedText[data-mime-type="application/vnd.jupyter.error"]')
+        assert not driver.find_elements(
+            By.CSS_SELECTOR,
+            '.jp-OutputArea-output[data-mime-type="application/vnd.jupyter.stderr"] .ansi-red-fg, .jp-RenderedText[data-mime-type="application/vnd.jupyter.error"]',
+        )
 
 
 def test_the_page_of_its_own_wants_its_token(tmp_path):
-    port = free_port(); address = f'http://127.0.0.1:{port}/'
-    process = subprocess.Popen([sys.executable, '-c', 'from medsoft_nb.apps.cli import main; main()', 'studio', '--port', str(port), '--token', 'secret', '--out', str(tmp_path/'kept')], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    port = free_port()
+    address = f'http://127.0.0.1:{port}/'
+    process = subprocess.Popen(
+        [
+            sys.executable,
+            '-c',
+            'from medsoft_nb.apps.cli import main; main()',
+            'studio',
+            '--port',
+            str(port),
+            '--token',
+            'secret',
+            '--out',
+            str(tmp_path / 'kept'),
+        ],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
     try:
+
         def answer(url):
-            try: return urllib.request.urlopen(url, timeout=60)
-            except urllib.error.HTTPError as e: return e
+            try:
+                return urllib.request.urlopen(url, timeout=60)
+            except urllib.error.HTTPError as e:
+                return e
+
         wait_for(lambda: answer(address))
         refused = answer(address)
-        assert refused.status in (401, 403) or 'login' in refused.geturl() or 'token' in refused.read().decode().lower()
-        page = answer(address+'?token=secret')
+        assert (
+            refused.status in (401, 403) or 'login' in refused.geturl() or 'token' in refused.read().decode().lower()
+        )
+        page = answer(address + '?token=secret')
         assert page.status == 200 and 'login' not in page.geturl()
         need_browser()
         from selenium.webdriver.common.by import By
+
         with browser(tmp_path) as driver:
-            driver.get(address+'?token=secret')
+            driver.get(address + '?token=secret')
             panel = wait_for(lambda: driver.find_elements(By.CSS_SELECTOR, '.ms-studio'))[0]
             wait_for(lambda: panel.find_element(By.CSS_SELECTOR, 'canvas').size['width'] > 200)
-            panel.find_element(By.CSS_SELECTOR, 'button.go').click()                            # it answers
+            panel.find_element(By.CSS_SELECTOR, 'button.go').click()  # it answers
             wait_for(lambda: 'no mask yet' in panel.find_element(By.CSS_SELECTOR, '.say').text)
             assert outside(driver) == [] and low_contrast(driver, panel)[0] == []
-            driver.save_screenshot(str(tmp_path/'page.png'))
+            driver.save_screenshot(str(tmp_path / 'page.png'))
     finally:
-        process.terminate(); process.wait(20)
+        process.terminate()
+        process.wait(20)
         subprocess.run(['pkill', '-f', '--', f'--port={port}'])

@@ -18,112 +18,236 @@ from . import data_commands, model_commands, result_commands  # each registers i
 from .options import _help, _print_table, app, BaseOption, err_console, out_console, OutOption
 
 # %% ../../nbs/apps/cli.ipynb #c1283
-@app.command(help=_help('Build the documentation site from the notebooks of a checkout; with Quarto where it is installed.', 'medsoft docs --out _docs', 'medsoft docs --serve'))
+@app.command(
+    help=_help(
+        'Build the documentation site from the notebooks of a checkout; with Quarto where it is installed.',
+        'medsoft docs --out _docs',
+        'medsoft docs --serve',
+    )
+)
 def docs(
-    out:OutOption = Path('_docs'),
-    serve:Annotated[bool, typer.Option('--serve', help='Show it at an address of this machine alone, until Ctrl+C')] = False,
-    port:Annotated[int, typer.Option(min=0, max=65535, help='Port to show it at; a free one if 0')] = 0,
+    out: OutOption = Path('_docs'),
+    serve: Annotated[
+        bool, typer.Option('--serve', help='Show it at an address of this machine alone, until Ctrl+C')
+    ] = False,
+    port: Annotated[int, typer.Option(min=0, max=65535, help='Port to show it at; a free one if 0')] = 0,
 ):
     from medsoft_nb.apps.site import check_site, site
+
     wrong = check_site(site(out))
-    out_console.print(f'{out/"index.html"}: {len(list(out.rglob("*.html")))} pages')
-    for line in wrong: err_console.print(line)
+    out_console.print(f'{out / "index.html"}: {len(list(out.rglob("*.html")))} pages')
+    for line in wrong:
+        err_console.print(line)
     if serve:
         from functools import partial
         from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+
         server = ThreadingHTTPServer(('127.0.0.1', port), partial(SimpleHTTPRequestHandler, directory=str(out)))
         out_console.print(f'http://127.0.0.1:{server.server_port} (Ctrl+C ends it)')
-        try: server.serve_forever()
-        except KeyboardInterrupt: pass
-    if wrong: raise typer.Exit(1)
+        try:
+            server.serve_forever()
+        except KeyboardInterrupt:
+            pass
+    if wrong:
+        raise typer.Exit(1)
 
 # %% ../../nbs/apps/cli.ipynb #c1284
-@app.command(help=_help('Open the Lesion Studio as a page of this machine alone, behind a token.', 'medsoft studio', 'medsoft studio data/mine/manifest.csv --out runs/studio', 'medsoft studio my.png'))
+@app.command(
+    help=_help(
+        'Open the Lesion Studio as a page of this machine alone, behind a token.',
+        'medsoft studio',
+        'medsoft studio data/mine/manifest.csv --out runs/studio',
+        'medsoft studio my.png',
+    )
+)
 def studio(
-    source:Annotated[Optional[Path], typer.Argument(metavar='[MANIFEST|IMAGE]', help='Manifest, or one image; phantoms if omitted')] = None,
-    out:OutOption = Path('runs/studio'),
-    base:BaseOption = 'medsoft-tiny',
-    port:Annotated[int, typer.Option(min=0, max=65535, help='Port; a free one if 0')] = 0,
-    token:Annotated[str, typer.Option(help='Token of the address; a random one if empty')] = '',
+    source: Annotated[
+        Optional[Path], typer.Argument(metavar='[MANIFEST|IMAGE]', help='Manifest, or one image; phantoms if omitted')
+    ] = None,
+    out: OutOption = Path('runs/studio'),
+    base: BaseOption = 'medsoft-tiny',
+    port: Annotated[int, typer.Option(min=0, max=65535, help='Port; a free one if 0')] = 0,
+    token: Annotated[str, typer.Option(help='Token of the address; a random one if empty')] = '',
 ):
     import secrets, socket, subprocess, tempfile
     from importlib.util import find_spec
-    if lacks := [n for n in ('voila', 'anywidget') if find_spec(n) is None]: raise ImportError(f"the studio needs {' and '.join(lacks)}: pip install 'medsoft_nb[studio]'")
-    if source and not source.is_file(): raise ValueError(f'{source} does not exist.')
+
+    if lacks := [n for n in ('voila', 'anywidget') if find_spec(n) is None]:
+        raise ImportError(f"the studio needs {' and '.join(lacks)}: pip install 'medsoft_nb[studio]'")
+    if source and not source.is_file():
+        raise ValueError(f'{source} does not exist.')
     from medsoft_nb.models.base import resolve_model
     from medsoft_nb.apps.studio import as_sources
-    as_sources(source); resolve_model(base)   # what is wrong with them is said before the page opens
+
+    as_sources(source)
+    resolve_model(base)  # what is wrong with them is said before the page opens
     import nbformat
     from medsoft_nb.core.files import data_path
     from nbformat.v4 import new_code_cell, new_notebook
+
     if not port:
-        with socket.socket() as s: s.bind(('127.0.0.1', 0)); port = s.getsockname()[1]
+        with socket.socket() as s:
+            s.bind(('127.0.0.1', 0))
+            port = s.getsockname()[1]
     token = token or secrets.token_hex(16)
     code = f"import os; os.chdir({str(Path.cwd())!r})\nfrom medsoft_nb.apps.panel import Studio\nStudio({str(source.resolve()) if source else None!r}, out={str(out)!r}, base={base!r})"
     with tempfile.TemporaryDirectory() as folder:
-        book = Path(folder)/'Lesion Studio.ipynb'
-        nbformat.write(new_notebook(cells=[new_code_cell(code)], metadata={'kernelspec': {'name': 'python3', 'display_name': 'python3', 'language': 'python'}}), book)
+        book = Path(folder) / 'Lesion Studio.ipynb'
+        nbformat.write(
+            new_notebook(
+                cells=[new_code_cell(code)],
+                metadata={'kernelspec': {'name': 'python3', 'display_name': 'python3', 'language': 'python'}},
+            ),
+            book,
+        )
         out_console.print(f'http://127.0.0.1:{port}/?token={token} (Ctrl+C ends it)')
-        env = {**os.environ, 'JUPYTER_PATH': os.pathsep.join(filter(None, [str(data_path('studio/jupyter')), os.environ.get('JUPYTER_PATH')]))}
-        try: raise typer.Exit(subprocess.run([sys.executable, '-m', 'voila', str(book), '--no-browser', f'--port={port}', '--Voila.ip=127.0.0.1', f'--token={token}', '--template=studio', '--show_tracebacks=True'], cwd=folder, env=env).returncode)
-        except KeyboardInterrupt: pass
+        env = {
+            **os.environ,
+            'JUPYTER_PATH': os.pathsep.join(
+                filter(None, [str(data_path('studio/jupyter')), os.environ.get('JUPYTER_PATH')])
+            ),
+        }
+        try:
+            raise typer.Exit(
+                subprocess.run(
+                    [
+                        sys.executable,
+                        '-m',
+                        'voila',
+                        str(book),
+                        '--no-browser',
+                        f'--port={port}',
+                        '--Voila.ip=127.0.0.1',
+                        f'--token={token}',
+                        '--template=studio',
+                        '--show_tracebacks=True',
+                    ],
+                    cwd=folder,
+                    env=env,
+                ).returncode
+            )
+        except KeyboardInterrupt:
+            pass
 
 # %% ../../nbs/apps/cli.ipynb #c1286
-def _span(seconds): return f'{seconds:.0f} s' if seconds < 120 else f'{seconds/60:.0f} min' if seconds < 7200 else f'{seconds/3600:.1f} h'
+def _span(seconds):
+    return (
+        f'{seconds:.0f} s'
+        if seconds < 120
+        else f'{seconds / 60:.0f} min'
+        if seconds < 7200
+        else f'{seconds / 3600:.1f} h'
+    )
 
 # %% ../../nbs/apps/cli.ipynb #c1287
 def _print_outlook(rows, seconds):
     "What a run would do"
-    for row in rows: out_console.print(f"{row['job']}  {'' if row['seconds'] is None else _span(row['seconds'])}".rstrip(), highlight=False)
+    for row in rows:
+        out_console.print(
+            f"{row['job']}  {'' if row['seconds'] is None else _span(row['seconds'])}".rstrip(), highlight=False
+        )
     unknown = sum(row['seconds'] is None for row in rows)
-    time = 'nothing to do' if not rows else f'about {_span(seconds)}, going by earlier runs' if not unknown else f'no earlier run tells how long {unknown} of them take'
+    time = (
+        'nothing to do'
+        if not rows
+        else f'about {_span(seconds)}, going by earlier runs'
+        if not unknown
+        else f'no earlier run tells how long {unknown} of them take'
+    )
     out_console.print(f"{len(rows)} jobs: {time}.")
 
 # %% ../../nbs/apps/cli.ipynb #c1288
-@app.command(help=_help('Run a whole experiment: data, fine-tuning, synthetic images, measurements, tables, figures, report. An interrupted run goes on where it stopped.',
-    'medsoft reproduce', 'medsoft reproduce --profile full --out runs/full --dry-run', 'medsoft reproduce --profile full --jobs 4 --gpus 2',
-    'medsoft reproduce --manifest data/mine/manifest.csv --out runs/mine', 'medsoft reproduce --profile full --workflow-profile slurm'))
+@app.command(
+    help=_help(
+        'Run a whole experiment: data, fine-tuning, synthetic images, measurements, tables, figures, report. An interrupted run goes on where it stopped.',
+        'medsoft reproduce',
+        'medsoft reproduce --profile full --out runs/full --dry-run',
+        'medsoft reproduce --profile full --jobs 4 --gpus 2',
+        'medsoft reproduce --manifest data/mine/manifest.csv --out runs/mine',
+        'medsoft reproduce --profile full --workflow-profile slurm',
+    )
+)
 def reproduce(
-    profile:Annotated[str, typer.Option('--profile', '-p', help='Name of a shipped profile, or a YAML file')] = 'quick',
-    out:Annotated[Optional[Path], typer.Option('--out', '-o', help='Run folder; runs/PROFILE if omitted')] = None,
-    manifest:Annotated[Optional[Path], typer.Option(help='Data of your own in place of the profile\'s benchmark')] = None,
-    resume:Annotated[bool, typer.Option(help='Keep what is done')] = True,
-    jobs:Annotated[Optional[int], typer.Option('--jobs', '-j', min=1, help='Notebooks at a time; 1, or as many as --gpus, if omitted')] = None,
-    gpus:Annotated[int, typer.Option(min=0, help='GPUs of this machine to share out, one a notebook; 0 lets every notebook see all')] = 0,
-    dry_run:Annotated[bool, typer.Option('--dry-run', '-n', help='List what would run, and how long it took before')] = False,
-    workflow_profile:Annotated[Optional[str], typer.Option(help='Run on a cluster: slurm, kubernetes, or the folder of a Snakemake profile')] = None,
-    table_only:Annotated[bool, typer.Option('--table-only', help='Write the table of jobs, to start Snakemake by hand')] = False,
+    profile: Annotated[
+        str, typer.Option('--profile', '-p', help='Name of a shipped profile, or a YAML file')
+    ] = 'quick',
+    out: Annotated[Optional[Path], typer.Option('--out', '-o', help='Run folder; runs/PROFILE if omitted')] = None,
+    manifest: Annotated[
+        Optional[Path], typer.Option(help='Data of your own in place of the profile\'s benchmark')
+    ] = None,
+    resume: Annotated[bool, typer.Option(help='Keep what is done')] = True,
+    jobs: Annotated[
+        Optional[int],
+        typer.Option('--jobs', '-j', min=1, help='Notebooks at a time; 1, or as many as --gpus, if omitted'),
+    ] = None,
+    gpus: Annotated[
+        int,
+        typer.Option(min=0, help='GPUs of this machine to share out, one a notebook; 0 lets every notebook see all'),
+    ] = 0,
+    dry_run: Annotated[
+        bool, typer.Option('--dry-run', '-n', help='List what would run, and how long it took before')
+    ] = False,
+    workflow_profile: Annotated[
+        Optional[str], typer.Option(help='Run on a cluster: slurm, kubernetes, or the folder of a Snakemake profile')
+    ] = None,
+    table_only: Annotated[
+        bool, typer.Option('--table-only', help='Write the table of jobs, to start Snakemake by hand')
+    ] = False,
 ):
     import pandas as pd
     from medsoft_nb.core.files import read_json
     from medsoft_nb.running.layout import GRID, workflow_path
     from medsoft_nb.running.reproduce import outlook, reproduce
-    if dry_run: return _print_outlook(*outlook(profile, out, manifest=manifest, resume=resume, jobs=jobs, gpus=gpus))
-    runs = reproduce(profile, out, manifest=manifest, resume=resume, jobs=jobs, gpus=gpus, workflow_profile=workflow_profile, table_only=table_only)
-    if table_only: out_console.print(f"snakemake -s {workflow_path('Snakefile')} -d {Path(out or Path('runs')/Path(profile).stem)/GRID} --cores {jobs or 1}")
+
+    if dry_run:
+        return _print_outlook(*outlook(profile, out, manifest=manifest, resume=resume, jobs=jobs, gpus=gpus))
+    runs = reproduce(
+        profile,
+        out,
+        manifest=manifest,
+        resume=resume,
+        jobs=jobs,
+        gpus=gpus,
+        workflow_profile=workflow_profile,
+        table_only=table_only,
+    )
+    if table_only:
+        out_console.print(
+            f"snakemake -s {workflow_path('Snakefile')} -d {Path(out or Path('runs') / Path(profile).stem) / GRID} --cores {jobs or 1}"
+        )
     for run in runs:
         _print_table(pd.DataFrame(read_json(run.path('run.json'))['results']['jobs']))
         out_console.print(f"Report: {run.path('report.html')}")
 
 # %% ../../nbs/apps/cli.ipynb #c1289
 @app.command(help='Print the version.')
-def version(): out_console.print(medsoft_nb.__version__)
+def version():
+    out_console.print(medsoft_nb.__version__)
 
 # %% ../../nbs/apps/cli.ipynb #c1290
 def _print_version(wanted):
-    if wanted: version(); raise typer.Exit()
+    if wanted:
+        version()
+        raise typer.Exit()
 
 # %% ../../nbs/apps/cli.ipynb #c1291
 @app.callback()
-def _options(version:Annotated[bool, typer.Option('--version', is_eager=True, callback=_print_version, help='Print the version.')] = False): pass
+def _options(
+    version: Annotated[
+        bool, typer.Option('--version', is_eager=True, callback=_print_version, help='Print the version.')
+    ] = False,
+):
+    pass
 
 # %% ../../nbs/apps/cli.ipynb #c1293
 def main(
-    args:list[str]|None=None,  # Words of the command line; `sys.argv` if `None`
+    args: list[str] | None = None,  # Words of the command line; `sys.argv` if `None`
 ):
     "Run the command; errors of the library become one message and exit code 2"
-    try: app(args, prog_name='medsoft')
+    try:
+        app(args, prog_name='medsoft')
     except (ValueError, OSError, ImportError, RuntimeError) as e:
-        if os.environ.get('MEDSOFT_DEBUG'): raise
+        if os.environ.get('MEDSOFT_DEBUG'):
+            raise
         err_console.print(f'[bold red]Error:[/bold red] {escape(str(e))}')
         sys.exit(2)

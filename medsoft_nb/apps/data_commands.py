@@ -11,91 +11,154 @@ __all__ = ['data', 'data_import', 'phantom', 'implant', 'validate', 'split']
 from pathlib import Path
 from typing import Annotated, Optional
 import typer
-from .options import app, _help, _pairs, _print_table, _words, err_console, ManifestArg, out_console, OutOption, SeedOption
+from medsoft_nb.apps.options import (
+    app,
+    _help,
+    _pairs,
+    _print_table,
+    _words,
+    err_console,
+    ManifestArg,
+    out_console,
+    OutOption,
+    SeedOption,
+)
 
 # %% ../../nbs/apps/data_commands.ipynb #n000
 data = typer.Typer(help='Manifests: import, make, check, split.', no_args_is_help=True)
 app.add_typer(data, name='data')
 
 # %% ../../nbs/apps/data_commands.ipynb #c1259
-@data.command('import', help=_help('Make a manifest of a folder of images, instance masks and a table.',
-    'medsoft data import scans/images --masks scans/masks --table scans/index.csv --column image_id=file --column patient_id=subset,exam --column label=finding --label-map normal=healthy --modality MR --out data/mine'))
+@data.command(
+    'import',
+    help=_help(
+        'Make a manifest of a folder of images, instance masks and a table.',
+        'medsoft data import scans/images --masks scans/masks --table scans/index.csv --column image_id=file --column patient_id=subset,exam --column label=finding --label-map normal=healthy --modality MR --out data/mine',
+    ),
+)
 def data_import(
-    images:Annotated[Path, typer.Argument(metavar='IMAGES', help='Folder of images')],
-    out:OutOption,
-    masks:Annotated[Optional[Path], typer.Option(help='Folder of masks of the vertebrae (each its own number), with the same file names')] = None,
-    lesion_masks:Annotated[Optional[Path], typer.Option(help='Folder of masks of the lesions, with the same file names')] = None,
-    table:Annotated[Optional[Path], typer.Option(help='CSV with a row an image')] = None,
-    column:Annotated[list[str], typer.Option(help='FIELD=COLUMN of the table; several columns with commas. May be repeated')] = [],
-    label_map:Annotated[list[str], typer.Option(help="LABEL-IN-TABLE=LABEL, e.g. normal=healthy; '*' stands for all others. May be repeated")] = [],
-    default_label:Annotated[str, typer.Option(help='Label of images without one, e.g. healthy')] = '',
-    modality:Annotated[str, typer.Option(help='e.g. MR, CT, radiograph')] = '',
-    plane:Annotated[str, typer.Option(help='sagittal, axial or coronal')] = 'sagittal',
-    spacing_mm:Annotated[Optional[float], typer.Option(help='Size of a pixel in mm')] = None,
+    images: Annotated[Path, typer.Argument(metavar='IMAGES', help='Folder of images')],
+    out: OutOption,
+    masks: Annotated[
+        Optional[Path],
+        typer.Option(help='Folder of masks of the vertebrae (each its own number), with the same file names'),
+    ] = None,
+    lesion_masks: Annotated[
+        Optional[Path], typer.Option(help='Folder of masks of the lesions, with the same file names')
+    ] = None,
+    table: Annotated[Optional[Path], typer.Option(help='CSV with a row an image')] = None,
+    column: Annotated[
+        list[str], typer.Option(help='FIELD=COLUMN of the table; several columns with commas. May be repeated')
+    ] = [],
+    label_map: Annotated[
+        list[str],
+        typer.Option(help="LABEL-IN-TABLE=LABEL, e.g. normal=healthy; '*' stands for all others. May be repeated"),
+    ] = [],
+    default_label: Annotated[str, typer.Option(help='Label of images without one, e.g. healthy')] = '',
+    modality: Annotated[str, typer.Option(help='e.g. MR, CT, radiograph')] = '',
+    plane: Annotated[str, typer.Option(help='sagittal, axial or coronal')] = 'sagittal',
+    spacing_mm: Annotated[Optional[float], typer.Option(help='Size of a pixel in mm')] = None,
 ):
     from medsoft_nb.data.folder import import_folder
-    made = import_folder(images, out, masks={k: v for k,v in dict(anatomy=masks, lesion=lesion_masks).items() if v}, table=table, columns=_pairs(column, '--column') or None,
-        label_map=_pairs(label_map, '--label-map') or None, default_label=default_label, modality=modality, plane=plane, spacing_mm=spacing_mm)
+
+    made = import_folder(
+        images,
+        out,
+        masks={k: v for k, v in dict(anatomy=masks, lesion=lesion_masks).items() if v},
+        table=table,
+        columns=_pairs(column, '--column') or None,
+        label_map=_pairs(label_map, '--label-map') or None,
+        default_label=default_label,
+        modality=modality,
+        plane=plane,
+        spacing_mm=spacing_mm,
+    )
     out_console.print(f'{len(made)} images, {made.df.patient_id.nunique()} patients: {out}/manifest.csv')
 
 # %% ../../nbs/apps/data_commands.ipynb #c1260
-@data.command(help=_help('Make a benchmark of procedural spine phantoms.', 'medsoft data phantom phantom-tumour --healthy 60 --sick 60 --out data/tumour'))
+@data.command(
+    help=_help(
+        'Make a benchmark of procedural spine phantoms.',
+        'medsoft data phantom phantom-tumour --healthy 60 --sick 60 --out data/tumour',
+    )
+)
 def phantom(
-    name:Annotated[str, typer.Argument(help='phantom-tumour or phantom-fracture')],
-    out:OutOption,
-    healthy:Annotated[int, typer.Option(min=0, help='Healthy images')] = 520,
-    sick:Annotated[int, typer.Option(min=0, help='Sick images, shared among the diseases')] = 720,
-    seed:SeedOption = 0,
+    name: Annotated[str, typer.Argument(help='phantom-tumour or phantom-fracture')],
+    out: OutOption,
+    healthy: Annotated[int, typer.Option(min=0, help='Healthy images')] = 520,
+    sick: Annotated[int, typer.Option(min=0, help='Sick images, shared among the diseases')] = 720,
+    seed: SeedOption = 0,
 ):
     from medsoft_nb.phantom.benchmarks import make_benchmark
-    if (out/'manifest.csv').exists(): raise FileExistsError(f'{out} holds a manifest already. Choose another folder, or remove it first.')
+
+    if (out / 'manifest.csv').exists():
+        raise FileExistsError(f'{out} holds a manifest already. Choose another folder, or remove it first.')
     _counts(make_benchmark(name, out, n_healthy=healthy, n_sick=sick, seed=seed))
 
 # %% ../../nbs/apps/data_commands.ipynb #c1261
-@data.command(help=_help('Paint simulated lesions into real healthy images; they are always labelled as implanted.',
-    'medsoft data implant data/mine/manifest.csv --labels lytic,sclerotic --out data/implanted'))
+@data.command(
+    help=_help(
+        'Paint simulated lesions into real healthy images; they are always labelled as implanted.',
+        'medsoft data implant data/mine/manifest.csv --labels lytic,sclerotic --out data/implanted',
+    )
+)
 def implant(
-    manifest:ManifestArg,
-    out:OutOption,
-    labels:Annotated[str, typer.Option(help='Lesions, with commas')],
-    fraction_sick:Annotated[float, typer.Option(min=0, max=1, help='Share of the patients that become sick')] = 0.5,
-    seed:SeedOption = 0,
+    manifest: ManifestArg,
+    out: OutOption,
+    labels: Annotated[str, typer.Option(help='Lesions, with commas')],
+    fraction_sick: Annotated[float, typer.Option(min=0, max=1, help='Share of the patients that become sick')] = 0.5,
+    seed: SeedOption = 0,
 ):
     from medsoft_nb.data.manifest import HEALTHY, Manifest
     from medsoft_nb.phantom.implant import implant
-    found = Manifest.load(manifest); healthy = found.where(label=HEALTHY)
-    if len(healthy) < len(found): err_console.print(f'{len(found)-len(healthy)} images that are not healthy are left out.')
+
+    found = Manifest.load(manifest)
+    healthy = found.where(label=HEALTHY)
+    if len(healthy) < len(found):
+        err_console.print(f'{len(found) - len(healthy)} images that are not healthy are left out.')
     _counts(implant(healthy, out, labels=_words(labels), fraction_sick=fraction_sick, seed=seed))
 
 # %% ../../nbs/apps/data_commands.ipynb #c1262
 def _counts(manifest):
     "Images and patients by label and split"
     by = [c for c in ('label', 'split', 'origin') if c in manifest.df]
-    _print_table(manifest.df.groupby(by).agg(images=('image_id', 'size'), patients=('patient_id', 'nunique')).reset_index())
+    _print_table(
+        manifest.df.groupby(by).agg(images=('image_id', 'size'), patients=('patient_id', 'nunique')).reset_index()
+    )
 
 # %% ../../nbs/apps/data_commands.ipynb #c1263
-@data.command(help=_help('Check a manifest and its files; every fault is listed.', 'medsoft data validate data/mine/manifest.csv'))
-def validate(
-    manifest:ManifestArg,
-    files:Annotated[bool, typer.Option(help='Open every image and mask too')] = True,
-):
+@data.command(
+    help=_help(
+        'Check a manifest and its files; every fault is listed.', 'medsoft data validate data/mine/manifest.csv'
+    )
+)
+def validate(manifest: ManifestArg, files: Annotated[bool, typer.Option(help='Open every image and mask too')] = True):
     from medsoft_nb.data.manifest import Manifest, validate
+
     validate(found := Manifest.load(manifest), files=files)
     _counts(found)
     out_console.print('[green]No faults.[/green]')
 
 # %% ../../nbs/apps/data_commands.ipynb #c1264
-@data.command(help=_help('Split by patient into train, val and test, stratified by label.', 'medsoft data split data/mine/manifest.csv --fractions 0.6,0.1,0.3 --seed 0'))
+@data.command(
+    help=_help(
+        'Split by patient into train, val and test, stratified by label.',
+        'medsoft data split data/mine/manifest.csv --fractions 0.6,0.1,0.3 --seed 0',
+    )
+)
 def split(
-    manifest:ManifestArg,
-    out:Annotated[Optional[Path], typer.Option('--out', '-o', help='Manifest to write; in place if omitted')] = None,
-    fractions:Annotated[str, typer.Option(help='Shares of train, val and test')] = '0.6,0.1,0.3',
-    seed:SeedOption = 0,
+    manifest: ManifestArg,
+    out: Annotated[Optional[Path], typer.Option('--out', '-o', help='Manifest to write; in place if omitted')] = None,
+    fractions: Annotated[str, typer.Option(help='Shares of train, val and test')] = '0.6,0.1,0.3',
+    seed: SeedOption = 0,
 ):
     from medsoft_nb.data.manifest import Manifest
     from medsoft_nb.data.splits import split
-    try: parts = tuple(float(f) for f in _words(fractions))
-    except ValueError: raise ValueError(f'--fractions {fractions!r} are not three numbers with commas, e.g. 0.6,0.1,0.3.') from None
+
+    try:
+        parts = tuple(float(f) for f in _words(fractions))
+    except ValueError:
+        raise ValueError(f'--fractions {fractions!r} are not three numbers with commas, e.g. 0.6,0.1,0.3.') from None
     made = split(Manifest.load(manifest), fractions=parts, seed=seed)
     made.save(out or manifest)
     _counts(made)

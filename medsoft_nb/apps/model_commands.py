@@ -11,39 +11,63 @@ __all__ = ['train', 'generate']
 from pathlib import Path
 from typing import Annotated, Optional
 import typer
-from .options import _help, _words, app, BaseOption, err_console, ManifestArg, out_console, OutOption, RoiOption, SeedOption
+from medsoft_nb.apps.options import (
+    _help,
+    _words,
+    app,
+    BaseOption,
+    err_console,
+    ManifestArg,
+    out_console,
+    OutOption,
+    RoiOption,
+    SeedOption,
+)
 from .data_commands import _counts
 
 # %% ../../nbs/apps/model_commands.ipynb #c1268
 def _training(found):
     "Training rows of a manifest whose faults were looked for; all of them, with a warning, where it has no splits"
     from medsoft_nb.data.manifest import validate
+
     validate(found)
-    if (found.df.split == 'train').any(): return found.where(split='train')
-    err_console.print('The manifest has no splits: every image is used for training. Run `medsoft data split` first if some of them are to test with.')
+    if (found.df.split == 'train').any():
+        return found.where(split='train')
+    err_console.print(
+        'The manifest has no splits: every image is used for training. Run `medsoft data split` first if some of them are to test with.'
+    )
     return found
 
 # %% ../../nbs/apps/model_commands.ipynb #c1270
-@app.command(help=_help('Train one stage: `lora` alone; or with the Medical Semantic Controller 1a (MSC), 1b (adapter and LoRA, teacher tokens), 2a (MSC through the U-Net), 2b (all). An interrupted training goes on where it stopped.',
-    'medsoft train data/tumour/manifest.csv --steps 300 --rank 16 --out trained/lora',
-    'medsoft train data/tumour/manifest.csv --stage 2b --controller medsoft-tiny --roi 64 --out trained/msc'))
+@app.command(
+    help=_help(
+        'Train one stage: `lora` alone; or with the Medical Semantic Controller 1a (MSC), 1b (adapter and LoRA, teacher tokens), 2a (MSC through the U-Net), 2b (all). An interrupted training goes on where it stopped.',
+        'medsoft train data/tumour/manifest.csv --steps 300 --rank 16 --out trained/lora',
+        'medsoft train data/tumour/manifest.csv --stage 2b --controller medsoft-tiny --roi 64 --out trained/msc',
+    )
+)
 def train(
-    manifest:ManifestArg,
-    out:OutOption,
-    stage:Annotated[str, typer.Option(help='lora, 1a, 1b, 2a or 2b')] = 'lora',
-    base:BaseOption = 'medsoft-tiny',
-    controller:Annotated[str, typer.Option(help='Controller to go on from: a shipped name or a folder; a new one if omitted')] = '',
-    encoder:Annotated[str, typer.Option(help='Medical encoder of a new controller: a shipped name, a folder, a Hub id, or biomedclip')] = 'medsoft-tiny',
-    lora:Annotated[Optional[Path], typer.Option(help='LoRA of an earlier stage to go on from')] = None,
-    steps:Annotated[int, typer.Option(min=1, help='Optimiser steps')] = 300,
-    rank:Annotated[int, typer.Option(min=0, help='Rank of the LoRA; 0 leaves the U-Net as it is')] = 16,
-    full:Annotated[bool, typer.Option('--full', help='Train all weights of the U-Net instead of a LoRA')] = False,
-    batch_size:Annotated[int, typer.Option(min=1, help='Images a step')] = 16,
-    learning_rate:Annotated[float, typer.Option(help='Learning rate of LoRA or U-Net')] = 6e-4,
-    controller_rate:Annotated[float, typer.Option(help='Learning rate of MSC and adapter')] = 1e-4,
-    faithful:Annotated[str, typer.Option(help="Flaws of the released code to reproduce, with commas, or 'all'")] = '',
-    roi:RoiOption = None,
-    seed:SeedOption = 0,
+    manifest: ManifestArg,
+    out: OutOption,
+    stage: Annotated[str, typer.Option(help='lora, 1a, 1b, 2a or 2b')] = 'lora',
+    base: BaseOption = 'medsoft-tiny',
+    controller: Annotated[
+        str, typer.Option(help='Controller to go on from: a shipped name or a folder; a new one if omitted')
+    ] = '',
+    encoder: Annotated[
+        str,
+        typer.Option(help='Medical encoder of a new controller: a shipped name, a folder, a Hub id, or biomedclip'),
+    ] = 'medsoft-tiny',
+    lora: Annotated[Optional[Path], typer.Option(help='LoRA of an earlier stage to go on from')] = None,
+    steps: Annotated[int, typer.Option(min=1, help='Optimiser steps')] = 300,
+    rank: Annotated[int, typer.Option(min=0, help='Rank of the LoRA; 0 leaves the U-Net as it is')] = 16,
+    full: Annotated[bool, typer.Option('--full', help='Train all weights of the U-Net instead of a LoRA')] = False,
+    batch_size: Annotated[int, typer.Option(min=1, help='Images a step')] = 16,
+    learning_rate: Annotated[float, typer.Option(help='Learning rate of LoRA or U-Net')] = 6e-4,
+    controller_rate: Annotated[float, typer.Option(help='Learning rate of MSC and adapter')] = 1e-4,
+    faithful: Annotated[str, typer.Option(help="Flaws of the released code to reproduce, with commas, or 'all'")] = '',
+    roi: RoiOption = None,
+    seed: SeedOption = 0,
 ):
     from medsoft_nb.data.manifest import Manifest
     from medsoft_nb.models.base import load_base
@@ -51,46 +75,110 @@ def train(
     from medsoft_nb.models.controller import Controller, load_controller
     from medsoft_nb.training.stages import Training
     from medsoft_nb.training.trainer import train
+
     found = Manifest.load(manifest)
     used = _training(found)
-    config = Training(stage=stage, steps=steps, rank=rank, full=full, batch_size=batch_size, learning_rate=learning_rate, controller_rate=controller_rate, faithful=faithful, region=roi, seed=seed)
-    if stage in ('2a', '2b') and not controller: raise ValueError(f"stage {stage} goes on from a trained controller: give --controller, e.g. 'medsoft-tiny' or the folder that stage 1b wrote.")
+    config = Training(
+        stage=stage,
+        steps=steps,
+        rank=rank,
+        full=full,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        controller_rate=controller_rate,
+        faithful=faithful,
+        region=roi,
+        seed=seed,
+    )
+    if stage in ('2a', '2b') and not controller:
+        raise ValueError(
+            f"stage {stage} goes on from a trained controller: give --controller, e.g. 'medsoft-tiny' or the folder that stage 1b wrote."
+        )
     parts = load_base(base)
-    control = load_controller(controller) if controller else None if stage == 'lora' else Controller.new(load_encoder(encoder), parts['unet'], seed=seed)
+    control = (
+        load_controller(controller)
+        if controller
+        else None
+        if stage == 'lora'
+        else Controller.new(load_encoder(encoder), parts['unet'], seed=seed)
+    )
     made = train(parts, used, out, config, control, lora)
     for what in (made.lora, made.unet, made.controller):
-        if what: out_console.print(f'Weights: {what}')
+        if what:
+            out_console.print(f'Weights: {what}')
 
 # %% ../../nbs/apps/model_commands.ipynb #c1271
-@app.command(help=_help('Paint lesions into the healthy training images of a manifest. Sick training images lend the shapes of their lesions, or the knowledge base draws them.',
-    'medsoft generate data/tumour/manifest.csv --lora trained/lora/pytorch_lora_weights.safetensors --labels lytic,sclerotic -n 100 --out synthetic/tumour'))
+@app.command(
+    help=_help(
+        'Paint lesions into the healthy training images of a manifest. Sick training images lend the shapes of their lesions, or the knowledge base draws them.',
+        'medsoft generate data/tumour/manifest.csv --lora trained/lora/pytorch_lora_weights.safetensors --labels lytic,sclerotic -n 100 --out synthetic/tumour',
+    )
+)
 def generate(
-    manifest:ManifestArg,
-    out:OutOption,
-    labels:Annotated[str, typer.Option(help='Labels to paint, with commas; those of the training images if omitted')] = '',
-    base:BaseOption = 'medsoft-tiny',
-    lora:Annotated[Optional[Path], typer.Option(help='LoRA weights, a safetensors file')] = None,
-    controller:Annotated[str, typer.Option(help='Controller for medical semantics: a shipped name or a folder; none if omitted')] = '',
-    n_per_label:Annotated[int, typer.Option('--n-per-label', '-n', min=1, help='Images a label')] = 10,
-    masks:Annotated[str, typer.Option(help="Shapes of lesions: 'donors', real ones, or 'knowledge', drawn for any disease of the knowledge base")] = 'donors',
-    ramp:Annotated[Optional[float], typer.Option(min=0, help='Width of the soft border in pixels; 0 for a hard mask; if omitted 6, or for drawn masks what the knowledge base says')] = None,
-    steps:Annotated[int, typer.Option(min=1, help='Denoising steps')] = 20,
-    guidance_scale:Annotated[float, typer.Option(help='Weight of the prompt')] = 2.,
-    blend:Annotated[str, typer.Option(help='How the soft mask enters the denoising steps: linear, threshold or none')] = 'linear',
-    faithful:Annotated[str, typer.Option(help="Flaws of the released code to reproduce, with commas, or 'all'")] = '',
-    roi:RoiOption = None,
-    seed:SeedOption = 0,
+    manifest: ManifestArg,
+    out: OutOption,
+    labels: Annotated[
+        str, typer.Option(help='Labels to paint, with commas; those of the training images if omitted')
+    ] = '',
+    base: BaseOption = 'medsoft-tiny',
+    lora: Annotated[Optional[Path], typer.Option(help='LoRA weights, a safetensors file')] = None,
+    controller: Annotated[
+        str, typer.Option(help='Controller for medical semantics: a shipped name or a folder; none if omitted')
+    ] = '',
+    n_per_label: Annotated[int, typer.Option('--n-per-label', '-n', min=1, help='Images a label')] = 10,
+    masks: Annotated[
+        str,
+        typer.Option(
+            help="Shapes of lesions: 'donors', real ones, or 'knowledge', drawn for any disease of the knowledge base"
+        ),
+    ] = 'donors',
+    ramp: Annotated[
+        Optional[float],
+        typer.Option(
+            min=0,
+            help='Width of the soft border in pixels; 0 for a hard mask; if omitted 6, or for drawn masks what the knowledge base says',
+        ),
+    ] = None,
+    steps: Annotated[int, typer.Option(min=1, help='Denoising steps')] = 20,
+    guidance_scale: Annotated[float, typer.Option(help='Weight of the prompt')] = 2.0,
+    blend: Annotated[
+        str, typer.Option(help='How the soft mask enters the denoising steps: linear, threshold or none')
+    ] = 'linear',
+    faithful: Annotated[str, typer.Option(help="Flaws of the released code to reproduce, with commas, or 'all'")] = '',
+    roi: RoiOption = None,
+    seed: SeedOption = 0,
 ):
     from medsoft_nb.data.manifest import HEALTHY, Manifest
     from medsoft_nb.painting.faithful import faithful as check_switches
     from medsoft_nb.painting.generate import GenerateConfig, generate
     from medsoft_nb.painting.pipeline import MedSoftPipeline
-    if lora and not lora.exists(): raise ValueError(f'--lora {lora} does not exist; `medsoft train` prints where it wrote the weights.')
+
+    if lora and not lora.exists():
+        raise ValueError(f'--lora {lora} does not exist; `medsoft train` prints where it wrote the weights.')
     found = Manifest.load(manifest)
     used = _training(found)
     donors = used.where(label=used.diseases)
-    config = GenerateConfig(n_per_label=n_per_label, masks=masks, ramp=ramp, steps=steps, guidance_scale=guidance_scale, blend=blend, faithful=check_switches(faithful), roi=roi, seed=seed)
+    config = GenerateConfig(
+        n_per_label=n_per_label,
+        masks=masks,
+        ramp=ramp,
+        steps=steps,
+        guidance_scale=guidance_scale,
+        blend=blend,
+        faithful=check_switches(faithful),
+        roi=roi,
+        seed=seed,
+    )
     pipe = MedSoftPipeline.from_pretrained(base)
     pipe.set_progress_bar_config(disable=True)
-    made = generate(pipe, used.where(label=HEALTHY), donors, out, _words(labels) or donors.diseases, config, lora, controller or None)
+    made = generate(
+        pipe,
+        used.where(label=HEALTHY),
+        donors,
+        out,
+        _words(labels) or donors.diseases,
+        config,
+        lora,
+        controller or None,
+    )
     _counts(made)

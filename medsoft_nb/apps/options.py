@@ -16,8 +16,13 @@ from rich.console import Console
 from rich.table import Table
 
 # %% ../../nbs/apps/options.ipynb #c1247
-app = typer.Typer(help='Paint lesions into healthy spine images, and measure whether they help a classifier. For research, not for clinical use.',
-    no_args_is_help=True, rich_markup_mode='rich', pretty_exceptions_enable=False, context_settings={'help_option_names': ['-h', '--help']})
+app = typer.Typer(
+    help='Paint lesions into healthy spine images, and measure whether they help a classifier. For research, not for clinical use.',
+    no_args_is_help=True,
+    rich_markup_mode='rich',
+    pretty_exceptions_enable=False,
+    context_settings={'help_option_names': ['-h', '--help']},
+)
 out_console, err_console = (Console(stderr=err, soft_wrap=True, force_jupyter=False) for err in (False, True))
 
 # %% ../../nbs/apps/options.ipynb #c1248
@@ -31,21 +36,25 @@ def _help(text, *examples):
 def _print_table(df, title=''):
     "A DataFrame as a table in the terminal"
     table = Table(*map(str, df.columns), title=title or None)
-    for row in df.itertuples(index=False): table.add_row(*(f'{v:.4g}' if isinstance(v, float) else str(v) for v in row))
+    for row in df.itertuples(index=False):
+        table.add_row(*(f'{v:.4g}' if isinstance(v, float) else str(v) for v in row))
     out_console.print(table)
 
 # %% ../../nbs/apps/options.ipynb #c1251
 ManifestArg = Annotated[Path, typer.Argument(metavar='MANIFEST', help='Manifest (CSV or Parquet)')]
 OutOption = Annotated[Path, typer.Option('--out', '-o', help='Folder to write to')]
 SeedOption = Annotated[int, typer.Option(help='Seed of every random choice')]
-RoiOption = Annotated[Optional[int], typer.Option(help="Side of the window around a lesion, in pixels; the base's own size if omitted")]
+RoiOption = Annotated[
+    Optional[int], typer.Option(help="Side of the window around a lesion, in pixels; the base's own size if omitted")
+]
 BaseOption = Annotated[str, typer.Option(help='Base model: a shipped name, a folder, or a Hub id')]
 
 # %% ../../nbs/apps/options.ipynb #c1252
 def _pairs(values, option, form='NAME=VALUE'):
     "`['a=x', 'b=y']` as a dict"
     wrong = [v for v in values if '=' not in v]
-    if wrong: raise ValueError(f"{option} {wrong[0]!r} is not of the form {form}.")
+    if wrong:
+        raise ValueError(f"{option} {wrong[0]!r} is not of the form {form}.")
     return dict(v.split('=', 1) for v in values)
 
 # %% ../../nbs/apps/options.ipynb #c1253

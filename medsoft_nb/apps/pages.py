@@ -16,10 +16,15 @@ def _visible(nb):
     "Cells of `nb` that a reader of the documentation sees, without directives; of those with `echo: false` the outputs only"
     hidden, code = re.compile(r'^#\|\s*(hide|include:\s*false)\s*$', re.M), []
     for cell in nb.cells:
-        if cell.cell_type == 'code' and (hidden.search(cell.source) or not cell.source.strip()): continue
-        if cell.cell_type == 'code' and re.search(r'^#\|\s*echo:\s*false\s*$', cell.source, re.M): cell.metadata['transient'] = {'remove_source': True}
-        if alt := re.search(r'^#\|\s*fig-alt:\s*(.+)$', cell.source, re.M): cell.metadata['alt'] = alt[1].strip()
-        cell.source = re.sub(r'^#\|.*\n?', '', cell.source, flags=re.M).strip() if cell.cell_type == 'code' else cell.source
+        if cell.cell_type == 'code' and (hidden.search(cell.source) or not cell.source.strip()):
+            continue
+        if cell.cell_type == 'code' and re.search(r'^#\|\s*echo:\s*false\s*$', cell.source, re.M):
+            cell.metadata['transient'] = {'remove_source': True}
+        if alt := re.search(r'^#\|\s*fig-alt:\s*(.+)$', cell.source, re.M):
+            cell.metadata['alt'] = alt[1].strip()
+        cell.source = (
+            re.sub(r'^#\|.*\n?', '', cell.source, flags=re.M).strip() if cell.cell_type == 'code' else cell.source
+        )
         code.append(cell)
     return code
 
@@ -31,58 +36,72 @@ def _alert(found):
 
 # %% ../../nbs/apps/pages.ipynb #c1405
 def notebook_markdown(
-    path:str|Path,           # A notebook with stored outputs
-    images:str='README_files',  # Folder that the links to figures name
-)->tuple[str, dict[str, bytes]]: # Markdown, and the figures by file name
+    path: str | Path,  # A notebook with stored outputs
+    images: str = 'README_files',  # Folder that the links to figures name
+) -> tuple[str, dict[str, bytes]]:  # Markdown, and the figures by file name
     "A notebook as GitHub-flavoured Markdown"
     import nbformat
     from nbconvert import MarkdownExporter
+
     nb = nbformat.read(path, 4)
     nb.cells, nb.metadata.language_info = _visible(nb), {'name': 'python'}
-    said = {str(k): c.metadata['alt'] for k,c in enumerate(nb.cells) if 'alt' in c.metadata}
+    said = {str(k): c.metadata['alt'] for k, c in enumerate(nb.cells) if 'alt' in c.metadata}
     text, found = MarkdownExporter().from_notebook_node(nb, {'unique_key': 'figure', 'output_files_dir': images})
-    text = re.sub(r'^::: \{\.callout-(\w+)[^}]*\}\n(.*?)\n:::$', _alert, text, flags=re.S|re.M)
-    text = re.sub(r'\]\((?!\w+:|\.\./)([^)#]+\.(?:ipynb|md))', r'](nbs/\1', text).replace('](../', '](').replace('```{mermaid}', '```mermaid')
+    text = re.sub(r'^::: \{\.callout-(\w+)[^}]*\}\n(.*?)\n:::$', _alert, text, flags=re.S | re.M)
+    text = (
+        re.sub(r'\]\((?!\w+:|\.\./)([^)#]+\.(?:ipynb|md))', r'](nbs/\1', text)
+        .replace('](../', '](')
+        .replace('```{mermaid}', '```mermaid')
+    )
     text = '\n'.join(line.rstrip() for line in text.splitlines())
     text = re.sub(r'!\[png\]\((\S+_(\d+)_\d+\.png)\)', lambda m: f'![{said.get(m[2], "figure")}]({m[1]})', text)
-    figures = {name: content for name, content in found['outputs'].items() if name in text}  # pictures come in several formats
-    return re.sub(r'\n{3,}', '\n\n', text).strip()+'\n', figures
+    figures = {
+        name: content for name, content in found['outputs'].items() if name in text
+    }  # pictures come in several formats
+    return re.sub(r'\n{3,}', '\n\n', text).strip() + '\n', figures
 
 # %% ../../nbs/apps/pages.ipynb #c1411
-def checkout(root:str|Path|None=None)->Path:
+def checkout(root: str | Path | None = None) -> Path:
     "The checkout that holds `nbs/index.ipynb`, from the current folder up"
-    if root: return Path(root).resolve()
-    return next((p for p in (Path.cwd(), *Path.cwd().parents) if (p/'nbs/index.ipynb').exists()), Path())
+    if root:
+        return Path(root).resolve()
+    return next((p for p in (Path.cwd(), *Path.cwd().parents) if (p / 'nbs/index.ipynb').exists()), Path())
 
 # %% ../../nbs/apps/pages.ipynb #c1412
 def readme(
-    check:bool=False,       # Compare only, change nothing
-    root:str|Path|None=None,  # The checkout; found from the current folder if `None`
-)->Path:                    # The README
+    check: bool = False,  # Compare only, change nothing
+    root: str | Path | None = None,  # The checkout; found from the current folder if `None`
+) -> Path:  # The README
     "Write README.md and its figures from `nbs/index.ipynb`; with `check` raise `ValueError` where the committed one differs"
     root = checkout(root)
-    text, figures = notebook_markdown(root/'nbs/index.ipynb')
-    made = {root/'README.md': text.encode(), **{root/name: content for name, content in figures.items()}}
-    old = {p for p in (root/'README_files').glob('*') if p not in made}
+    text, figures = notebook_markdown(root / 'nbs/index.ipynb')
+    made = {root / 'README.md': text.encode(), **{root / name: content for name, content in figures.items()}}
+    old = {p for p in (root / 'README_files').glob('*') if p not in made}
     if check:
         stale = [p for p, content in made.items() if not p.exists() or p.read_bytes() != content] + sorted(old)
-        if stale: raise ValueError(f"{', '.join(p.name for p in stale)} differs from what nbs/index.ipynb gives. Run `make docs` and commit the result.")
-        return root/'README.md'
-    for p in old: p.unlink()
-    for p, content in made.items(): p.parent.mkdir(exist_ok=True), p.write_bytes(content)
-    return root/'README.md'
+        if stale:
+            raise ValueError(
+                f"{', '.join(p.name for p in stale)} differs from what nbs/index.ipynb gives. Run `make docs` and commit the result."
+            )
+        return root / 'README.md'
+    for p in old:
+        p.unlink()
+    for p, content in made.items():
+        p.parent.mkdir(exist_ok=True), p.write_bytes(content)
+    return root / 'README.md'
 
 # %% ../../nbs/apps/pages.ipynb #c1416
-def notebooks(folder:str|Path)->list[Path]:
+def notebooks(folder: str | Path) -> list[Path]:
     "Notebooks of a folder, without those that runs have left in it"
     return [p for p in sorted(Path(folder).rglob('[!.]*.ipynb')) if 'runs' not in p.relative_to(folder).parts]
 
 # %% ../../nbs/apps/pages.ipynb #c1417
 def drop_stderr(
-    folder:str|Path='nbs',  # Folder of notebooks
-)->list[Path]:              # Notebooks that were changed
+    folder: str | Path = 'nbs',  # Folder of notebooks
+) -> list[Path]:  # Notebooks that were changed
     "Remove stored progress bars and warnings, and the second copy of pictures that come in two formats"
     from fastcore.nbio import read_nb, write_nb
+
     changed = []
     for path in notebooks(folder):
         nb = read_nb(path)
@@ -90,60 +109,109 @@ def drop_stderr(
         noisy = [c for c in nb.cells if any(o.get('name') == 'stderr' or twice(o) for o in c.get('outputs', []))]
         for cell in noisy:
             cell.outputs = [o for o in cell.outputs if o.get('name') != 'stderr']
-            for o in filter(twice, cell.outputs): del o['data']['image/jpeg']
-        if noisy: write_nb(nb, path); changed.append(path)
+            for o in filter(twice, cell.outputs):
+                del o['data']['image/jpeg']
+        if noisy:
+            write_nb(nb, path)
+            changed.append(path)
     return changed
 
 # %% ../../nbs/apps/pages.ipynb #c1420
 def _code(nb):
     "Code of an experiment, without the values that papermill injected"
-    return [''.join(c['source']).strip() for c in nb['cells'] if c['cell_type']=='code' and 'injected-parameters' not in c['metadata'].get('tags', [])]
+    return [
+        ''.join(c['source']).strip()
+        for c in nb['cells']
+        if c['cell_type'] == 'code' and 'injected-parameters' not in c['metadata'].get('tags', [])
+    ]
 
 # %% ../../nbs/apps/pages.ipynb #c1421
 def keep_outputs(
-    run:str|Path,             # Run folder with executed notebooks
-    root:str|Path|None=None,  # The checkout; found from the current folder if `None`
-    seed:int=0,               # Seed whose notebooks are taken
-)->list[Path]:                # What was written
+    run: str | Path,  # Run folder with executed notebooks
+    root: str | Path | None = None,  # The checkout; found from the current folder if `None`
+    seed: int = 0,  # Seed whose notebooks are taken
+) -> list[Path]:  # What was written
     "Store executed experiments of a run for the site; `ValueError` where one failed or is of other code than the checkout's"
     root, run, done = checkout(root), Path(run), []
-    for path in sorted((run/'notebooks').glob('*.ipynb')):
-        name = path.stem.removeprefix(f'seed-{seed}-'); source = root/f'nbs/experiments/{name}.ipynb'
-        if not source.exists(): continue
-        nb = json.loads(path.read_text(encoding='utf-8')); ended = nb['metadata'].get('papermill', {})
-        if ended.get('exception') or not ended.get('end_time'): raise ValueError(f'{path} did not run to its end. Run it again.')
-        if _code(nb)!=_code(json.loads(source.read_text(encoding='utf-8'))): raise ValueError(f'{path} was made with other code than {source.name} has now. Run it again.')
-        title = json.loads((run/'run.json').read_text(encoding='utf-8'))['settings']['title'] if (run/'run.json').is_file() else run.name
-        done.append((root/f'nbs/_executed/{name}.ipynb', _bare(nb, run, title)))
-    if not done: raise ValueError(f"{run/'notebooks'} has no executed notebooks. Give the folder of a run, e.g. runs/quick.")
-    for path,nb in done: path.parent.mkdir(exist_ok=True); path.write_text(json.dumps(nb, indent=1, ensure_ascii=False)+'\n', encoding='utf-8')
-    drop_stderr(root/'nbs/_executed')
-    return [path for path,_ in done]
+    for path in sorted((run / 'notebooks').glob('*.ipynb')):
+        name = path.stem.removeprefix(f'seed-{seed}-')
+        source = root / f'nbs/experiments/{name}.ipynb'
+        if not source.exists():
+            continue
+        nb = json.loads(path.read_text(encoding='utf-8'))
+        ended = nb['metadata'].get('papermill', {})
+        if ended.get('exception') or not ended.get('end_time'):
+            raise ValueError(f'{path} did not run to its end. Run it again.')
+        if _code(nb) != _code(json.loads(source.read_text(encoding='utf-8'))):
+            raise ValueError(f'{path} was made with other code than {source.name} has now. Run it again.')
+        title = (
+            json.loads((run / 'run.json').read_text(encoding='utf-8'))['settings']['title']
+            if (run / 'run.json').is_file()
+            else run.name
+        )
+        done.append((root / f'nbs/_executed/{name}.ipynb', _bare(nb, run, title)))
+    if not done:
+        raise ValueError(f"{run / 'notebooks'} has no executed notebooks. Give the folder of a run, e.g. runs/quick.")
+    for path, nb in done:
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps(nb, indent=1, ensure_ascii=False) + '\n', encoding='utf-8')
+    drop_stderr(root / 'nbs/_executed')
+    return [path for path, _ in done]
 
 # %% ../../nbs/apps/pages.ipynb #c1422
 def _bare(nb, run, title):
     "An executed notebook's code cells and outputs, without widgets and the traces of papermill and machine"
-    cells = [c for c in nb['cells'] if c['cell_type']=='code']
+    cells = [c for c in nb['cells'] if c['cell_type'] == 'code']
     for c in cells:
         tags = [t for t in c['metadata'].get('tags', []) if t in ('parameters', 'injected-parameters')]
-        if 'injected-parameters' in tags: c['source'] = re.sub(r'^run = .*', f'run = "runs/{run.resolve().name}"', ''.join(c['source']), flags=re.M)
-        c.update(metadata={'tags': tags} if tags else {}, execution_count=None, outputs=[o for o in c['outputs'] if o.get('name')!='stderr' and not any('widget' in kind for kind in o.get('data', {}))])
-        for o in c['outputs']: o.pop('execution_count', None); o.update({'execution_count': None} if o['output_type']=='execute_result' else {}, **({'metadata': {}} if 'metadata' in o else {}))
-    return {'cells': cells, 'metadata': {'kernelspec': {'display_name': 'python3', 'language': 'python', 'name': 'python3'}, 'run': title}, 'nbformat': 4, 'nbformat_minor': 5}
+        if 'injected-parameters' in tags:
+            c['source'] = re.sub(r'^run = .*', f'run = "runs/{run.resolve().name}"', ''.join(c['source']), flags=re.M)
+        c.update(
+            metadata={'tags': tags} if tags else {},
+            execution_count=None,
+            outputs=[
+                o
+                for o in c['outputs']
+                if o.get('name') != 'stderr' and not any('widget' in kind for kind in o.get('data', {}))
+            ],
+        )
+        for o in c['outputs']:
+            o.pop('execution_count', None)
+            o.update(
+                {'execution_count': None} if o['output_type'] == 'execute_result' else {},
+                **({'metadata': {}} if 'metadata' in o else {}),
+            )
+    return {
+        'cells': cells,
+        'metadata': {'kernelspec': {'display_name': 'python3', 'language': 'python', 'name': 'python3'}, 'run': title},
+        'nbformat': 4,
+        'nbformat_minor': 5,
+    }
 
 # %% ../../nbs/apps/pages.ipynb #c1423
 def with_outputs(
-    nb:dict,       # An experiment
-    executed:dict|None, # The same, executed; `None` where there is none
-)->dict:
+    nb: dict,  # An experiment
+    executed: dict | None,  # The same, executed; `None` where there is none
+) -> dict:
     "An experiment with the outputs and injected values of an executed one, and a sentence that says where they come from"
     tagged = lambda c, tag: tag in c['metadata'].get('tags', [])
     there = executed['cells'] if executed else []
-    injected, outputs = [c for c in there if tagged(c, 'injected-parameters')], {''.join(c['source']).strip(): c['outputs'] for c in there}
-    said = f"The outputs below are those of one small run, *{executed['metadata']['run']}*; the values that it was given follow the defaults. Tables and figures of the full profile stand on [the results page](../explanations/ablation.ipynb)." if there else 'This notebook was not run for this page.'
-    first, cells = next(i for i,c in enumerate(nb['cells']) if c['cell_type']=='code'), []
-    for i,c in enumerate(nb['cells']):
-        if i==first: cells.append({'cell_type': 'markdown', 'metadata': {}, 'source': said})
-        cells.append({**c, 'outputs': outputs.get(''.join(c['source']).strip(), [])} if c['cell_type']=='code' else c)
-        if i==first: cells += injected
+    injected, outputs = (
+        [c for c in there if tagged(c, 'injected-parameters')],
+        {''.join(c['source']).strip(): c['outputs'] for c in there},
+    )
+    said = (
+        f"The outputs below are those of one small run, *{executed['metadata']['run']}*; the values that it was given follow the defaults. Tables and figures of the full profile stand on [the results page](../explanations/ablation.ipynb)."
+        if there
+        else 'This notebook was not run for this page.'
+    )
+    first, cells = next(i for i, c in enumerate(nb['cells']) if c['cell_type'] == 'code'), []
+    for i, c in enumerate(nb['cells']):
+        if i == first:
+            cells.append({'cell_type': 'markdown', 'metadata': {}, 'source': said})
+        cells.append(
+            {**c, 'outputs': outputs.get(''.join(c['source']).strip(), [])} if c['cell_type'] == 'code' else c
+        )
+        if i == first:
+            cells += injected
     return {**nb, 'cells': cells}

@@ -26,163 +26,259 @@ from .studio import _own_image, Cancelled, Settings, StudioSession, Variant
 # %% ../../nbs/apps/panel.ipynb #c1345
 def _url(image):
     "An image as a PNG address"
-    buffer = io.BytesIO(); Image.fromarray(image).save(buffer, 'PNG')
-    return 'data:image/png;base64,'+base64.b64encode(buffer.getvalue()).decode()
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, 'PNG')
+    return 'data:image/png;base64,' + base64.b64encode(buffer.getvalue()).decode()
 
 # %% ../../nbs/apps/panel.ipynb #c1346
-def _grey(image): return to_uint8(to_unit(image))
+def _grey(image):
+    return to_uint8(to_unit(image))
 
 # %% ../../nbs/apps/panel.ipynb #c1347
-def _tint(weight, top): return _url(np.dstack([np.broadcast_to(np.uint8((255, 176, 0)), (*weight.shape, 3)), (weight*top).astype(np.uint8)]))
+def _tint(weight, top):
+    return _url(
+        np.dstack([np.broadcast_to(np.uint8((255, 176, 0)), (*weight.shape, 3)), (weight * top).astype(np.uint8)])
+    )
 
 # %% ../../nbs/apps/panel.ipynb #c1348
-def _change(image, source): return to_uint8(np.clip(np.abs(to_unit(image)-to_unit(source))*5, 0, 1))
+def _change(image, source):
+    return to_uint8(np.clip(np.abs(to_unit(image) - to_unit(source)) * 5, 0, 1))
 
 # %% ../../nbs/apps/panel.ipynb #c1349
 def _near(v):
     "The surroundings of a variant's lesion"
     (cy, cx), h = (int(x.mean()) for x in np.nonzero(v.mask)), max(24, int(np.sqrt(v.mask.sum())))
-    return _url(_grey(v.image)[max(cy-h, 0):cy+h, max(cx-h, 0):cx+h])
+    return _url(_grey(v.image)[max(cy - h, 0) : cy + h, max(cx - h, 0) : cx + h])
 
 # %% ../../nbs/apps/panel.ipynb #c1350
 def _panel(settings, choices):
     "An empty panel"
-    try: import anywidget, traitlets as t
-    except ImportError as e: raise ImportError("the studio needs widgets: pip install 'medsoft_nb[studio]'") from e
+    try:
+        import anywidget, traitlets as t
+    except ImportError as e:
+        raise ImportError("the studio needs widgets: pip install 'medsoft_nb[studio]'") from e
+
     class StudioPanel(anywidget.AnyWidget):
-        _esm, _css = data_path('studio', 'panel.js').read_text(encoding='utf-8'), data_path('studio', 'panel.css').read_text(encoding='utf-8')
-        image, ramp, result, difference = (t.Unicode('').tag(sync=True) for _ in range(4))   # pictures
+        _esm, _css = (
+            data_path('studio', 'panel.js').read_text(encoding='utf-8'),
+            data_path('studio', 'panel.css').read_text(encoding='utf-8'),
+        )
+        image, ramp, result, difference = (t.Unicode('').tag(sync=True) for _ in range(4))  # pictures
         message, prompt, page = (t.Unicode('').tag(sync=True) for _ in range(3))
         busy, wrong, kept = (t.Bool(False).tag(sync=True) for _ in range(3))
-        progress, numbers, thumbs = t.Float(0.).tag(sync=True), t.Dict().tag(sync=True), t.List([]).tag(sync=True)
+        progress, numbers, thumbs = t.Float(0.0).tag(sync=True), t.Dict().tag(sync=True), t.List([]).tag(sync=True)
         settings, choices = t.Dict().tag(sync=True), t.Dict().tag(sync=True)
+
     return StudioPanel(settings=settings, choices=choices)
 
 # %% ../../nbs/apps/panel.ipynb #c1351
 class StudioController:
     "Between a session and its panel"
-    def __init__(self, session:StudioSession):
-        kb, self.session, self.shown, self.worker = load_knowledge(), session, None, None
-        diseases = [l for l in known_labels() if l!=HEALTHY]
-        self.panel = _panel(asdict(session.settings), dict(diseases=diseases, modalities=['', *kb['modalities']], severities={l: [g['word'] for g in kb['diseases'][l].get('severity', ())] for l in diseases}))
-        self.panel.on_msg(self.take); self.panel.observe(self.set, 'settings'); self.opened()
 
-    def say(self, text:str, wrong:bool=False): self.panel.message, self.panel.wrong = text[:1].upper()+text[1:], wrong
-    def take(self, _, content:dict, buffers:list):
+    def __init__(self, session: StudioSession):
+        kb, self.session, self.shown, self.worker = load_knowledge(), session, None, None
+        diseases = [l for l in known_labels() if l != HEALTHY]
+        self.panel = _panel(
+            asdict(session.settings),
+            dict(
+                diseases=diseases,
+                modalities=['', *kb['modalities']],
+                severities={l: [g['word'] for g in kb['diseases'][l].get('severity', ())] for l in diseases},
+            ),
+        )
+        self.panel.on_msg(self.take)
+        self.panel.observe(self.set, 'settings')
+        self.opened()
+
+    def say(self, text: str, wrong: bool = False):
+        self.panel.message, self.panel.wrong = text[:1].upper() + text[1:], wrong
+
+    def take(self, _, content: dict, buffers: list):
         "A message from the panel"
-        try: getattr(self, f"_do_{content['do']}")(buffers=buffers, **{k: v for k,v in content.items() if k!='do'})
-        except Exception as e: self.say(str(e), True)
+        try:
+            getattr(self, f"_do_{content['do']}")(buffers=buffers, **{k: v for k, v in content.items() if k != 'do'})
+        except Exception as e:
+            self.say(str(e), True)
+
     def set(self, change):
         "Settings were changed in the panel"
-        try: self.session.settings = Settings(**change['new'])
-        except ValueError as e: self.say(str(e), True)
-        else: self.masked()
+        try:
+            self.session.settings = Settings(**change['new'])
+        except ValueError as e:
+            self.say(str(e), True)
+        else:
+            self.masked()
 
     def opened(self):
         "Show a new image"
         s, p, self.shown = self.session, self.panel, None
-        p.result = p.difference = p.ramp = ''; p.thumbs, p.numbers, p.kept = [], {}, False
-        p.image, p.page = _url(_grey(s.image)), f"{s.index+1} of {len(s.sources)}: {s.source.row['image_id']}"
-        self.masked(); self.say('This image does not say its modality; choose it. '*(not s.modality)+'Draw the lesion, drag a box, or click a vertebra with Place. Then Generate.')
-    def masked(self, back:bool=False):
+        p.result = p.difference = p.ramp = ''
+        p.thumbs, p.numbers, p.kept = [], {}, False
+        p.image, p.page = _url(_grey(s.image)), f"{s.index + 1} of {len(s.sources)}: {s.source.row['image_id']}"
+        self.masked()
+        self.say(
+            'This image does not say its modality; choose it. ' * (not s.modality)
+            + 'Draw the lesion, drag a box, or click a vertebra with Place. Then Generate.'
+        )
+
+    def masked(self, back: bool = False):
         "Show the mask's ramp and the prompt; `back` sends the mask itself, where it was not drawn in the panel"
-        s = self.session; self.panel.ramp = _tint(s.soft, 150) if s.mask.any() else ''
-        if back: self.panel.send({'mask': _tint(s.mask, 255) if s.mask.any() else ''})
-        try: self.panel.prompt = s.prompt; self.say('')
-        except ValueError as e: self.say(str(e), True)
-    def show(self, v:Variant):
+        s = self.session
+        self.panel.ramp = _tint(s.soft, 150) if s.mask.any() else ''
+        if back:
+            self.panel.send({'mask': _tint(s.mask, 255) if s.mask.any() else ''})
+        try:
+            self.panel.prompt = s.prompt
+            self.say('')
+        except ValueError as e:
+            self.say(str(e), True)
+
+    def show(self, v: Variant):
         "Show a variant"
         p, self.shown = self.panel, v
-        p.difference = _url(_change(v.image, v.source.image())); p.result, p.kept = _url(_grey(v.image)), bool(v.kept)
-        p.numbers = {'seam ratio (before: 1)': f'{v.seam:.2f}', 'pixels changed outside the mask': str(v.changed), 'seconds': f'{v.seconds:.1f}'}
-    def variants(self): self.panel.thumbs = [dict(src=_near(v), title=f'seed {v.settings.seed}, {v.settings.disease}'+', kept'*bool(v.kept), kept=bool(v.kept)) for v in self.session.variants]
+        p.difference = _url(_change(v.image, v.source.image()))
+        p.result, p.kept = _url(_grey(v.image)), bool(v.kept)
+        p.numbers = {
+            'seam ratio (before: 1)': f'{v.seam:.2f}',
+            'pixels changed outside the mask': str(v.changed),
+            'seconds': f'{v.seconds:.1f}',
+        }
+
+    def variants(self):
+        self.panel.thumbs = [
+            dict(
+                src=_near(v),
+                title=f'seed {v.settings.seed}, {v.settings.disease}' + ', kept' * bool(v.kept),
+                kept=bool(v.kept),
+            )
+            for v in self.session.variants
+        ]
+
     def idle(self):
-        if self.panel.busy: raise ValueError('a lesion is being painted; wait for it, or cancel.')
+        if self.panel.busy:
+            raise ValueError('a lesion is being painted; wait for it, or cancel.')
 
 # %% ../../nbs/apps/panel.ipynb #c1352
 @patch
-def _do_hello(self:StudioController, buffers): self.panel.send({'mask': _tint(self.session.mask, 255) if self.session.mask.any() else ''})
+def _do_hello(self: StudioController, buffers):
+    self.panel.send({'mask': _tint(self.session.mask, 255) if self.session.mask.any() else ''})
 
 # %% ../../nbs/apps/panel.ipynb #c1353
 @patch
-def _do_draw(self:StudioController, buffers): self.session.set_mask(np.frombuffer(buffers[0], np.uint8).reshape(self.session.mask.shape)); self.masked()
+def _do_draw(self: StudioController, buffers):
+    self.session.set_mask(np.frombuffer(buffers[0], np.uint8).reshape(self.session.mask.shape))
+    self.masked()
 
 # %% ../../nbs/apps/panel.ipynb #c1354
 @patch
-def _do_place(self:StudioController, at, buffers): self.session.place(*at, seed=len(self.session.history)); self.masked(back=True)
+def _do_place(self: StudioController, at, buffers):
+    self.session.place(*at, seed=len(self.session.history))
+    self.masked(back=True)
 
 # %% ../../nbs/apps/panel.ipynb #c1355
 @patch
-def _do_undo(self:StudioController, buffers): self.session.undo(); self.masked(back=True)
+def _do_undo(self: StudioController, buffers):
+    self.session.undo()
+    self.masked(back=True)
 
 # %% ../../nbs/apps/panel.ipynb #c1356
 @patch
-def _do_clear(self:StudioController, buffers): self.session.set_mask(np.zeros_like(self.session.mask)); self.masked(back=True)
+def _do_clear(self: StudioController, buffers):
+    self.session.set_mask(np.zeros_like(self.session.mask))
+    self.masked(back=True)
 
 # %% ../../nbs/apps/panel.ipynb #c1357
 @patch
-def _do_stop(self:StudioController, buffers): self.session.stop = True
+def _do_stop(self: StudioController, buffers):
+    self.session.stop = True
 
 # %% ../../nbs/apps/panel.ipynb #c1358
 @patch
-def _do_show(self:StudioController, index, buffers): self.show(self.session.variants[index])
+def _do_show(self: StudioController, index, buffers):
+    self.show(self.session.variants[index])
 
 # %% ../../nbs/apps/panel.ipynb #c1359
 @patch
-def _do_open(self:StudioController, by, buffers): self.idle(); self.session.open((self.session.index+by) % len(self.session.sources)); self.opened()
+def _do_open(self: StudioController, by, buffers):
+    self.idle()
+    self.session.open((self.session.index + by) % len(self.session.sources))
+    self.opened()
 
 # %% ../../nbs/apps/panel.ipynb #c1360
 @patch
-def _do_upload(self:StudioController, name, buffers): self.idle(); self.session.add(_own_image(_uploaded(name, buffers[0]), Path(name).stem)); self.opened()
+def _do_upload(self: StudioController, name, buffers):
+    self.idle()
+    self.session.add(_own_image(_uploaded(name, buffers[0]), Path(name).stem))
+    self.opened()
 
 # %% ../../nbs/apps/panel.ipynb #c1361
 @patch
-def _do_upload_mask(self:StudioController, name, buffers):
+def _do_upload_mask(self: StudioController, name, buffers):
     mask = _uploaded(name, buffers[0], alpha=True)
-    if not drawn_mask(mask, self.session.mask.shape).any(): raise ValueError(f'the mask in {name} is all black; paint the lesion white on black.')
-    self.session.set_mask(mask); self.masked(back=True)
+    if not drawn_mask(mask, self.session.mask.shape).any():
+        raise ValueError(f'the mask in {name} is all black; paint the lesion white on black.')
+    self.session.set_mask(mask)
+    self.masked(back=True)
 
 # %% ../../nbs/apps/panel.ipynb #c1362
 @patch
-def _do_keep(self:StudioController, buffers):
+def _do_keep(self: StudioController, buffers):
     self.idle()
-    if self.shown is None: raise ValueError('there is nothing to keep yet; generate a lesion first.')
-    m = self.session.keep(self.shown); self.panel.kept = True; self.variants()
-    self.say(f"Kept as {self.shown.kept}; {len(m)} in {self.session.out/'manifest.csv'}.")
+    if self.shown is None:
+        raise ValueError('there is nothing to keep yet; generate a lesion first.')
+    m = self.session.keep(self.shown)
+    self.panel.kept = True
+    self.variants()
+    self.say(f"Kept as {self.shown.kept}; {len(m)} in {self.session.out / 'manifest.csv'}.")
 
 # %% ../../nbs/apps/panel.ipynb #c1363
 @patch
-def _do_generate(self:StudioController, n, buffers):
-    self.idle(); self.panel.busy = True; self.say('Painting ...')
-    self.worker = threading.Thread(target=self.work, args=(int(n),), daemon=True); self.worker.start()
+def _do_generate(self: StudioController, n, buffers):
+    self.idle()
+    self.panel.busy = True
+    self.say('Painting ...')
+    self.worker = threading.Thread(target=self.work, args=(int(n),), daemon=True)
+    self.worker.start()
 
 # %% ../../nbs/apps/panel.ipynb #c1364
 @patch
-def work(self:StudioController, n):
+def work(self: StudioController, n):
     "Paint in the background"
     try:
-        self.show(self.session.generate(n, lambda share: setattr(self.panel, 'progress', round(share, 3)))[-1]); self.variants()
-        self.say(f"{'Painted' if n==1 else f'{n} variants painted'}. Move the slider to compare; Keep writes it to {self.session.out}.")
-    except Cancelled: self.say('Stopped; nothing was changed.')
-    except Exception as e: self.say(str(e), True)
-    finally: self.panel.busy, self.panel.progress = False, 0.
+        self.show(self.session.generate(n, lambda share: setattr(self.panel, 'progress', round(share, 3)))[-1])
+        self.variants()
+        self.say(
+            f"{'Painted' if n == 1 else f'{n} variants painted'}. Move the slider to compare; Keep writes it to {self.session.out}."
+        )
+    except Cancelled:
+        self.say('Stopped; nothing was changed.')
+    except Exception as e:
+        self.say(str(e), True)
+    finally:
+        self.panel.busy, self.panel.progress = False, 0.0
 
 # %% ../../nbs/apps/panel.ipynb #c1365
 def _uploaded(name, content, alpha=False):
     "An image file from the browser; its errors name the file as the user does"
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder)/Path(name).name; path.write_bytes(bytes(content))
-        try: return read_image(path, alpha)
-        except ValueError as e: raise ValueError(str(e).replace(str(path), name)) from e
+        path = Path(folder) / Path(name).name
+        path.write_bytes(bytes(content))
+        try:
+            return read_image(path, alpha)
+        except ValueError as e:
+            raise ValueError(str(e).replace(str(path), name)) from e
 
 # %% ../../nbs/apps/panel.ipynb #c1366
 def Studio(
-    source=None,            # `Manifest`, path of a manifest or an image, an array, or `None` for phantoms
-    pipe:MedSoftPipeline|None=None, # The shipped base if `None`
-    out:str|Path='runs/studio', # Folder of what is kept
-    base:str='medsoft-tiny', # Base to load where no `pipe` is given
-):                          # A widget; its `controller.session` is the `StudioSession`
+    source=None,  # `Manifest`, path of a manifest or an image, an array, or `None` for phantoms
+    pipe: MedSoftPipeline | None = None,  # The shipped base if `None`
+    out: str | Path = 'runs/studio',  # Folder of what is kept
+    base: str = 'medsoft-tiny',  # Base to load where no `pipe` is given
+):  # A widget; its `controller.session` is the `StudioSession`
     "The Lesion Studio; `ImportError` with the line to install it where anywidget is missing"
-    controller = StudioController(StudioSession(source, pipe, out, base)); controller.panel.controller = controller
-    threading.Thread(target=controller.session.warm_up, daemon=True).start()   # the model is ready by the time that a mask is drawn
+    controller = StudioController(StudioSession(source, pipe, out, base))
+    controller.panel.controller = controller
+    threading.Thread(
+        target=controller.session.warm_up, daemon=True
+    ).start()  # the model is ready by the time that a mask is drawn
     return controller.panel

@@ -28,117 +28,239 @@ ANSWERS = {1: 'surely real', 2: 'rather real', 3: 'cannot tell', 4: 'rather synt
 # %% ../../nbs/apps/reader.ipynb #c1377
 def _order(pool, r):
     "A random order in which neighbours are of different patients, as far as 200 tries find one"
-    best, fewest = None, len(pool)+1
+    best, fewest = None, len(pool) + 1
     for _ in range(200):
-        p = r.permutation(len(pool)); clashes = sum(pool[a][2]==pool[b][2] for a,b in zip(p, p[1:]))
-        if clashes<fewest: best, fewest = p, clashes
-        if not fewest: break
+        p = r.permutation(len(pool))
+        clashes = sum(pool[a][2] == pool[b][2] for a, b in zip(p, p[1:]))
+        if clashes < fewest:
+            best, fewest = p, clashes
+        if not fewest:
+            break
     return [pool[k] for k in best]
 
 # %% ../../nbs/apps/reader.ipynb #c1378
 class ReaderStudy:
     "Blinded reading of real and synthetic images; answers are kept in `folder`, and a study goes on where it was left"
-    def __init__(self,
-        real:Manifest, synthetic:Manifest, # Sick images of both kinds
-        folder:str|Path,         # Where answers go
-        reader:str='reader-1',   # Who reads
-        n:int=40,                # Images, half of them real
-        repeated:int=4,          # Of them shown a second time
-        size:int=384,            # Side on the screen in pixels
-        seed:int=0,              # Of choice and order
+
+    def __init__(
+        self,
+        real: Manifest,
+        synthetic: Manifest,  # Sick images of both kinds
+        folder: str | Path,  # Where answers go
+        reader: str = 'reader-1',  # Who reads
+        n: int = 40,  # Images, half of them real
+        repeated: int = 4,  # Of them shown a second time
+        size: int = 384,  # Side on the screen in pixels
+        seed: int = 0,  # Of choice and order
     ):
-        if n<2 or n%2: raise ValueError(f'`n` is {n}; half of the images are real, so it must be even and at least 2.')
-        if not 0<=repeated<=n: raise ValueError(f'`repeated` is {repeated}; it must be from 0 to `n`, {n}.')
-        if not reader.strip() or any(c in reader for c in '/\\:'): raise ValueError(f'`reader` is {reader!r}; give a name without / \\ and :.')
-        self.sources, self.folder, self.reader, self.size, self.seed = dict(real=real.where(label=real.diseases), synthetic=synthetic.where(label=synthetic.diseases)), Path(folder), reader, size, seed
-        pool = [item for kind,m in self.sources.items() for item in self._choose(kind, m, n//2)]
-        first = _order(pool, rng('reading', seed, reader)); again = _order([pool[k] for k in rng('again', seed, reader).permutation(n)[:repeated]], rng('again order', seed, reader)) if repeated else []
-        self.items = [dict(kind=k, row=i, patient=p, token=hashlib.sha256(f'{seed}:{k}:{i}'.encode()).hexdigest()[:10], turn=turn) for turn,part in enumerate((first, again)) for k,i,p in part]
-        self.file = self.folder/f'{reader}.jsonl'; self.answers = self._read()
+        if n < 2 or n % 2:
+            raise ValueError(f'`n` is {n}; half of the images are real, so it must be even and at least 2.')
+        if not 0 <= repeated <= n:
+            raise ValueError(f'`repeated` is {repeated}; it must be from 0 to `n`, {n}.')
+        if not reader.strip() or any(c in reader for c in '/\\:'):
+            raise ValueError(f'`reader` is {reader!r}; give a name without / \\ and :.')
+        self.sources, self.folder, self.reader, self.size, self.seed = (
+            dict(real=real.where(label=real.diseases), synthetic=synthetic.where(label=synthetic.diseases)),
+            Path(folder),
+            reader,
+            size,
+            seed,
+        )
+        pool = [item for kind, m in self.sources.items() for item in self._choose(kind, m, n // 2)]
+        first = _order(pool, rng('reading', seed, reader))
+        again = (
+            _order(
+                [pool[k] for k in rng('again', seed, reader).permutation(n)[:repeated]],
+                rng('again order', seed, reader),
+            )
+            if repeated
+            else []
+        )
+        self.items = [
+            dict(
+                kind=k, row=i, patient=p, token=hashlib.sha256(f'{seed}:{k}:{i}'.encode()).hexdigest()[:10], turn=turn
+            )
+            for turn, part in enumerate((first, again))
+            for k, i, p in part
+        ]
+        self.file = self.folder / f'{reader}.jsonl'
+        self.answers = self._read()
 
     def _choose(self, kind, m, n):
         "`n` rows of a manifest, the diseases in turn"
-        if len(m)<n: raise ManifestError(f'{n} {kind} images are wanted, but there are {len(m)} sick ones. Give more, or take a smaller `n`.')
-        p = rng('chosen', self.seed, kind).permutation(len(m)); turn = m.df.label.iloc[p].groupby(m.df.label.iloc[p].to_numpy()).cumcount().to_numpy()
+        if len(m) < n:
+            raise ManifestError(
+                f'{n} {kind} images are wanted, but there are {len(m)} sick ones. Give more, or take a smaller `n`.'
+            )
+        p = rng('chosen', self.seed, kind).permutation(len(m))
+        turn = m.df.label.iloc[p].groupby(m.df.label.iloc[p].to_numpy()).cumcount().to_numpy()
         return [(kind, int(i), m.df.patient_id.iloc[i]) for i in p[np.argsort(turn, kind='stable')][:n]]
 
     def _read(self):
         "Answers on disk; a line that was cut short is left out, with a warning, and what was undone is taken back"
         found = []
-        for k,line in enumerate(self.file.read_text(encoding='utf-8').splitlines() if self.file.is_file() else []):
-            try: a = json.loads(line)
-            except json.JSONDecodeError: get_logger().warning('%s: line %d was cut short and is left out', self.file, k+1); continue
-            if a.get('undo'): found = found[:-1]
-            elif len(found)<len(self.items) and (a['token'], a['turn'])==(self.items[len(found)]['token'], self.items[len(found)]['turn']): found.append(a)
-            else: raise ValueError(f'{self.file} holds answers of another study (line {k+1}). Give this study another folder, or the same images, `n` and `seed` as before.')
+        for k, line in enumerate(self.file.read_text(encoding='utf-8').splitlines() if self.file.is_file() else []):
+            try:
+                a = json.loads(line)
+            except json.JSONDecodeError:
+                get_logger().warning('%s: line %d was cut short and is left out', self.file, k + 1)
+                continue
+            if a.get('undo'):
+                found = found[:-1]
+            elif len(found) < len(self.items) and (a['token'], a['turn']) == (
+                self.items[len(found)]['token'],
+                self.items[len(found)]['turn'],
+            ):
+                found.append(a)
+            else:
+                raise ValueError(
+                    f'{self.file} holds answers of another study (line {k + 1}). Give this study another folder, or the same images, `n` and `seed` as before.'
+                )
         return found
 
     def _write(self, entry):
         "Append one line"
-        self.folder.mkdir(parents=True, exist_ok=True); torn = self.file.is_file() and self.file.stat().st_size and not self.file.read_bytes().endswith(b'\n')
-        with open(self.file, 'a', encoding='utf-8') as f: f.write(('\n' if torn else '')+json.dumps(entry)+'\n'); f.flush()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        torn = self.file.is_file() and self.file.stat().st_size and not self.file.read_bytes().endswith(b'\n')
+        with open(self.file, 'a', encoding='utf-8') as f:
+            f.write(('\n' if torn else '') + json.dumps(entry) + '\n')
+            f.flush()
 
 # %% ../../nbs/apps/reader.ipynb #c1379
 @patch
-def image(self:ReaderStudy)->np.ndarray|None:
+def image(self: ReaderStudy) -> np.ndarray | None:
     "The image that is to be read next, uint8; `None` at the end"
-    if self.done: return None
-    item = self.items[len(self.answers)]; x = to_unit(self.sources[item['kind']].image(item['row'])); h, w = x.shape; n = max(h, w)
-    x = np.pad(x, (((n-h)//2, n-h-(n-h)//2), ((n-w)//2, n-w-(n-w)//2))); lo, hi = np.percentile(x, (.5, 99.5))
-    return (resize(((x-lo)/max(hi-lo, 1e-6)).clip(0, 1), self.size).clip(0, 1)*255).round().astype(np.uint8)
+    if self.done:
+        return None
+    item = self.items[len(self.answers)]
+    x = to_unit(self.sources[item['kind']].image(item['row']))
+    h, w = x.shape
+    n = max(h, w)
+    x = np.pad(x, (((n - h) // 2, n - h - (n - h) // 2), ((n - w) // 2, n - w - (n - w) // 2)))
+    lo, hi = np.percentile(x, (0.5, 99.5))
+    return (resize(((x - lo) / max(hi - lo, 1e-6)).clip(0, 1), self.size).clip(0, 1) * 255).round().astype(np.uint8)
 
 # %% ../../nbs/apps/reader.ipynb #c1380
 @patch
-def answer(self:ReaderStudy, rating:int, seconds:float|None=None)->None:
+def answer(self: ReaderStudy, rating: int, seconds: float | None = None) -> None:
     "Take an answer from 1 (surely real) to 5 (surely synthetic), and write it down"
-    if rating not in ANSWERS: raise ValueError(f'the answer is {rating!r}; it must be one of {list(ANSWERS)}.')
-    if self.done: raise ValueError('every image has been read.')
-    item = self.items[len(self.answers)]; entry = dict(token=item['token'], turn=item['turn'], rating=int(rating), seconds=None if seconds is None else round(float(seconds), 2), at=datetime.now(timezone.utc).isoformat(timespec='seconds'))
-    self._write(entry); self.answers.append(entry)
+    if rating not in ANSWERS:
+        raise ValueError(f'the answer is {rating!r}; it must be one of {list(ANSWERS)}.')
+    if self.done:
+        raise ValueError('every image has been read.')
+    item = self.items[len(self.answers)]
+    entry = dict(
+        token=item['token'],
+        turn=item['turn'],
+        rating=int(rating),
+        seconds=None if seconds is None else round(float(seconds), 2),
+        at=datetime.now(timezone.utc).isoformat(timespec='seconds'),
+    )
+    self._write(entry)
+    self.answers.append(entry)
 
 # %% ../../nbs/apps/reader.ipynb #c1381
 @patch
-def undo(self:ReaderStudy)->None:
+def undo(self: ReaderStudy) -> None:
     "Take the last answer back"
-    if self.answers: self._write(dict(undo=True)); self.answers.pop()
+    if self.answers:
+        self._write(dict(undo=True))
+        self.answers.pop()
 
 # %% ../../nbs/apps/reader.ipynb #c1382
 @patch
-def results(self:ReaderStudy)->pd.DataFrame: # reader, token, turn, rating, seconds, image_id, patient_id, label, synthetic (0 or 1)
+def results(
+    self: ReaderStudy,
+) -> pd.DataFrame:  # reader, token, turn, rating, seconds, image_id, patient_id, label, synthetic (0 or 1)
     "Answers with the truth, once everything has been read"
-    if not self.done: raise ValueError(f'{len(self.items)-len(self.answers)} of {len(self.items)} images have not been read; the truth is told at the end.')
+    if not self.done:
+        raise ValueError(
+            f'{len(self.items) - len(self.answers)} of {len(self.items)} images have not been read; the truth is told at the end.'
+        )
     rows = []
-    for a,i in zip(self.answers, self.items):
-        row = self.sources[i['kind']].df.iloc[i['row']]; rows.append({**{k: a[k] for k in ('token', 'turn', 'rating', 'seconds')}, 'reader': self.reader, 'image_id': row.image_id, 'patient_id': row.patient_id, 'label': row.label, 'synthetic': int(i['kind']=='synthetic')})
-    return pd.DataFrame(rows)[['reader', 'token', 'turn', 'rating', 'seconds', 'image_id', 'patient_id', 'label', 'synthetic']]
+    for a, i in zip(self.answers, self.items):
+        row = self.sources[i['kind']].df.iloc[i['row']]
+        rows.append(
+            {
+                **{k: a[k] for k in ('token', 'turn', 'rating', 'seconds')},
+                'reader': self.reader,
+                'image_id': row.image_id,
+                'patient_id': row.patient_id,
+                'label': row.label,
+                'synthetic': int(i['kind'] == 'synthetic'),
+            }
+        )
+    return pd.DataFrame(rows)[
+        ['reader', 'token', 'turn', 'rating', 'seconds', 'image_id', 'patient_id', 'label', 'synthetic']
+    ]
 
 # %% ../../nbs/apps/reader.ipynb #c1383
-ReaderStudy.done = property(lambda self: len(self.answers)==len(self.items))
+ReaderStudy.done = property(lambda self: len(self.answers) == len(self.items))
 ReaderStudy.__repr__ = lambda self: f'ReaderStudy({self.reader!r}, {len(self.answers)} of {len(self.items)} read)'
 
 # %% ../../nbs/apps/reader.ipynb #c1385
 def reader_table(
-    results:pd.DataFrame, # Of one or several `ReaderStudy.results`
-    arm:str='', dataset:str='', seed:int=0, # Noted in each row
-    n_boot:int=1000,
-)->pd.DataFrame:          # Tidy: reader, arm, dataset, seed, metric, value, lo, hi, n
+    results: pd.DataFrame,  # Of one or several `ReaderStudy.results`
+    arm: str = '',
+    dataset: str = '',
+    seed: int = 0,  # Noted in each row
+    n_boot: int = 1000,
+) -> pd.DataFrame:  # Tidy: reader, arm, dataset, seed, metric, value, lo, hi, n
     "Accuracy, sensitivity, specificity and AUC of each reader for *synthetic*, agreement with themselves and (kappa) with each other"
     from sklearn.metrics import cohen_kappa_score
+
     rows = []
-    def add(reader, metric, value, lo=np.nan, hi=np.nan, n=0): rows.append(dict(reader=reader, arm=arm, dataset=dataset, seed=seed, metric=metric, value=float(value), lo=float(lo), hi=float(hi), n=n))
-    for reader,all_ in results.groupby('reader', sort=False):
-        d = all_[all_.turn==0]; y = d.synthetic.to_numpy(); right = np.where(d.rating==3, .5, (d.rating>3)==(y==1)).astype(float); k, n = right.sum(), len(d)
-        add(reader, 'accuracy', k/n, *_wilson(k, n), n); far = max(k, n-k); add(reader, 'p_guessing', min(1., 2*betainc(far, n-far+1, .5)), n=n)
-        for metric,c in (('sensitivity', 1), ('specificity', 0)): add(reader, metric, right[y==c].mean(), *_wilson(right[y==c].sum(), (y==c).sum()), int((y==c).sum()))
-        who = pd.factorize(d.patient_id)[0]; people = who.max()+1; w = rng('readers', seed).multinomial(people, np.full(people, 1/people), n_boot)[:, who]
-        draws = auc(y, d.rating, w); add(reader, 'auc', auc(y, d.rating), *np.nanpercentile(draws, (2.5, 97.5)), n); add(reader, 'seconds', d.seconds.astype(float).median(), n=n)
-        twice = all_[all_.turn==1].merge(d, on='token')
-        if len(twice): same = ((twice.rating_x>3)==(twice.rating_y>3)).sum(); add(reader, 'agrees_with_self', same/len(twice), *_wilson(same, len(twice)), len(twice))
+
+    def add(reader, metric, value, lo=np.nan, hi=np.nan, n=0):
+        rows.append(
+            dict(
+                reader=reader,
+                arm=arm,
+                dataset=dataset,
+                seed=seed,
+                metric=metric,
+                value=float(value),
+                lo=float(lo),
+                hi=float(hi),
+                n=n,
+            )
+        )
+
+    for reader, all_ in results.groupby('reader', sort=False):
+        d = all_[all_.turn == 0]
+        y = d.synthetic.to_numpy()
+        right = np.where(d.rating == 3, 0.5, (d.rating > 3) == (y == 1)).astype(float)
+        k, n = right.sum(), len(d)
+        add(reader, 'accuracy', k / n, *_wilson(k, n), n)
+        far = max(k, n - k)
+        add(reader, 'p_guessing', min(1.0, 2 * betainc(far, n - far + 1, 0.5)), n=n)
+        for metric, c in (('sensitivity', 1), ('specificity', 0)):
+            add(
+                reader,
+                metric,
+                right[y == c].mean(),
+                *_wilson(right[y == c].sum(), (y == c).sum()),
+                int((y == c).sum()),
+            )
+        who = pd.factorize(d.patient_id)[0]
+        people = who.max() + 1
+        w = rng('readers', seed).multinomial(people, np.full(people, 1 / people), n_boot)[:, who]
+        draws = auc(y, d.rating, w)
+        add(reader, 'auc', auc(y, d.rating), *np.nanpercentile(draws, (2.5, 97.5)), n)
+        add(reader, 'seconds', d.seconds.astype(float).median(), n=n)
+        twice = all_[all_.turn == 1].merge(d, on='token')
+        if len(twice):
+            same = ((twice.rating_x > 3) == (twice.rating_y > 3)).sum()
+            add(reader, 'agrees_with_self', same / len(twice), *_wilson(same, len(twice)), len(twice))
     names = list(dict.fromkeys(results.reader))
-    for i,a in enumerate(names):
-        for b in names[i+1:]:
-            both = results[(results.reader==a)&(results.turn==0)].merge(results[(results.reader==b)&(results.turn==0)], on='token'); u, v = both.rating_x>3, both.rating_y>3
-            if len(both): add(f'{a}, {b}', 'kappa', 1. if (u==v).all() else cohen_kappa_score(u, v), n=len(both))
+    for i, a in enumerate(names):
+        for b in names[i + 1 :]:
+            both = results[(results.reader == a) & (results.turn == 0)].merge(
+                results[(results.reader == b) & (results.turn == 0)], on='token'
+            )
+            u, v = both.rating_x > 3, both.rating_y > 3
+            if len(both):
+                add(f'{a}, {b}', 'kappa', 1.0 if (u == v).all() else cohen_kappa_score(u, v), n=len(both))
     return pd.DataFrame(rows)
 
 # %% ../../nbs/apps/reader.ipynb #c1392
@@ -178,22 +300,48 @@ STYLE = """
 
 # %% ../../nbs/apps/reader.ipynb #c1393
 @patch
-def show(self:ReaderStudy):
+def show(self: ReaderStudy):
     "The study as a widget; `ImportError` with the line to install it where anywidget is missing"
-    try: import anywidget, traitlets
-    except ImportError as e: raise ImportError("the reader study needs widgets: pip install 'medsoft_nb[studio]'") from e
+    try:
+        import anywidget, traitlets
+    except ImportError as e:
+        raise ImportError("the reader study needs widgets: pip install 'medsoft_nb[studio]'") from e
+
     class Front(anywidget.AnyWidget):
         _esm, _css = FRONT, STYLE
-        image, message, done = (traitlets.Unicode('').tag(sync=True), traitlets.Unicode('').tag(sync=True), traitlets.Bool(False).tag(sync=True))
-        progress, labels = traitlets.List([0, 1]).tag(sync=True), traitlets.Dict({str(k): t for k,t in ANSWERS.items()}).tag(sync=True)
+        image, message, done = (
+            traitlets.Unicode('').tag(sync=True),
+            traitlets.Unicode('').tag(sync=True),
+            traitlets.Bool(False).tag(sync=True),
+        )
+        progress, labels = (
+            traitlets.List([0, 1]).tag(sync=True),
+            traitlets.Dict({str(k): t for k, t in ANSWERS.items()}).tag(sync=True),
+        )
+
     front = Front()
+
     def update():
-        x = self.image(); buffer = io.BytesIO(); front.progress = [len(self.answers), len(self.items)]
-        if x is not None: Image.fromarray(x).save(buffer, 'PNG'); front.image = 'data:image/png;base64,'+base64.b64encode(buffer.getvalue()).decode()
-        front.message = f'Thank you, {self.reader}. All {len(self.items)} images have been read; the answers are in {self.file.name}.' if self.done else ''; front.done = self.done
+        x = self.image()
+        buffer = io.BytesIO()
+        front.progress = [len(self.answers), len(self.items)]
+        if x is not None:
+            Image.fromarray(x).save(buffer, 'PNG')
+            front.image = 'data:image/png;base64,' + base64.b64encode(buffer.getvalue()).decode()
+        front.message = (
+            f'Thank you, {self.reader}. All {len(self.items)} images have been read; the answers are in {self.file.name}.'
+            if self.done
+            else ''
+        )
+        front.done = self.done
+
     def take(widget, content, buffers):
-        if content.get('undo'): self.undo()
-        elif not self.done: self.answer(content['rating'], content.get('seconds'))
+        if content.get('undo'):
+            self.undo()
+        elif not self.done:
+            self.answer(content['rating'], content.get('seconds'))
         update()
-    front.on_msg(take); update()
+
+    front.on_msg(take)
+    update()
     return front

@@ -11,62 +11,123 @@ __all__ = ['evaluate', 'export', 'classify']
 from pathlib import Path
 from typing import Annotated, Optional
 import typer
-from .options import _help, _pairs, _print_table, app, err_console, ManifestArg, out_console, OutOption, SeedOption
+from medsoft_nb.apps.options import (
+    _help,
+    _pairs,
+    _print_table,
+    app,
+    err_console,
+    ManifestArg,
+    out_console,
+    OutOption,
+    SeedOption,
+)
 
 # %% ../../nbs/apps/result_commands.ipynb #c1276
-@app.command(help=_help('Judge synthetic images against real ones on lesion crops: KID beside the floor of real against real, seam ratio, changed background.',
-    'medsoft evaluate soft=synthetic/soft/manifest.csv hard=synthetic/hard/manifest.csv --reference data/tumour/manifest.csv --out tables'))
+@app.command(
+    help=_help(
+        'Judge synthetic images against real ones on lesion crops: KID beside the floor of real against real, seam ratio, changed background.',
+        'medsoft evaluate soft=synthetic/soft/manifest.csv hard=synthetic/hard/manifest.csv --reference data/tumour/manifest.csv --out tables',
+    )
+)
 def evaluate(
-    arms:Annotated[list[str], typer.Argument(metavar='NAME=MANIFEST...', help='Synthetic images')],
-    reference:Annotated[Path, typer.Option(help='Manifest of real images; its test split is used where it has one')],
-    out:OutOption,
-    train:Annotated[Optional[Path], typer.Option(help='Manifest of the sick images that the generator was trained on: memorisation is looked for')] = None,
-    extractor:Annotated[str, typer.Option(help='Network of the distances, e.g. efficientnet-lite0, medsoft-tiny, or a folder or Hub id')] = 'efficientnet-lite0',
-    seed:SeedOption = 0,
+    arms: Annotated[list[str], typer.Argument(metavar='NAME=MANIFEST...', help='Synthetic images')],
+    reference: Annotated[Path, typer.Option(help='Manifest of real images; its test split is used where it has one')],
+    out: OutOption,
+    train: Annotated[
+        Optional[Path],
+        typer.Option(help='Manifest of the sick images that the generator was trained on: memorisation is looked for'),
+    ] = None,
+    extractor: Annotated[
+        str,
+        typer.Option(help='Network of the distances, e.g. efficientnet-lite0, medsoft-tiny, or a folder or Hub id'),
+    ] = 'efficientnet-lite0',
+    seed: SeedOption = 0,
 ):
     from medsoft_nb.data.manifest import HEALTHY, Manifest
     from medsoft_nb.evaluation.quality import quality_table
     from medsoft_nb.report.tables import table
-    real = Manifest.load(reference); healthy = real.where(label=HEALTHY)
+
+    real = Manifest.load(reference)
+    healthy = real.where(label=HEALTHY)
     real = real.where(split='test') if (real.df.split == 'test').any() else real
     real = real.where(label=real.diseases)
     made = {name: Manifest.load(path) for name, path in _pairs(arms, 'Argument', 'NAME=MANIFEST').items()}
-    known = set(healthy.df.image_id); lost = [s for m in made.values() for s in m.df.source_id if s not in known]
-    if lost: err_console.print(f'Seams and background are left out: the background {lost[0]!r} is not in {reference}.')
+    known = set(healthy.df.image_id)
+    lost = [s for m in made.values() for s in m.df.source_id if s not in known]
+    if lost:
+        err_console.print(f'Seams and background are left out: the background {lost[0]!r} is not in {reference}.')
     seen = Manifest.load(train) if train else None
-    rows = quality_table(made, real, None if lost else healthy, seed=seed, extractor=extractor, train=seen.where(label=seen.diseases) if train else None)
+    rows = quality_table(
+        made,
+        real,
+        None if lost else healthy,
+        seed=seed,
+        extractor=extractor,
+        train=seen.where(label=seen.diseases) if train else None,
+    )
     out.mkdir(parents=True, exist_ok=True)
-    table(rows, out/'quality', 'Quality of synthetic lesions')
+    table(rows, out / 'quality', 'Quality of synthetic lesions')
     _print_table(rows)
 
 # %% ../../nbs/apps/result_commands.ipynb #c1277
-@app.command(help=_help('Copy synthetic images into a folder that can be given away, with masks, manifest and a card; refuses images that repeat training lesions.',
-    'medsoft export runs/mine/synthetic/manifest.csv --train data/train.csv --held-out data/test.csv --out share'))
+@app.command(
+    help=_help(
+        'Copy synthetic images into a folder that can be given away, with masks, manifest and a card; refuses images that repeat training lesions.',
+        'medsoft export runs/mine/synthetic/manifest.csv --train data/train.csv --held-out data/test.csv --out share',
+    )
+)
 def export(
-    manifest:ManifestArg,
-    out:OutOption,
-    train:Annotated[Optional[Path], typer.Option(help='Manifest of the images that the generator was trained on; its train split is used where it has one')] = None,
-    held_out:Annotated[Optional[Path], typer.Option('--held-out', help='Manifest of real sick images of other patients; its test split is used where it has one')] = None,
-    drop:Annotated[bool, typer.Option('--drop', help='Leave copies out instead of refusing')] = False,
+    manifest: ManifestArg,
+    out: OutOption,
+    train: Annotated[
+        Optional[Path],
+        typer.Option(
+            help='Manifest of the images that the generator was trained on; its train split is used where it has one'
+        ),
+    ] = None,
+    held_out: Annotated[
+        Optional[Path],
+        typer.Option(
+            '--held-out',
+            help='Manifest of real sick images of other patients; its test split is used where it has one',
+        ),
+    ] = None,
+    drop: Annotated[bool, typer.Option('--drop', help='Leave copies out instead of refusing')] = False,
 ):
     from medsoft_nb.data.manifest import Manifest
     from medsoft_nb.evaluation.export import export as write
-    if train and not held_out and not {'train', 'test'} <= set(Manifest.load(train).df.split): raise ValueError(f'{train} has no train and test split; split it first (`medsoft data split`), or give real sick images of other patients with --held-out.')
-    part = lambda path, split: None if path is None else (lambda m: m.where(split=split) if (m.df.split==split).any() else m)(Manifest.load(path))
-    given = write(Manifest.load(manifest), out, part(train, 'train'), part(held_out or train, 'test') if train else None, drop)
+
+    if train and not held_out and not {'train', 'test'} <= set(Manifest.load(train).df.split):
+        raise ValueError(
+            f'{train} has no train and test split; split it first (`medsoft data split`), or give real sick images of other patients with --held-out.'
+        )
+    part = lambda path, split: (
+        None
+        if path is None
+        else (lambda m: m.where(split=split) if (m.df.split == split).any() else m)(Manifest.load(path))
+    )
+    given = write(
+        Manifest.load(manifest), out, part(train, 'train'), part(held_out or train, 'test') if train else None, drop
+    )
     out_console.print(f'{len(given)} images in {out}')
-    if train is None: err_console.print('Not checked for copies of training images: give --train and --held-out.')
+    if train is None:
+        err_console.print('Not checked for copies of training images: give --train and --held-out.')
 
 # %% ../../nbs/apps/result_commands.ipynb #c1278
-@app.command(help=_help('Train a classifier on each arm (real only, controls, real and synthetic images) and test it on held-out patients.',
-    'medsoft classify data/tumour/manifest.csv --synthetic soft=synthetic/soft/manifest.csv --steps 300 --seeds 3 --out tables'))
+@app.command(
+    help=_help(
+        'Train a classifier on each arm (real only, controls, real and synthetic images) and test it on held-out patients.',
+        'medsoft classify data/tumour/manifest.csv --synthetic soft=synthetic/soft/manifest.csv --steps 300 --seeds 3 --out tables',
+    )
+)
 def classify(
-    manifest:ManifestArg,
-    out:OutOption,
-    synthetic:Annotated[list[str], typer.Option(help='NAME=MANIFEST of synthetic images. May be repeated')] = [],
-    backbone:Annotated[str, typer.Option(help='cnn or efficientnet-lite0')] = 'cnn',
-    steps:Annotated[int, typer.Option(min=1, help='Optimiser steps of each arm')] = 300,
-    seeds:Annotated[int, typer.Option(min=1, help='Number of seeds')] = 3,
+    manifest: ManifestArg,
+    out: OutOption,
+    synthetic: Annotated[list[str], typer.Option(help='NAME=MANIFEST of synthetic images. May be repeated')] = [],
+    backbone: Annotated[str, typer.Option(help='cnn or efficientnet-lite0')] = 'cnn',
+    steps: Annotated[int, typer.Option(min=1, help='Optimiser steps of each arm')] = 300,
+    seeds: Annotated[int, typer.Option(min=1, help='Number of seeds')] = 3,
 ):
     import pandas as pd
     from medsoft_nb.evaluation.arms import build_arms, run_arm
@@ -74,11 +135,27 @@ def classify(
     from medsoft_nb.data.manifest import Manifest, validate
     from medsoft_nb.report.tables import table
     from medsoft_nb.statistics.intervals import bootstrap_auc
+
     found = validate(Manifest.load(manifest))
-    arms = build_arms(found.where(split='train'), None, {name: Manifest.load(path) for name, path in _pairs(synthetic, '--synthetic', 'NAME=MANIFEST').items()})
-    scores = pd.concat([run_arm(arm, found.where(split='test'), dict(backbone=backbone, steps=steps, image_size=image_side(found)), seed) for seed in range(seeds) for arm in arms.values()])
+    arms = build_arms(
+        found.where(split='train'),
+        None,
+        {name: Manifest.load(path) for name, path in _pairs(synthetic, '--synthetic', 'NAME=MANIFEST').items()},
+    )
+    scores = pd.concat(
+        [
+            run_arm(
+                arm,
+                found.where(split='test'),
+                dict(backbone=backbone, steps=steps, image_size=image_side(found)),
+                seed,
+            )
+            for seed in range(seeds)
+            for arm in arms.values()
+        ]
+    )
     out.mkdir(parents=True, exist_ok=True)
-    scores.to_csv(out/'scores.csv', index=False)
+    scores.to_csv(out / 'scores.csv', index=False)
     rows = bootstrap_auc(scores)
-    table(rows, out/'auc', 'AUC with 95 % intervals over patients and seeds')
+    table(rows, out / 'auc', 'AUC with 95 % intervals over patients and seeds')
     _print_table(rows)

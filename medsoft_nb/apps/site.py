@@ -17,43 +17,114 @@ import yaml
 from .pages import checkout, with_outputs
 
 # %% ../../nbs/apps/site.ipynb #c1431
-PARTS = (('Tutorials', 'tutorials', ('quickstart', 'studio', 'soft-masks', 'prompts', 'own-data', 'lora', 'msc', 'does-it-help', 'stable-diffusion', 'cluster')), ('How to', 'howto', ('own-data', 'gpu', 'resume', 'export', 'cluster')),
-    ('Explanations', 'explanations', ('method', 'ablation', 'faithful', 'ledger')), ('Experiments', 'experiments', ('prepare', 'finetune', 'generate', 'quality', 'classify', 'report', 'qualitative', 'ablation', 'tsne', 'ratio', 'scarcity', 'reader', 'controller', 'pretrain')))
+PARTS = (
+    (
+        'Tutorials',
+        'tutorials',
+        (
+            'quickstart',
+            'studio',
+            'soft-masks',
+            'prompts',
+            'own-data',
+            'lora',
+            'msc',
+            'does-it-help',
+            'stable-diffusion',
+            'cluster',
+        ),
+    ),
+    ('How to', 'howto', ('own-data', 'gpu', 'resume', 'export', 'cluster')),
+    ('Explanations', 'explanations', ('method', 'ablation', 'faithful', 'ledger')),
+    (
+        'Experiments',
+        'experiments',
+        (
+            'prepare',
+            'finetune',
+            'generate',
+            'quality',
+            'classify',
+            'report',
+            'qualitative',
+            'ablation',
+            'tsne',
+            'ratio',
+            'scarcity',
+            'reader',
+            'controller',
+            'pretrain',
+        ),
+    ),
+)
 
 # %% ../../nbs/apps/site.ipynb #c1432
 def _title(path):
     "First heading of a notebook or page"
     text = path.read_text(encoding='utf-8')
-    text = ''.join(''.join(c['source'])+'\n' for c in json.loads(text)['cells']) if path.suffix=='.ipynb' else text
+    text = ''.join(''.join(c['source']) + '\n' for c in json.loads(text)['cells']) if path.suffix == '.ipynb' else text
     found = re.search(r'^(?:# |title: )(.+)$', text, re.M)
     return found[1].strip().strip('"') if found else path.stem
 
 # %% ../../nbs/apps/site.ipynb #c1433
 def sidebar(
-    nbs:Path, # Folder of notebooks
-)->list:      # As Quarto wants it
+    nbs: Path,  # Folder of notebooks
+) -> list:  # As Quarto wants it
     "Sections of the site, with every page that is there; those that are named in `PARTS` come first"
     at = lambda p: {'text': _title(p), 'href': str(p.relative_to(nbs))}
-    parts = [at(nbs/'index.ipynb') | {'text': 'medsoft_nb'}]
-    for name,folder,order in PARTS:
-        pages = sorted((p for p in (nbs/folder).glob('[!._]*') if p.suffix in ('.ipynb', '.md')), key=lambda p: (order.index(p.stem) if p.stem in order else len(order), p.stem))
-        if pages: parts.append({'section': name, 'contents': [at(p) for p in pages]})
-    parts += [at(p) for p in (nbs/'gallery.ipynb', nbs/'cards.md', nbs/'faq.md', nbs/'changelog.md') if p.is_file()]
-    return parts + [{'section': 'Reference', 'contents': [{'section': room, 'contents': [at(p) for p in in_order(nbs/room)]} for room in ROOMS if (nbs/room).is_dir()]}]
+    parts = [at(nbs / 'index.ipynb') | {'text': 'medsoft_nb'}]
+    for name, folder, order in PARTS:
+        pages = sorted(
+            (p for p in (nbs / folder).glob('[!._]*') if p.suffix in ('.ipynb', '.md')),
+            key=lambda p: (order.index(p.stem) if p.stem in order else len(order), p.stem),
+        )
+        if pages:
+            parts.append({'section': name, 'contents': [at(p) for p in pages]})
+    parts += [
+        at(p) for p in (nbs / 'gallery.ipynb', nbs / 'cards.md', nbs / 'faq.md', nbs / 'changelog.md') if p.is_file()
+    ]
+    return parts + [
+        {
+            'section': 'Reference',
+            'contents': [
+                {'section': room, 'contents': [at(p) for p in in_order(nbs / room)]}
+                for room in ROOMS
+                if (nbs / room).is_dir()
+            ],
+        }
+    ]
 
 # %% ../../nbs/apps/site.ipynb #c1434
 def _mathml(page):
     "TeX of a page as MathML, which browsers show without any script"
     from latex2mathml.converter import convert
-    def one(m): return f'<span class="math {m[1]}">{convert(html.unescape(m[2]).strip(), display="block" if m[1]=="display" else "inline")}</span>'
+
+    def one(m):
+        return f'<span class="math {m[1]}">{convert(html.unescape(m[2]).strip(), display="block" if m[1] == "display" else "inline")}</span>'
+
     return re.sub(r'<span class="math (inline|display)">\\[(\[](.*?)\\[)\]]</span>', one, page, flags=re.S)
 
 # %% ../../nbs/apps/site.ipynb #c1435
-ROOMS = ('core', 'knowledge', 'data', 'lesions', 'phantom', 'models', 'painting', 'training', 'statistics', 'evaluation', 'report', 'running', 'apps')
+ROOMS = (
+    'core',
+    'knowledge',
+    'data',
+    'lesions',
+    'phantom',
+    'models',
+    'painting',
+    'training',
+    'statistics',
+    'evaluation',
+    'report',
+    'running',
+    'apps',
+)
+
 
 def in_order(
-    room:Path, # Folder of a room's notebooks
-)->list[Path]:
+    room: Path,  # Folder of a room's notebooks
+) -> list[Path]:
     "Notebooks of a room; a module stands after those that it imports"
     books = {f'medsoft_nb.{room.name}.{p.stem}': p for p in sorted(room.glob('[!._]*.ipynb'))}
     needs = {}
@@ -65,45 +136,77 @@ def in_order(
 # %% ../../nbs/apps/site.ipynb #c1436
 def _relative(path, depth):
     "Links of a staged page between pages, relative to it"
+
     def fix(text):
-        text = re.sub(r'\]\((?:https://example\.github\.io/medsoft_nb/)([^)#\s]*?)\.html', lambda m: f"]({'../'*depth}{m[1]}.ipynb", text)
-        for a,b in (('../CONTRIBUTING.md', 'contributing.md'), ('../workflow/README.md', 'howto/workflow.md'), ('../LICENSE', 'https://www.apache.org/licenses/LICENSE-2.0')): text = text.replace(f']({a})', f']({b})')
+        text = re.sub(
+            r'\]\((?:https://example\.github\.io/medsoft_nb/)([^)#\s]*?)\.html',
+            lambda m: f"]({'../' * depth}{m[1]}.ipynb",
+            text,
+        )
+        for a, b in (
+            ('../CONTRIBUTING.md', 'contributing.md'),
+            ('../workflow/README.md', 'howto/workflow.md'),
+            ('../LICENSE', 'https://www.apache.org/licenses/LICENSE-2.0'),
+        ):
+            text = text.replace(f']({a})', f']({b})')
         return re.sub(r'^output-file:.*\n', '', text, flags=re.M)
+
     nb = json.loads(path.read_text(encoding='utf-8'))
     for c in nb['cells']:
-        if c['cell_type']!='code': c['source'] = fix(''.join(c['source']))
+        if c['cell_type'] != 'code':
+            c['source'] = fix(''.join(c['source']))
         for o in c.get('outputs', []):
-            if 'text/markdown' in o.get('data', {}): o['data']['text/markdown'] = fix(''.join(o['data']['text/markdown'])).replace('__main__.', '')
+            if 'text/markdown' in o.get('data', {}):
+                o['data']['text/markdown'] = fix(''.join(o['data']['text/markdown'])).replace('__main__.', '')
     path.write_text(json.dumps(nb), encoding='utf-8')
 
 # %% ../../nbs/apps/site.ipynb #c1437
 def stage(
-    root:Path, # Checkout
-    to:Path,   # Folder for the Quarto project
-)->Path:
+    root: Path,  # Checkout
+    to: Path,  # Folder for the Quarto project
+) -> Path:
     "A Quarto project of the notebooks: processed by nbdev, pages named as doclinks name them"
     from nbdev import processors
     from nbdev.serve import proc_nbs
     from unittest.mock import patch
-    def needed(cell, evaluate=processors._do_eval): return evaluate(cell) if processors._is_showdoc(cell) or {'export', 'exports', 'exec_doc'} & set(cell.directives_) else None   # not every cell that imports something
-    def in_order(*args, names=processors._def_names): return [*names(*args)][::-1]   # nbdev inserts each at the top
-    with chdir(root), patch.object(processors, '_do_eval', needed), patch.object(processors, '_def_names', in_order): cache = Path(proc_nbs('nbs', n_workers=0, force=True, skip_folder_re='^([_.]|runs$)'))
-    shutil.rmtree(to, ignore_errors=True); shutil.copytree(cache, to); shutil.rmtree(cache)
-    for page,source in (('changelog', 'CHANGELOG'), ('contributing', 'CONTRIBUTING'), ('howto/workflow', 'workflow/README')): (to/f'{page}.md').write_text((root/f'{source}.md').read_text(encoding='utf-8'), encoding='utf-8')
-    config = yaml.safe_load((root/'_quarto.yml').read_text(encoding='utf-8')); parts = sidebar_of(root, to)
+
+    def needed(cell, evaluate=processors._do_eval):
+        return (
+            evaluate(cell)
+            if processors._is_showdoc(cell) or {'export', 'exports', 'exec_doc'} & set(cell.directives_)
+            else None
+        )  # not every cell that imports something
+
+    def in_order(*args, names=processors._def_names):
+        return [*names(*args)][::-1]  # nbdev inserts each at the top
+
+    with chdir(root), patch.object(processors, '_do_eval', needed), patch.object(processors, '_def_names', in_order):
+        cache = Path(proc_nbs('nbs', n_workers=0, force=True, skip_folder_re='^([_.]|runs$)'))
+    shutil.rmtree(to, ignore_errors=True)
+    shutil.copytree(cache, to)
+    shutil.rmtree(cache)
+    for page, source in (
+        ('changelog', 'CHANGELOG'),
+        ('contributing', 'CONTRIBUTING'),
+        ('howto/workflow', 'workflow/README'),
+    ):
+        (to / f'{page}.md').write_text((root / f'{source}.md').read_text(encoding='utf-8'), encoding='utf-8')
+    config = yaml.safe_load((root / '_quarto.yml').read_text(encoding='utf-8'))
+    parts = sidebar_of(root, to)
     config['website']['sidebar'] = {'style': 'floating', 'contents': parts}
-    (to/'_quarto.yml').write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True), encoding='utf-8')
+    (to / '_quarto.yml').write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True), encoding='utf-8')
     read = lambda p: json.loads(p.read_text(encoding='utf-8')) if p.exists() else None
-    for p in (to/'experiments').glob('*.ipynb'): p.write_text(json.dumps(with_outputs(read(p), read(root/'nbs/_executed'/p.name))), encoding='utf-8')
+    for p in (to / 'experiments').glob('*.ipynb'):
+        p.write_text(json.dumps(with_outputs(read(p), read(root / 'nbs/_executed' / p.name))), encoding='utf-8')
     for p in sorted(to.rglob('*.ipynb')):
-        _relative(p, len(p.relative_to(to).parts)-1)
+        _relative(p, len(p.relative_to(to).parts) - 1)
         _describe(p)
     return to
 
 # %% ../../nbs/apps/site.ipynb #c1438
 def sidebar_of(root, to):
     "The sidebar by the source notebooks' titles, for pages that were staged"
-    parts = sidebar(root/'nbs')
+    parts = sidebar(root / 'nbs')
     return [*parts[:-1], {'text': 'Changelog', 'href': 'changelog.md'}, parts[-1]]
 
 # %% ../../nbs/apps/site.ipynb #c1439
@@ -112,31 +215,65 @@ def _describe(path):
     nb, heading = json.loads(path.read_text(encoding='utf-8')), _title(path)
     for c in nb['cells']:
         text = ''.join(c['source'])
-        if c['cell_type']=='markdown': heading = ([h.strip() for h in re.findall(r'^#+ (.+)$', text, re.M)] or [heading])[-1]
+        if c['cell_type'] == 'markdown':
+            heading = ([h.strip() for h in re.findall(r'^#+ (.+)$', text, re.M)] or [heading])[-1]
         elif any(k.startswith('image/') for o in c.get('outputs', []) for k in o.get('data', {})):
-            found = re.search(r'^#\| fig-alt:(.*)\n?', text, re.M); said = found[1].strip().strip('"') if found else f'Figure: {heading}'
-            c['source'] = f'#| fig-alt: "{said.replace(chr(34), "")}"\n'+(text.replace(found[0], '') if found else text)
+            found = re.search(r'^#\| fig-alt:(.*)\n?', text, re.M)
+            said = found[1].strip().strip('"') if found else f'Figure: {heading}'
+            c['source'] = f'#| fig-alt: "{said.replace(chr(34), "")}"\n' + (
+                text.replace(found[0], '') if found else text
+            )
     path.write_text(json.dumps(nb), encoding='utf-8')
 
 # %% ../../nbs/apps/site.ipynb #c1440
 def site(
-    out:str|Path='_docs',     # Folder for the pages
-    root:str|Path|None=None,  # The checkout; found from the current folder if `None`
-)->Path:
+    out: str | Path = '_docs',  # Folder for the pages
+    root: str | Path | None = None,  # The checkout; found from the current folder if `None`
+) -> Path:
     "Build the documentation site; `ImportError` or `RuntimeError` say what is missing or wrong"
-    root, out = checkout(root), Path(out).resolve(); work = root/'build/site'
-    if not (root/'nbs/index.ipynb').is_file(): raise ValueError(f'{root} is no checkout of the project: it has no nbs/index.ipynb. Call this where the notebooks are.')
+    root, out = checkout(root), Path(out).resolve()
+    work = root / 'build/site'
+    if not (root / 'nbs/index.ipynb').is_file():
+        raise ValueError(
+            f'{root} is no checkout of the project: it has no nbs/index.ipynb. Call this where the notebooks are.'
+        )
     stage(root, work)
-    if shutil.which('quarto'): done = subprocess.run(['quarto', 'render', str(work), '--no-execute', '--output-dir', str(work/'_site')], capture_output=True, text=True)
+    if shutil.which('quarto'):
+        done = subprocess.run(
+            ['quarto', 'render', str(work), '--no-execute', '--output-dir', str(work / '_site')],
+            capture_output=True,
+            text=True,
+        )
     else:
-        try: import smalldocs, latex2mathml
-        except ImportError as e: raise ImportError(f"the site needs {e.name}: pip install smalldocs latex2mathml, or install Quarto") from e
-        done = subprocess.run([sys.executable, '-c', 'import sys; from smalldocs.cli import main; sys.exit(main())', 'render', '--quiet', str(work)], capture_output=True, text=True)
-    if done.returncode: raise RuntimeError('the site could not be rendered:\n'+(done.stdout+done.stderr)[-2000:])
-    for p in (work/'_site').rglob('*.html'): p.write_text(_finish(p.read_text(encoding='utf-8')), encoding='utf-8')
-    for p in (work/'_site').rglob('*.css'): p.write_text(re.sub(r"""@import\s+(?:url\()?(["']?)https?://[^"')]*\1\)?\s*;""", '', p.read_text(encoding='utf-8')), encoding='utf-8')
-    _drop_anchors(work/'_site')
-    shutil.rmtree(out, ignore_errors=True); out.parent.mkdir(parents=True, exist_ok=True); shutil.move(work/'_site', out)
+        try:
+            import smalldocs, latex2mathml
+        except ImportError as e:
+            raise ImportError(f"the site needs {e.name}: pip install smalldocs latex2mathml, or install Quarto") from e
+        done = subprocess.run(
+            [
+                sys.executable,
+                '-c',
+                'import sys; from smalldocs.cli import main; sys.exit(main())',
+                'render',
+                '--quiet',
+                str(work),
+            ],
+            capture_output=True,
+            text=True,
+        )
+    if done.returncode:
+        raise RuntimeError('the site could not be rendered:\n' + (done.stdout + done.stderr)[-2000:])
+    for p in (work / '_site').rglob('*.html'):
+        p.write_text(_finish(p.read_text(encoding='utf-8')), encoding='utf-8')
+    for p in (work / '_site').rglob('*.css'):
+        p.write_text(
+            re.sub(r"""@import\s+(?:url\()?(["']?)https?://[^"')]*\1\)?\s*;""", '', p.read_text(encoding='utf-8')),
+            encoding='utf-8',
+        )
+    _drop_anchors(work / '_site')
+    shutil.rmtree(out, ignore_errors=True)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    shutil.move(work / '_site', out)
     return out
 
 # %% ../../nbs/apps/site.ipynb #c1441
@@ -146,48 +283,84 @@ FOCUS = '<link rel="icon" href="data:image/svg+xml,%3Csvg xmlns=%22http://www.w3
 def _finish(page):
     "Mathematics as MathML, no address of another machine, a visible focus, wide tables that scroll"
     page = _mathml(page)
-    page = re.sub(r'<script[^>]*\bsrc="https?://[^"]*"[^>]*>\s*</script>|<link[^>]*\bhref="https?://[^"]*"[^>]*\brel="(?:stylesheet|preconnect|dns-prefetch)"[^>]*>|<link[^>]*\brel="(?:stylesheet|preconnect|dns-prefetch)"[^>]*\bhref="https?://[^"]*"[^>]*>', '', page)
-    return page.replace('</head>', FOCUS+'</head>', 1)
+    page = re.sub(
+        r'<script[^>]*\bsrc="https?://[^"]*"[^>]*>\s*</script>|<link[^>]*\bhref="https?://[^"]*"[^>]*\brel="(?:stylesheet|preconnect|dns-prefetch)"[^>]*>|<link[^>]*\brel="(?:stylesheet|preconnect|dns-prefetch)"[^>]*\bhref="https?://[^"]*"[^>]*>',
+        '',
+        page,
+    )
+    return page.replace('</head>', FOCUS + '</head>', 1)
 
 # %% ../../nbs/apps/site.ipynb #c1444
 class _Links(HTMLParser):
     "Anchors, links, pictures without a text, and addresses that a page loads by itself"
-    def __init__(self): super().__init__(); self.ids, self.links, self.bare, self.loads = set(), [], [], []
+
+    def __init__(self):
+        super().__init__()
+        self.ids, self.links, self.bare, self.loads = set(), [], [], []
+
     def handle_starttag(self, tag, attrs):
-        a = dict(attrs); self.ids |= {a[k] for k in ('id', 'name') if a.get(k)}
-        if tag=='a' and a.get('href'): self.links.append(a['href'])
-        if tag=='img' and not (a.get('alt') or '').strip(): self.bare.append((a.get('src') or '')[:60])
-        own = {'script': 'src', 'img': 'src', 'iframe': 'src', 'source': 'src'}.get(tag) or ('href' if tag=='link' and (a.get('rel') or '')!='canonical' else None)
-        if own and re.match(r'(https?:)?//', a.get(own) or ''): self.loads.append(a[own])
+        a = dict(attrs)
+        self.ids |= {a[k] for k in ('id', 'name') if a.get(k)}
+        if tag == 'a' and a.get('href'):
+            self.links.append(a['href'])
+        if tag == 'img' and not (a.get('alt') or '').strip():
+            self.bare.append((a.get('src') or '')[:60])
+        own = {'script': 'src', 'img': 'src', 'iframe': 'src', 'source': 'src'}.get(tag) or (
+            'href' if tag == 'link' and (a.get('rel') or '') != 'canonical' else None
+        )
+        if own and re.match(r'(https?:)?//', a.get(own) or ''):
+            self.loads.append(a[own])
 
 # %% ../../nbs/apps/site.ipynb #c1445
 def _drop_anchors(site):
     "Links of nbdev to methods, which have no heading of their own, lead to their page"
     pages = {p.resolve(): _Links() for p in site.rglob('*.html')}
-    for p,found in pages.items(): found.feed(p.read_text(encoding='utf-8'))
-    for p,found in pages.items():
+    for p, found in pages.items():
+        found.feed(p.read_text(encoding='utf-8'))
+    for p, found in pages.items():
         text = p.read_text(encoding='utf-8')
         for link in {l for l in found.links if '#' in l and not re.match(r'\w+:|//', l)}:
-            path, _, anchor = link.partition('#'); target = (p.parent/path).resolve() if path else p
-            if '.' in anchor and target in pages and anchor not in pages[target].ids: text = text.replace(f'href="{link}"', f'href="{path or p.name}"')
+            path, _, anchor = link.partition('#')
+            target = (p.parent / path).resolve() if path else p
+            if '.' in anchor and target in pages and anchor not in pages[target].ids:
+                text = text.replace(f'href="{link}"', f'href="{path or p.name}"')
         p.write_text(text, encoding='utf-8')
 
 # %% ../../nbs/apps/site.ipynb #c1446
 def check_site(
-    site:str|Path, # Folder of pages
-)->list[str]:      # What is wrong, a line each
+    site: str | Path,  # Folder of pages
+) -> list[str]:  # What is wrong, a line each
     "Broken links and anchors, pictures without a text, and loads from other machines, over every page"
     from urllib.parse import unquote
+
     site, pages, wrong = Path(site).resolve(), {}, []
-    for p in site.rglob('*.html'): pages[p] = _Links(); pages[p].feed(p.read_text(encoding='utf-8'))
-    for p,found in pages.items():
+    for p in site.rglob('*.html'):
+        pages[p] = _Links()
+        pages[p].feed(p.read_text(encoding='utf-8'))
+    for p, found in pages.items():
         name = p.relative_to(site)
         for link in found.links:
-            if re.match(r'(https?|mailto|data|javascript):|//', link): continue
-            path, _, anchor = link.partition('#'); path = path.partition('?')[0]; target = p if not path else (site/unquote(path).lstrip('/') if path.startswith('/') else p.parent/unquote(path)).resolve()
-            if target.is_dir(): target /= 'index.html'
-            if not target.is_file(): wrong.append(f'{name}: no file {link}')
-            elif anchor and target in pages and unquote(anchor) not in pages[target].ids: wrong.append(f'{name}: no anchor {link}')
-        wrong += [f'{name}: picture without a text {b}' for b in found.bare] + [f'{name}: loads {l}' for l in found.loads]
-    for p in site.rglob('*.css'): wrong += [f'{p.relative_to(site)}: loads {u}' for u in re.findall(r'(?:url\(|@import\s+)["\']?(https?://[^"\')\s]+)', p.read_text(encoding='utf-8'))]
+            if re.match(r'(https?|mailto|data|javascript):|//', link):
+                continue
+            path, _, anchor = link.partition('#')
+            path = path.partition('?')[0]
+            target = (
+                p
+                if not path
+                else (site / unquote(path).lstrip('/') if path.startswith('/') else p.parent / unquote(path)).resolve()
+            )
+            if target.is_dir():
+                target /= 'index.html'
+            if not target.is_file():
+                wrong.append(f'{name}: no file {link}')
+            elif anchor and target in pages and unquote(anchor) not in pages[target].ids:
+                wrong.append(f'{name}: no anchor {link}')
+        wrong += [f'{name}: picture without a text {b}' for b in found.bare] + [
+            f'{name}: loads {l}' for l in found.loads
+        ]
+    for p in site.rglob('*.css'):
+        wrong += [
+            f'{p.relative_to(site)}: loads {u}'
+            for u in re.findall(r'(?:url\(|@import\s+)["\']?(https?://[^"\')\s]+)', p.read_text(encoding='utf-8'))
+        ]
     return wrong

@@ -36,99 +36,151 @@ from ..evaluation.edges import background_change, seam_ratio
 @dataclass
 class Source:
     "An image that the studio can open"
-    row:dict                                # As in a manifest
-    image:Callable                          # Gives the image
-    anatomy:Callable=field(default=lambda: None) # Gives its mask of vertebrae, or `None`
+
+    row: dict  # As in a manifest
+    image: Callable  # Gives the image
+    anatomy: Callable = field(default=lambda: None)  # Gives its mask of vertebrae, or `None`
 
 # %% ../../nbs/apps/studio.ipynb #c1305
 def as_sources(
-    source=None, # `Manifest`, path of one, path of an image, an array, or `None` for phantoms
-)->list[Source]: # The healthy rows of a manifest, or all where none is healthy
+    source=None,  # `Manifest`, path of one, path of an image, an array, or `None` for phantoms
+) -> list[Source]:  # The healthy rows of a manifest, or all where none is healthy
     "What the studio can open; `ValueError` for what it cannot"
-    if isinstance(source, (str, Path)): source = Manifest.load(source) if Path(source).suffix.lower() in ('.csv', '.parquet') else _own_image(read_image(source), Path(source).stem)
-    if isinstance(source, Source): return [source]
-    if isinstance(source, Manifest): return _manifest_sources(source)
-    return [_phantom_source(*p) for p in ((5, 'ct'), (8, 'ct'), (13, 'radiograph'), (21, 'mr'))] if source is None else [_own_image(source, 'image')]
+    if isinstance(source, (str, Path)):
+        source = (
+            Manifest.load(source)
+            if Path(source).suffix.lower() in ('.csv', '.parquet')
+            else _own_image(read_image(source), Path(source).stem)
+        )
+    if isinstance(source, Source):
+        return [source]
+    if isinstance(source, Manifest):
+        return _manifest_sources(source)
+    return (
+        [_phantom_source(*p) for p in ((5, 'ct'), (8, 'ct'), (13, 'radiograph'), (21, 'mr'))]
+        if source is None
+        else [_own_image(source, 'image')]
+    )
 
 # %% ../../nbs/apps/studio.ipynb #c1306
-def _manifest_sources(m:Manifest)->list[Source]:
+def _manifest_sources(m: Manifest) -> list[Source]:
     m = m.where(label=HEALTHY) if HEALTHY in m.labels else m
-    if not len(m): raise ValueError('the manifest has no rows to open.')
+    if not len(m):
+        raise ValueError('the manifest has no rows to open.')
     return [Source(m.df.iloc[i].to_dict(), lambda i=i: m.image(i), lambda i=i: m.anatomy(i)) for i in range(len(m))]
 
 # %% ../../nbs/apps/studio.ipynb #c1307
-def _phantom_source(seed:int, look:str)->Source:
-    p = phantom(seed, look); name = f'phantom-{look}-{seed}'
-    return Source(dict(image_id=name, patient_id=name, modality=MODALITY[look], spacing_mm=1.), lambda: p.image, lambda: p.anatomy)
+def _phantom_source(seed: int, look: str) -> Source:
+    p = phantom(seed, look)
+    name = f'phantom-{look}-{seed}'
+    return Source(
+        dict(image_id=name, patient_id=name, modality=MODALITY[look], spacing_mm=1.0),
+        lambda: p.image,
+        lambda: p.anatomy,
+    )
 
 # %% ../../nbs/apps/studio.ipynb #c1308
-def _own_image(x, name:str)->Source:
-    if not isinstance(x, np.ndarray): raise ValueError(f'the studio opens a manifest, an array, or the path of either; got {x!r:.60}.')
+def _own_image(x, name: str) -> Source:
+    if not isinstance(x, np.ndarray):
+        raise ValueError(f'the studio opens a manifest, an array, or the path of either; got {x!r:.60}.')
     x = as_image(x)
-    if x.ndim==3: x = x[..., :3]
-    if min(x.shape[:2])<32: raise ValueError(f'the image has shape {x.shape}; expected (H, W) or (H, W, 3) with 32 pixels or more a side.')
-    name = f'{name}-{array_hash(x)[:6]}'   # files of one name in several folders are not one patient
-    return Source(dict(image_id=name, patient_id=name, modality='', spacing_mm=''), lambda: x)   # a picture does not say how large it is
+    if x.ndim == 3:
+        x = x[..., :3]
+    if min(x.shape[:2]) < 32:
+        raise ValueError(f'the image has shape {x.shape}; expected (H, W) or (H, W, 3) with 32 pixels or more a side.')
+    name = f'{name}-{array_hash(x)[:6]}'  # files of one name in several folders are not one patient
+    return Source(
+        dict(image_id=name, patient_id=name, modality='', spacing_mm=''), lambda: x
+    )  # a picture does not say how large it is
 
 # %% ../../nbs/apps/studio.ipynb #c1310
 def _number(kind, low, high, v):
-    if isinstance(v, bool) or not isinstance(v, numbers.Real) or not low<=v<=high or kind is int and v!=int(v): raise ValueError(f"{v!r} is no {'whole ' if kind is int else ''}number from {low} to {high}.")
+    if isinstance(v, bool) or not isinstance(v, numbers.Real) or not low <= v <= high or kind is int and v != int(v):
+        raise ValueError(f"{v!r} is no {'whole ' if kind is int else ''}number from {low} to {high}.")
     return kind(v)
 
 # %% ../../nbs/apps/studio.ipynb #c1311
 def _disease(v):
-    if (label := find_label(v))==HEALTHY: raise ValueError(f"{v!r} is no lesion; choose one of {', '.join(l for l in known_labels() if l!=HEALTHY)}.")
+    if (label := find_label(v)) == HEALTHY:
+        raise ValueError(f"{v!r} is no lesion; choose one of {', '.join(l for l in known_labels() if l != HEALTHY)}.")
     return label
 
 # %% ../../nbs/apps/studio.ipynb #c1312
 def _modality(v):
-    if v and not find_modality(v): raise ValueError(f"{v!r} is not in the knowledge base, which has {', '.join(load_knowledge()['modalities'])}. Leave it empty to take the image's own.")
+    if v and not find_modality(v):
+        raise ValueError(
+            f"{v!r} is not in the knowledge base, which has {', '.join(load_knowledge()['modalities'])}. Leave it empty to take the image's own."
+        )
     return v
 
 # %% ../../nbs/apps/studio.ipynb #c1313
-CHECKS = dict(disease=_disease, modality=_modality, severity=lambda v: str(v or ''), ramp=partial(_number, float, 0, 200), guidance=partial(_number, float, 0, 50),
-    steps=partial(_number, int, 1, 1000), seed=partial(_number, int, 0, 2**63-1))
+CHECKS = dict(
+    disease=_disease,
+    modality=_modality,
+    severity=lambda v: str(v or ''),
+    ramp=partial(_number, float, 0, 200),
+    guidance=partial(_number, float, 0, 50),
+    steps=partial(_number, int, 1, 1000),
+    seed=partial(_number, int, 0, 2**63 - 1),
+)
 
 # %% ../../nbs/apps/studio.ipynb #c1314
 @dataclass
 class Settings:
     "What the panel asks for; `ValueError` for what cannot be painted, and for names that it does not have"
-    disease:str='lytic'        # Label of the knowledge base
-    modality:str=''            # As in a manifest; the image's own if empty
-    severity:str=''            # Grade of the knowledge base, or empty
-    ramp:float=6.              # Soft border in pixels
-    guidance:float=2.          # Weight of the prompt; 1 is off
-    steps:int=20               # Denoising steps
-    seed:int=0                 # Of the noise
+
+    disease: str = 'lytic'  # Label of the knowledge base
+    modality: str = ''  # As in a manifest; the image's own if empty
+    severity: str = ''  # Grade of the knowledge base, or empty
+    ramp: float = 6.0  # Soft border in pixels
+    guidance: float = 2.0  # Weight of the prompt; 1 is off
+    steps: int = 20  # Denoising steps
+    seed: int = 0  # Of the noise
 
     def __setattr__(self, name, value):
-        if name not in CHECKS: raise ValueError(f"there is no setting {name!r}; there are {', '.join(CHECKS)}.")
-        try: object.__setattr__(self, name, CHECKS[name](value))
-        except ValueError as e: raise ValueError(f'`{name}`: {e}') from None
+        if name not in CHECKS:
+            raise ValueError(f"there is no setting {name!r}; there are {', '.join(CHECKS)}.")
+        try:
+            object.__setattr__(self, name, CHECKS[name](value))
+        except ValueError as e:
+            raise ValueError(f'`{name}`: {e}') from None
 
 # %% ../../nbs/apps/studio.ipynb #c1315
 @dataclass
 class Variant:
     "One painted image, and how it came about"
-    image:np.ndarray    # As deep as the source
-    source:Source       # What it was painted into
-    mask:np.ndarray     # Binary
-    soft:np.ndarray     # Weights in [0, 1]
-    prompt:str
-    settings:Settings
-    modality:str
-    seconds:float       # That painting took
-    kept:str=''         # Its name in the manifest, once it is kept
+
+    image: np.ndarray  # As deep as the source
+    source: Source  # What it was painted into
+    mask: np.ndarray  # Binary
+    soft: np.ndarray  # Weights in [0, 1]
+    prompt: str
+    settings: Settings
+    modality: str
+    seconds: float  # That painting took
+    kept: str = ''  # Its name in the manifest, once it is kept
 
     @property
-    def seam(self)->float: return seam_ratio(self.image, self.source.image(), self.mask)
+    def seam(self) -> float:
+        return seam_ratio(self.image, self.source.image(), self.mask)
+
     @property
-    def changed(self)->int: return background_change(self.image, self.source.image(), self.soft)['changed']
-    def __repr__(self): return f'Variant({self.settings.disease}, seed {self.settings.seed}, seam ratio {self.seam:.2f}, {self.changed} pixels changed outside the mask)'
-    def _repr_html_(self): return as_html([to_unit(self.source.image()), self.soft, to_unit(self.image)], repr(self), titles=['before', 'soft mask', 'after'])
+    def changed(self) -> int:
+        return background_change(self.image, self.source.image(), self.soft)['changed']
+
+    def __repr__(self):
+        return f'Variant({self.settings.disease}, seed {self.settings.seed}, seam ratio {self.seam:.2f}, {self.changed} pixels changed outside the mask)'
+
+    def _repr_html_(self):
+        return as_html(
+            [to_unit(self.source.image()), self.soft, to_unit(self.image)],
+            repr(self),
+            titles=['before', 'soft mask', 'after'],
+        )
 
 # %% ../../nbs/apps/studio.ipynb #c1317
-class Cancelled(Exception): "The user has stopped it"
+class Cancelled(Exception):
+    "The user has stopped it"
 
 # %% ../../nbs/apps/studio.ipynb #c1318
 @contextmanager
@@ -136,177 +188,320 @@ def _no_bars():
     "No progress bars of the loading model under the panel"
     from diffusers.utils import logging as diffusers
     from transformers.utils import logging as transformers
+
     shown = [x for x in (diffusers, transformers) if x.is_progress_bar_enabled()]
-    for x in shown: x.disable_progress_bar()
-    try: yield
+    for x in shown:
+        x.disable_progress_bar()
+    try:
+        yield
     finally:
-        for x in shown: x.enable_progress_bar()
+        for x in shown:
+            x.enable_progress_bar()
 
 # %% ../../nbs/apps/studio.ipynb #c1319
 class StudioSession:
     "Open, mask, paint, keep, undo: the studio without its panel"
-    def __init__(self,
-        source=None,               # See `as_sources`
-        pipe:MedSoftPipeline|None=None, # The shipped base if `None`, loaded when it is first needed
-        out:str|Path='runs/studio', # Folder of what is kept
-        base:str='medsoft-tiny',   # Base to load where no `pipe` is given
+
+    def __init__(
+        self,
+        source=None,  # See `as_sources`
+        pipe: MedSoftPipeline | None = None,  # The shipped base if `None`, loaded when it is first needed
+        out: str | Path = 'runs/studio',  # Folder of what is kept
+        base: str = 'medsoft-tiny',  # Base to load where no `pipe` is given
     ):
-        self.sources, self._pipe, self.base, self.out, self.lock = as_sources(source), pipe, base, Path(out), threading.Lock()
-        if self.out.exists() and not self.out.is_dir(): raise ValueError(f'{out} is a file; give the folder for what is kept.')
+        self.sources, self._pipe, self.base, self.out, self.lock = (
+            as_sources(source),
+            pipe,
+            base,
+            Path(out),
+            threading.Lock(),
+        )
+        if self.out.exists() and not self.out.is_dir():
+            raise ValueError(f'{out} is a file; give the folder for what is kept.')
         self.settings, self.stop = Settings(), False
         self.open(0)
 
     @property
-    def pipe(self)->MedSoftPipeline:
+    def pipe(self) -> MedSoftPipeline:
         "The pipeline, loaded once"
         with self.lock:
             if self._pipe is None:
-                with _no_bars(): self._pipe = MedSoftPipeline.from_pretrained(self.base)
+                with _no_bars():
+                    self._pipe = MedSoftPipeline.from_pretrained(self.base)
                 self._pipe.set_progress_bar_config(disable=True)
         return self._pipe
 
     @property
-    def source(self)->Source: return self.sources[self.index]
+    def source(self) -> Source:
+        return self.sources[self.index]
+
     @property
-    def modality(self)->str: return self.settings.modality or str(self.source.row.get('modality') or '')
+    def modality(self) -> str:
+        return self.settings.modality or str(self.source.row.get('modality') or '')
+
     @property
-    def prompt(self)->str: return compose(self.settings.disease, self.modality, severity=self.settings.severity or None)
+    def prompt(self) -> str:
+        return compose(self.settings.disease, self.modality, severity=self.settings.severity or None)
+
     @property
-    def soft(self)->np.ndarray:
+    def soft(self) -> np.ndarray:
         "The soft mask, on the 16-bit grid on which it is stored, so that a kept image can be painted again exactly"
-        return np.ceil(soften(self.mask, self.settings.ramp)*65535)/65535 if self.mask.any() else np.zeros(self.mask.shape)
+        return (
+            np.ceil(soften(self.mask, self.settings.ramp) * 65535) / 65535
+            if self.mask.any()
+            else np.zeros(self.mask.shape)
+        )
 
-    def open(self, i:int)->None:
+    def open(self, i: int) -> None:
         "Go to an image; mask and variants of the one before are left"
-        if not 0<=i<len(self.sources): raise ValueError(f'there is no image {i+1}; there are {len(self.sources)}.')
+        if not 0 <= i < len(self.sources):
+            raise ValueError(f'there is no image {i + 1}; there are {len(self.sources)}.')
         image, anatomy = self.sources[i].image(), self.sources[i].anatomy()
-        self.index, self.image, self.anatomy, self.mask, self.history, self.variants = i, image, anatomy, np.zeros(image.shape[:2], bool), [], []
-    def add(self, source)->None:
-        "Open one more image, see `as_sources`"
-        self.sources += as_sources(source); self.open(len(self.sources)-1)
+        self.index, self.image, self.anatomy, self.mask, self.history, self.variants = (
+            i,
+            image,
+            anatomy,
+            np.zeros(image.shape[:2], bool),
+            [],
+            [],
+        )
 
-    def __repr__(self): return f"StudioSession({self.source.row['image_id']}, mask of {int(self.mask.sum())} pixels, {len(self.variants)} variants)"
+    def add(self, source) -> None:
+        "Open one more image, see `as_sources`"
+        self.sources += as_sources(source)
+        self.open(len(self.sources) - 1)
+
+    def __repr__(self):
+        return f"StudioSession({self.source.row['image_id']}, mask of {int(self.mask.sum())} pixels, {len(self.variants)} variants)"
+
     def _repr_html_(self):
-        return as_html([to_unit(self.image), self.soft, *(to_unit(v.image) for v in self.variants[-10:])], repr(self), titles=['image', 'soft mask', *(f'seed {v.settings.seed}' for v in self.variants[-10:])])
+        return as_html(
+            [to_unit(self.image), self.soft, *(to_unit(v.image) for v in self.variants[-10:])],
+            repr(self),
+            titles=['image', 'soft mask', *(f'seed {v.settings.seed}' for v in self.variants[-10:])],
+        )
 
 # %% ../../nbs/apps/studio.ipynb #c1321
 @patch
-def set_mask(self:StudioSession,
-    mask, # Array or path, see `drawn_mask`
-)->None:
+def set_mask(
+    self: StudioSession,
+    mask,  # Array or path, see `drawn_mask`
+) -> None:
     "Take a mask; the one before can be had back with `undo`"
     mask = drawn_mask(mask, self.mask.shape)
-    if (mask!=self.mask).any(): self.history.append(self.mask); self.mask = mask
+    if (mask != self.mask).any():
+        self.history.append(self.mask)
+        self.mask = mask
 
 # %% ../../nbs/apps/studio.ipynb #c1322
 @patch
-def undo(self:StudioSession)->None:
+def undo(self: StudioSession) -> None:
     "The mask before the last change; nothing where there is none"
-    if self.history: self.mask = self.history.pop()
+    if self.history:
+        self.mask = self.history.pop()
 
 # %% ../../nbs/apps/studio.ipynb #c1323
 @patch
-def place(self:StudioSession,
-    x:float, y:float, # A point in pixels from the upper left
-    seed:int=0,
-)->None:
+def place(
+    self: StudioSession,
+    x: float,
+    y: float,  # A point in pixels from the upper left
+    seed: int = 0,
+) -> None:
     "Draw a mask as the knowledge base says of the disease, in the vertebra at a point"
     h, w = self.mask.shape
-    if not (0<=x<w and 0<=y<h): raise ValueError(f'the point ({x:g}, {y:g}) lies outside the image of {w} x {h} pixels.')
-    if self.anatomy is None: raise ValueError('this image has no mask of its vertebrae, so none can be clicked. Draw the lesion with the brush, or drag a box.')
+    if not (0 <= x < w and 0 <= y < h):
+        raise ValueError(f'the point ({x:g}, {y:g}) lies outside the image of {w} x {h} pixels.')
+    if self.anatomy is None:
+        raise ValueError(
+            'this image has no mask of its vertebrae, so none can be clicked. Draw the lesion with the brush, or drag a box.'
+        )
     k = int(self.anatomy[int(y), int(x)])
-    if not k: raise ValueError('there is no vertebra here; click inside one.')
-    spacing = float(self.source.row.get('spacing_mm') or 1.)
-    self.set_mask(sample_mask(self.anatomy==k, self.settings.disease, seed, spacing if spacing>0 else 1., self.modality, self.anatomy))
+    if not k:
+        raise ValueError('there is no vertebra here; click inside one.')
+    spacing = float(self.source.row.get('spacing_mm') or 1.0)
+    self.set_mask(
+        sample_mask(
+            self.anatomy == k,
+            self.settings.disease,
+            seed,
+            spacing if spacing > 0 else 1.0,
+            self.modality,
+            self.anatomy,
+        )
+    )
 
 # %% ../../nbs/apps/studio.ipynb #c1325
 ROI = 'auto'
 
 # %% ../../nbs/apps/studio.ipynb #c1326
 @patch
-def generate(self:StudioSession,
-    n:int=1,      # Variants, with the seeds from `settings.seed` on
-    on_step=None, # `on_step(share)`, from 0 to 1
-)->list:          # The new variants
+def generate(
+    self: StudioSession,
+    n: int = 1,  # Variants, with the seeds from `settings.seed` on
+    on_step=None,  # `on_step(share)`, from 0 to 1
+) -> list:  # The new variants
     "Paint; `Cancelled` where `self.stop` was set meanwhile"
-    if isinstance(n, bool) or not isinstance(n, int) or n<1: raise ValueError(f'`n` is {n!r}; give the number of variants, 1 or more.')
-    if not self.mask.any(): raise ValueError('there is no mask yet. Draw one, drag a box, or click a vertebra (in Python: `set_mask` or `place`).')
-    if self.soft.min()>0: raise ValueError('the mask and its soft border cover the whole image; leave some background.')
+    if isinstance(n, bool) or not isinstance(n, int) or n < 1:
+        raise ValueError(f'`n` is {n!r}; give the number of variants, 1 or more.')
+    if not self.mask.any():
+        raise ValueError(
+            'there is no mask yet. Draw one, drag a box, or click a vertebra (in Python: `set_mask` or `place`).'
+        )
+    if self.soft.min() > 0:
+        raise ValueError('the mask and its soft border cover the whole image; leave some background.')
     fixed = dict(source=self.source, mask=self.mask.copy(), soft=self.soft, prompt=self.prompt, modality=self.modality)
     s, image, made, self.stop = replace(self.settings), self.image, [], False
+
     def step(pipe, i, t, kw):
-        if self.stop: raise Cancelled('stopped.')
-        if on_step: on_step((len(made)+(i+1)/s.steps)/n)
+        if self.stop:
+            raise Cancelled('stopped.')
+        if on_step:
+            on_step((len(made) + (i + 1) / s.steps) / n)
+
     for k in range(n):
-        start, seed = time.perf_counter(), s.seed+k
-        x = self.pipe(fixed['prompt'], image, fixed['soft'], num_inference_steps=s.steps, guidance_scale=s.guidance, roi=ROI, generator=torch.Generator().manual_seed(seed), callback_on_step_end=step).images[0]
-        made.append(Variant(x, settings=replace(s, seed=seed), seconds=time.perf_counter()-start, **fixed))
+        start, seed = time.perf_counter(), s.seed + k
+        x = self.pipe(
+            fixed['prompt'],
+            image,
+            fixed['soft'],
+            num_inference_steps=s.steps,
+            guidance_scale=s.guidance,
+            roi=ROI,
+            generator=torch.Generator().manual_seed(seed),
+            callback_on_step_end=step,
+        ).images[0]
+        made.append(Variant(x, settings=replace(s, seed=seed), seconds=time.perf_counter() - start, **fixed))
     self.variants += made
     return made
 
 # %% ../../nbs/apps/studio.ipynb #c1327
 @patch
-def warm_up(self:StudioSession)->None:
+def warm_up(self: StudioSession) -> None:
     "Load the model and let it take a step, so that the first lesion does not have to wait"
-    soft = np.zeros((64, 64)); soft[24:40, 24:40] = 1
-    try: self.pipe('', np.zeros((64, 64), np.float32), soft, num_inference_steps=1, roi=ROI, generator=torch.Generator().manual_seed(0))
-    except Exception as e: get_logger().warning('the model could not be loaded: %s', e)
+    soft = np.zeros((64, 64))
+    soft[24:40, 24:40] = 1
+    try:
+        self.pipe(
+            '',
+            np.zeros((64, 64), np.float32),
+            soft,
+            num_inference_steps=1,
+            roi=ROI,
+            generator=torch.Generator().manual_seed(0),
+        )
+    except Exception as e:
+        get_logger().warning('the model could not be loaded: %s', e)
 
 # %% ../../nbs/apps/studio.ipynb #c1329
 @patch
-def keep(self:StudioSession,
-    variant:Variant,
-)->Manifest: # Of all that is kept
+def keep(self: StudioSession, variant: Variant) -> Manifest:  # Of all that is kept
     "Write a variant with its masks and provenance into the manifest of `out`"
-    if not isinstance(variant, Variant): raise ValueError(f'keep takes a variant, as `generate` gives and `variants` lists; got {variant!r:.60}.')
-    if variant.kept: raise ValueError(f'{variant.kept} is kept already. Generate with another seed for another one.')
-    if twin := next((v.kept for v in self.variants if v.kept and np.array_equal(v.image, variant.image)), ''): raise ValueError(f'this is the same image as {twin}, which is kept already: same mask, settings and seed. Generate with another seed.')
+    if not isinstance(variant, Variant):
+        raise ValueError(f'keep takes a variant, as `generate` gives and `variants` lists; got {variant!r:.60}.')
+    if variant.kept:
+        raise ValueError(f'{variant.kept} is kept already. Generate with another seed for another one.')
+    if twin := next((v.kept for v in self.variants if v.kept and np.array_equal(v.image, variant.image)), ''):
+        raise ValueError(
+            f'this is the same image as {twin}, which is kept already: same mask, settings and seed. Generate with another seed.'
+        )
     row, image_id = variant.source.row, self._free_name(variant)
     files = self._write_files(variant, image_id)
-    made = dict(image_id=image_id, patient_id=row['patient_id'], label=variant.settings.disease, modality=variant.modality, plane=row.get('plane') or '', spacing_mm=row.get('spacing_mm'), split=row.get('split') or '',
-        origin='synthetic', source_id=row['image_id'], sha256=sha256(self.out/files['image']), **files, **self._provenance(variant))
-    m = append_rows(self.out, [made]); variant.kept = image_id
+    made = dict(
+        image_id=image_id,
+        patient_id=row['patient_id'],
+        label=variant.settings.disease,
+        modality=variant.modality,
+        plane=row.get('plane') or '',
+        spacing_mm=row.get('spacing_mm'),
+        split=row.get('split') or '',
+        origin='synthetic',
+        source_id=row['image_id'],
+        sha256=sha256(self.out / files['image']),
+        **files,
+        **self._provenance(variant),
+    )
+    m = append_rows(self.out, [made])
+    variant.kept = image_id
     return m
 
 # %% ../../nbs/apps/studio.ipynb #c1330
 @patch
-def _free_name(self:StudioSession, variant):
+def _free_name(self: StudioSession, variant):
     "A name that the manifest of `out` does not have yet"
-    there = set(Manifest.load(self.out/'manifest.csv').df.image_id) if (self.out/'manifest.csv').exists() else set()
+    there = (
+        set(Manifest.load(self.out / 'manifest.csv').df.image_id) if (self.out / 'manifest.csv').exists() else set()
+    )
     name = f"studio-{variant.settings.disease}-{variant.source.row['image_id']}".replace('/', '-').replace('\\', '-')
-    return next(f'{name}-{k:03d}' for k in range(len(there)+1) if f'{name}-{k:03d}' not in there)
+    return next(f'{name}-{k:03d}' for k in range(len(there) + 1) if f'{name}-{k:03d}' not in there)
 
 # %% ../../nbs/apps/studio.ipynb #c1331
 @patch
-def _write_files(self:StudioSession, variant, image_id):
-    images = dict(image=variant.image, soft_mask=np.round(variant.soft*65535).astype(np.uint16), lesion_mask=variant.mask)
-    if (anatomy := variant.source.anatomy()) is not None: images['anatomy_mask'] = anatomy.astype(np.uint8 if anatomy.max()<256 else np.uint16)
-    files = {column: f"{column}/{image_id}{'.tif' if x.dtype.kind=='f' else '.png'}" for column,x in images.items()}
-    for column,x in images.items(): write_image(self.out/files[column], x)
+def _write_files(self: StudioSession, variant, image_id):
+    images = dict(
+        image=variant.image, soft_mask=np.round(variant.soft * 65535).astype(np.uint16), lesion_mask=variant.mask
+    )
+    if (anatomy := variant.source.anatomy()) is not None:
+        images['anatomy_mask'] = anatomy.astype(np.uint8 if anatomy.max() < 256 else np.uint16)
+    files = {column: f"{column}/{image_id}{'.tif' if x.dtype.kind == 'f' else '.png'}" for column, x in images.items()}
+    for column, x in images.items():
+        write_image(self.out / files[column], x)
     return files
 
 # %% ../../nbs/apps/studio.ipynb #c1332
 @patch
-def _provenance(self:StudioSession, variant):
+def _provenance(self: StudioSession, variant):
     "Columns by which `replay` paints the image again"
     s, folder = variant.settings, Path(str(self.pipe.config.get('_name_or_path', '')))
-    base = weight_hashes(folder).get('unet/diffusion_pytorch_model.safetensors', '') if (folder/'unet').is_dir() else ''
-    return dict(prompt=variant.prompt, severity=s.severity, seed=s.seed, ramp=s.ramp, steps=s.steps, guidance_scale=s.guidance, roi=ROI, base=base, weights=memory_hash(self.pipe),
-        source_hash=array_hash(variant.source.image()), seam_ratio=round(variant.seam, 4), background_changed=variant.changed)
+    base = (
+        weight_hashes(folder).get('unet/diffusion_pytorch_model.safetensors', '') if (folder / 'unet').is_dir() else ''
+    )
+    return dict(
+        prompt=variant.prompt,
+        severity=s.severity,
+        seed=s.seed,
+        ramp=s.ramp,
+        steps=s.steps,
+        guidance_scale=s.guidance,
+        roi=ROI,
+        base=base,
+        weights=memory_hash(self.pipe),
+        source_hash=array_hash(variant.source.image()),
+        seam_ratio=round(variant.seam, 4),
+        background_changed=variant.changed,
+    )
 
 # %% ../../nbs/apps/studio.ipynb #c1333
 def replay(
-    manifest:Manifest|str|Path, # Of kept images
-    i:int|str,         # Row, or the `image_id` there
-    source:np.ndarray|str|Path, # Its background
-    pipe:MedSoftPipeline,
-)->np.ndarray:
+    manifest: Manifest | str | Path,  # Of kept images
+    i: int | str,  # Row, or the `image_id` there
+    source: np.ndarray | str | Path,  # Its background
+    pipe: MedSoftPipeline,
+) -> np.ndarray:
     "Paint a kept image again from its row; `ValueError` where the background or the weights are not those that it was painted with"
-    manifest, source = Manifest.load(manifest) if isinstance(manifest, (str, Path)) else manifest, read_image(source) if isinstance(source, (str, Path)) else source
-    if 'source_hash' not in manifest.df: raise ValueError('this manifest was not kept by the studio: it has no column `source_hash`.')
+    manifest, source = (
+        Manifest.load(manifest) if isinstance(manifest, (str, Path)) else manifest,
+        read_image(source) if isinstance(source, (str, Path)) else source,
+    )
+    if 'source_hash' not in manifest.df:
+        raise ValueError('this manifest was not kept by the studio: it has no column `source_hash`.')
     names = list(manifest.df.image_id)
-    if i not in names and not (isinstance(i, int) and -len(names)<=i<len(names)): raise ValueError(f'there is no image {i!r} in the manifest of {len(names)}; {names[0]!r} is the first.')
-    i = names.index(i) if i in names else i; r = manifest.df.iloc[i]
-    if (h := array_hash(np.asarray(source)))!=r.source_hash: raise ValueError(f'this is not the image that {r.image_id} was painted into: give {r.source_id}, fingerprint {r.source_hash}; the one given has {h}.')
-    if (w := memory_hash(pipe))!=r.weights: raise ValueError(f'{r.image_id} was painted with the weights {r.weights}; those of `pipe` are {w}.')
-    return pipe(r.prompt, source, manifest._mask(i, 'soft_mask')/65535, num_inference_steps=int(r.steps), guidance_scale=float(r.guidance_scale), roi=r.roi, generator=torch.Generator().manual_seed(int(r.seed))).images[0]
+    if i not in names and not (isinstance(i, int) and -len(names) <= i < len(names)):
+        raise ValueError(f'there is no image {i!r} in the manifest of {len(names)}; {names[0]!r} is the first.')
+    i = names.index(i) if i in names else i
+    r = manifest.df.iloc[i]
+    if (h := array_hash(np.asarray(source))) != r.source_hash:
+        raise ValueError(
+            f'this is not the image that {r.image_id} was painted into: give {r.source_id}, fingerprint {r.source_hash}; the one given has {h}.'
+        )
+    if (w := memory_hash(pipe)) != r.weights:
+        raise ValueError(f'{r.image_id} was painted with the weights {r.weights}; those of `pipe` are {w}.')
+    return pipe(
+        r.prompt,
+        source,
+        manifest._mask(i, 'soft_mask') / 65535,
+        num_inference_steps=int(r.steps),
+        guidance_scale=float(r.guidance_scale),
+        roi=r.roi,
+        generator=torch.Generator().manual_seed(int(r.seed)),
+    ).images[0]

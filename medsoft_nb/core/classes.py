@@ -12,8 +12,8 @@ from typing import Callable
 
 # %% ../../nbs/core/classes.ipynb #c0062
 def patch(
-    f:Callable, # Its first argument is annotated with a class
-)->Callable:
+    f: Callable,  # Its first argument is annotated with a class
+) -> Callable:
     "Make a function a method of the class that its first argument is annotated with"
     setattr(next(iter(f.__annotations__.values())), f.__name__, f)
     return f

@@ -15,20 +15,26 @@ from pathlib import Path
 
 # %% ../../nbs/core/devices.ipynb #c0074
 @lru_cache
-def cpu_has_bf16()->bool:
+def cpu_has_bf16() -> bool:
     "Whether this processor has bf16 units"
-    try: flags = Path('/proc/cpuinfo').read_text()
-    except OSError: return False
+    try:
+        flags = Path('/proc/cpuinfo').read_text()
+    except OSError:
+        return False
     return 'avx512_bf16' in flags or 'amx_bf16' in flags
 
 # %% ../../nbs/core/devices.ipynb #c0075
 def autocast(
-    device:str='cpu', # 'cpu' or 'cuda'
-):                    # Context manager
+    device: str = 'cpu',  # 'cpu' or 'cuda'
+):  # Context manager
     "bf16 autocast where the device is faster with it, else nothing; `MEDSOFT_BF16=0` turns it off"
     wanted = os.environ.get('MEDSOFT_BF16', '1')
-    if wanted not in ('0', '1'): raise ValueError(f"MEDSOFT_BF16 is {wanted!r}; use 0 (never bf16) or 1 (bf16 where the device is faster with it).")
+    if wanted not in ('0', '1'):
+        raise ValueError(
+            f"MEDSOFT_BF16 is {wanted!r}; use 0 (never bf16) or 1 (bf16 where the device is faster with it)."
+        )
     import torch
+
     kind = torch.device(device).type
-    ok = cpu_has_bf16() if kind=='cpu' else kind=='cuda' and torch.cuda.is_bf16_supported()
+    ok = cpu_has_bf16() if kind == 'cpu' else kind == 'cuda' and torch.cuda.is_bf16_supported()
     return torch.autocast(kind, dtype=torch.bfloat16) if ok and wanted == '1' else nullcontext()

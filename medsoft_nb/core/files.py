@@ -20,90 +20,109 @@ PACKAGE = Path(medsoft_nb.__path__[0])
 
 # %% ../../nbs/core/files.ipynb #c0004
 def data_path(
-    *parts:str, # Path below the data folder
-)->Path:
+    *parts: str,  # Path below the data folder
+) -> Path:
     "A file or folder that ships with the package: knowledge base, models, profiles"
     here = PACKAGE
-    return ((here/'_shipped') if (here/'_shipped').is_dir() else here.parent/'data').joinpath(*parts)
+    return ((here / '_shipped') if (here / '_shipped').is_dir() else here.parent / 'data').joinpath(*parts)
 
 # %% ../../nbs/core/files.ipynb #c0005
 def notebooks_path(
-    *parts:str, # Path below the folder of experiment notebooks
-)->Path:
+    *parts: str,  # Path below the folder of experiment notebooks
+) -> Path:
     "An experiment notebook that ships with the package"
     here = PACKAGE
-    return ((here/'_experiments') if (here/'_experiments').is_dir() else here.parent/'nbs'/'experiments').joinpath(*parts)
+    return (
+        (here / '_experiments') if (here / '_experiments').is_dir() else here.parent / 'nbs' / 'experiments'
+    ).joinpath(*parts)
 
 # %% ../../nbs/core/files.ipynb #c0007
 @contextmanager
 def atomic_path(
-    path:str|Path, # Where the file belongs
-):                 # Yields a temporary path in the same folder, with the same suffix
+    path: str | Path,  # Where the file belongs
+):  # Yields a temporary path in the same folder, with the same suffix
     "Write to a temporary neighbour; it takes the place of `path` on success and vanishes on failure"
-    path = Path(path); path.parent.mkdir(parents=True, exist_ok=True)
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
     tmp = path.with_name(f'.{path.stem}.{os.getpid()}.{random.getrandbits(32):08x}.tmp{path.suffix}')
     try:
         yield tmp
         os.replace(tmp, path)
-    finally: tmp.unlink(missing_ok=True)
+    finally:
+        tmp.unlink(missing_ok=True)
 
 # %% ../../nbs/core/files.ipynb #c0008
-def write_text(path:str|Path, text:str)->Path:
+def write_text(path: str | Path, text: str) -> Path:
     "Write a text file atomically"
-    with atomic_path(path) as tmp: tmp.write_text(text, encoding='utf-8')
+    with atomic_path(path) as tmp:
+        tmp.write_text(text, encoding='utf-8')
     return Path(path)
 
 # %% ../../nbs/core/files.ipynb #c0009
-def write_json(path:str|Path, obj)->Path:
+def write_json(path: str | Path, obj) -> Path:
     "Write JSON atomically; NumPy scalars and paths are converted"
     plain = lambda o: o.item() if isinstance(o, np.generic) else o.tolist() if isinstance(o, np.ndarray) else str(o)
-    return write_text(path, json.dumps(obj, indent=1, default=plain, ensure_ascii=False)+'\n')
+    return write_text(path, json.dumps(obj, indent=1, default=plain, ensure_ascii=False) + '\n')
 
 # %% ../../nbs/core/files.ipynb #c0010
-def read_json(path:str|Path):
+def read_json(path: str | Path):
     "Read JSON"
     return json.loads(Path(path).read_text(encoding='utf-8'))
 
 # %% ../../nbs/core/files.ipynb #c0011
 def sha256(
-    path:str|Path, # File to fingerprint
-)->str:            # 64 hex digits
+    path: str | Path,  # File to fingerprint
+) -> str:  # 64 hex digits
     "SHA-256 of a file"
-    with open(path, 'rb') as f: return hashlib.file_digest(f, 'sha256').hexdigest()
+    with open(path, 'rb') as f:
+        return hashlib.file_digest(f, 'sha256').hexdigest()
 
 # %% ../../nbs/core/files.ipynb #c0012
-def save_state(path:str|Path, state)->Path:
+def save_state(path: str | Path, state) -> Path:
     "Write a training checkpoint (tensors, numbers, strings) atomically"
     import torch
-    with atomic_path(path) as tmp: torch.save(state, tmp)
+
+    with atomic_path(path) as tmp:
+        torch.save(state, tmp)
     return Path(path)
 
 # %% ../../nbs/core/files.ipynb #c0013
-def load_state(path:str|Path):
+def load_state(path: str | Path):
     "Read a training checkpoint; nothing in it can run code"
     import torch
+
     return torch.load(path, map_location='cpu', weights_only=True)
 
 # %% ../../nbs/core/files.ipynb #c0014
 @contextmanager
 def alone(
-    folder:str|Path, # Made if it does not exist
+    folder: str | Path,  # Made if it does not exist
 ):
     "`ValueError` where another process is at work in `folder`"
     import fcntl
-    folder = Path(folder); folder.mkdir(parents=True, exist_ok=True)
-    with open(folder/'.lock', 'w') as lock:
-        try: fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError: raise ValueError(f'Another process is at work in {folder}. Wait for it, or choose another folder.') from None
+
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / '.lock', 'w') as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(
+                f'Another process is at work in {folder}. Wait for it, or choose another folder.'
+            ) from None
         yield
 
 # %% ../../nbs/core/files.ipynb #c0015
 def require_space(
-    folder:str|Path, # Where something is about to be written
-    nbytes:int,      # How much
-)->None:
+    folder: str | Path,  # Where something is about to be written
+    nbytes: int,  # How much
+) -> None:
     "Raise `OSError` before anything is written if the disk is too full"
     p = Path(folder).absolute()
-    while not p.exists(): p = p.parent
+    while not p.exists():
+        p = p.parent
     free = shutil.disk_usage(p).free
-    if free < nbytes: raise OSError(f"not enough disk space for {folder}: {nbytes/2**20:,.0f} MB wanted, {free/2**20:,.0f} MB free. Free some, or choose another folder.")
+    if free < nbytes:
+        raise OSError(
+            f"not enough disk space for {folder}: {nbytes / 2**20:,.0f} MB wanted, {free / 2**20:,.0f} MB free. Free some, or choose another folder."
+        )

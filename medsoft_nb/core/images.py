@@ -17,111 +17,160 @@ from .files import atomic_path
 
 # %% ../../nbs/core/images.ipynb #c0033
 def read_image(
-    path:str|Path, # PNG, TIFF, JPEG, BMP or `.npy`
-    alpha:bool=False, # Give transparency back as a fourth channel, where there is any
-)->np.ndarray:     # uint8, uint16 or float32; `(H, W)` or `(H, W, 3)`
+    path: str | Path,  # PNG, TIFF, JPEG, BMP or `.npy`
+    alpha: bool = False,  # Give transparency back as a fourth channel, where there is any
+) -> np.ndarray:  # uint8, uint16 or float32; `(H, W)` or `(H, W, 3)`
     "Read an image whole, in its own bit depth; `ValueError` names a file that is unreadable or cut short"
     path, pages = Path(path), 1
-    if not path.is_file(): raise ValueError(f'image {path} does not exist.')
+    if not path.is_file():
+        raise ValueError(f'image {path} does not exist.')
     try:
-        if path.suffix=='.npy': x = np.load(path, allow_pickle=False)
+        if path.suffix == '.npy':
+            x = np.load(path, allow_pickle=False)
         else:
             with Image.open(path) as im:
-                im.load(); pages = getattr(im, 'n_frames', 1)
-                if alpha and ('A' in im.getbands() or 'transparency' in im.info): im = im.convert('RGBA')
-                elif im.mode in ('P', 'RGBA', 'CMYK', 'PA'): im = im.convert('RGB')
-                elif im.mode in ('1', 'LA'): im = im.convert('L')
+                im.load()
+                pages = getattr(im, 'n_frames', 1)
+                if alpha and ('A' in im.getbands() or 'transparency' in im.info):
+                    im = im.convert('RGBA')
+                elif im.mode in ('P', 'RGBA', 'CMYK', 'PA'):
+                    im = im.convert('RGB')
+                elif im.mode in ('1', 'LA'):
+                    im = im.convert('L')
                 x = np.asarray(im)
-    except Exception as e: raise ValueError(f'image {path} cannot be read: {e}. Is it cut short or not an image?') from e
-    if pages>1: raise ValueError(f'image {path} has {pages} pages; give every slice a file of its own.')
+    except Exception as e:
+        raise ValueError(f'image {path} cannot be read: {e}. Is it cut short or not an image?') from e
+    if pages > 1:
+        raise ValueError(f'image {path} has {pages} pages; give every slice a file of its own.')
     return as_image(x, f'image {path}')
 
 # %% ../../nbs/core/images.ipynb #c0034
 def as_image(
-    x:np.ndarray, # Integers, bool or float; `(H, W)`, `(H, W, 3)`, or with an alpha channel
-    what:str='the image', # Named in errors
-)->np.ndarray:    # uint8, uint16 or float32
+    x: np.ndarray,  # Integers, bool or float; `(H, W)`, `(H, W, 3)`, or with an alpha channel
+    what: str = 'the image',  # Named in errors
+) -> np.ndarray:  # uint8, uint16 or float32
     "An array in one of the types that images have here; `ValueError` where it has none"
     x = np.asarray(x)
-    if x.dtype.kind in 'iu' and x.size and x.min()>=0 and x.max()<2**16 and x.dtype!=np.uint8: x = x.astype(np.uint16)
-    if x.dtype==bool: x = x.astype(np.uint8)
-    if x.dtype.kind in 'iuf' and x.dtype.itemsize!=1 and x.dtype!=np.uint16: x = x.astype(np.float32)
-    if x.dtype not in (np.uint8, np.uint16, np.float32) or x.ndim not in (2, 3) or x.ndim==3 and x.shape[2] not in (3, 4) or not x.size: raise ValueError(f'{what} has type {x.dtype} and shape {x.shape}; expected 8 bit, 16 bit or float with shape (H, W) or (H, W, 3).')
-    if wrong := x.dtype==np.float32 and int((~np.isfinite(x)).sum()): raise ValueError(f'{what} has values that are not finite ({wrong} of {x.size}). Replace them first, e.g. with `np.nan_to_num`.')
+    if x.dtype.kind in 'iu' and x.size and x.min() >= 0 and x.max() < 2**16 and x.dtype != np.uint8:
+        x = x.astype(np.uint16)
+    if x.dtype == bool:
+        x = x.astype(np.uint8)
+    if x.dtype.kind in 'iuf' and x.dtype.itemsize != 1 and x.dtype != np.uint16:
+        x = x.astype(np.float32)
+    if (
+        x.dtype not in (np.uint8, np.uint16, np.float32)
+        or x.ndim not in (2, 3)
+        or x.ndim == 3
+        and x.shape[2] not in (3, 4)
+        or not x.size
+    ):
+        raise ValueError(
+            f'{what} has type {x.dtype} and shape {x.shape}; expected 8 bit, 16 bit or float with shape (H, W) or (H, W, 3).'
+        )
+    if wrong := x.dtype == np.float32 and int((~np.isfinite(x)).sum()):
+        raise ValueError(
+            f'{what} has values that are not finite ({wrong} of {x.size}). Replace them first, e.g. with `np.nan_to_num`.'
+        )
     return x
 
 # %% ../../nbs/core/images.ipynb #c0035
 def write_image(
-    path:str|Path,    # `.png` for integers, `.tif` for float32
-    image:np.ndarray, # `(H, W)` or `(H, W, 3)`
-)->Path:
+    path: str | Path,  # `.png` for integers, `.tif` for float32
+    image: np.ndarray,  # `(H, W)` or `(H, W, 3)`
+) -> Path:
     "Write an image atomically and without loss"
     path, x = Path(path), np.asarray(image)
-    if x.dtype==bool: x = x.astype(np.uint8)*255
-    kinds = {'.png': ('uint8', 'uint16'), '.tif': ('uint8', 'uint16', 'float32'), '.npy': ('uint8', 'uint16', 'float32')}
-    if str(x.dtype) not in kinds.get(path.suffix, ()): raise ValueError(f'cannot write {x.dtype} to {path.name}: integers go to .png, float32 to .tif.')
-    if x.ndim==3 and x.dtype!=np.uint8 and path.suffix!='.npy': raise ValueError(f'{path.name}: colour images are 8 bit; got {x.dtype} of shape {x.shape}.')
-    with atomic_path(path) as tmp: np.save(tmp, x) if path.suffix=='.npy' else Image.fromarray(x).save(tmp)
+    if x.dtype == bool:
+        x = x.astype(np.uint8) * 255
+    kinds = {
+        '.png': ('uint8', 'uint16'),
+        '.tif': ('uint8', 'uint16', 'float32'),
+        '.npy': ('uint8', 'uint16', 'float32'),
+    }
+    if str(x.dtype) not in kinds.get(path.suffix, ()):
+        raise ValueError(f'cannot write {x.dtype} to {path.name}: integers go to .png, float32 to .tif.')
+    if x.ndim == 3 and x.dtype != np.uint8 and path.suffix != '.npy':
+        raise ValueError(f'{path.name}: colour images are 8 bit; got {x.dtype} of shape {x.shape}.')
+    with atomic_path(path) as tmp:
+        np.save(tmp, x) if path.suffix == '.npy' else Image.fromarray(x).save(tmp)
     return path
 
 # %% ../../nbs/core/images.ipynb #c0036
 def grey_range(
-    image:np.ndarray, # Any depth
-)->tuple:             # Grey values that stand for 0 and 1
+    image: np.ndarray,  # Any depth
+) -> tuple:  # Grey values that stand for 0 and 1
     "0 and 255 for uint8; else the image's own extremes, or what lies near its 0.1 and 99.9 percentiles where a few pixels lie far outside"
-    if image.dtype==np.uint8: return 0., 255.
-    lo, hi = float(image.min()), float(image.max()); a, b = (float(v) for v in np.percentile(image, (.1, 99.9)))
-    if b>a: lo, hi = max(lo, a-.25*(b-a)), min(hi, b+.25*(b-a))   # metal, a marker or a dead pixel must not set the scale
-    return lo, hi if hi>lo else lo+1.
+    if image.dtype == np.uint8:
+        return 0.0, 255.0
+    lo, hi = float(image.min()), float(image.max())
+    a, b = (float(v) for v in np.percentile(image, (0.1, 99.9)))
+    if b > a:
+        lo, hi = (
+            max(lo, a - 0.25 * (b - a)),
+            min(hi, b + 0.25 * (b - a)),
+        )  # metal, a marker or a dead pixel must not set the scale
+    return lo, hi if hi > lo else lo + 1.0
 
 # %% ../../nbs/core/images.ipynb #c0037
 def to_uint8(
-    image:np.ndarray, # Any depth; float in [0, 1] or with a range of its own
-)->np.ndarray:        # uint8, for display only
+    image: np.ndarray,  # Any depth; float in [0, 1] or with a range of its own
+) -> np.ndarray:  # uint8, for display only
     "8-bit view of an image"
     x = np.asarray(image)
-    if x.dtype==np.uint8: return x
+    if x.dtype == np.uint8:
+        return x
     x = x.astype(np.float32)
-    if x.min()<0 or x.max()>1: x = (x-x.min())/max(float(np.ptp(x)), 1e-12)
-    return np.round(x*255).astype(np.uint8)
+    if x.min() < 0 or x.max() > 1:
+        x = (x - x.min()) / max(float(np.ptp(x)), 1e-12)
+    return np.round(x * 255).astype(np.uint8)
 
 # %% ../../nbs/core/images.ipynb #c0040
-def array_hash(x:np.ndarray)->str:
+def array_hash(x: np.ndarray) -> str:
     "Fingerprint of an image's type, size and values, 16 hex digits"
-    return hashlib.sha256(f'{x.dtype}{x.shape}'.encode()+np.ascontiguousarray(x).tobytes()).hexdigest()[:16]
+    return hashlib.sha256(f'{x.dtype}{x.shape}'.encode() + np.ascontiguousarray(x).tobytes()).hexdigest()[:16]
 
 # %% ../../nbs/core/images.ipynb #c0043
 def image_grid(
-    images:list,       # Arrays, row by row
-    ncols:int=8,       # Images in a row
-    titles:list=None,  # One short text an image
-    row_titles:list=None, # One short text a row
-    scale:float=1,     # Enlargement
-    pad:int=2,         # Gap in pixels
-)->Image.Image:        # A picture that a notebook shows
+    images: list,  # Arrays, row by row
+    ncols: int = 8,  # Images in a row
+    titles: list = None,  # One short text an image
+    row_titles: list = None,  # One short text a row
+    scale: float = 1,  # Enlargement
+    pad: int = 2,  # Gap in pixels
+) -> Image.Image:  # A picture that a notebook shows
     "Contact sheet of images; every cell has the size of the largest"
     ims = [Image.fromarray(to_uint8(x)).convert('RGB') for x in images]
-    ims = [im.resize((round(im.width*scale), round(im.height*scale)), Image.BICUBIC) for im in ims] if scale!=1 else ims
+    ims = (
+        [im.resize((round(im.width * scale), round(im.height * scale)), Image.BICUBIC) for im in ims]
+        if scale != 1
+        else ims
+    )
     w, h = max(im.width for im in ims), max(im.height for im in ims)
     head, left = (13 if titles else 0), (90 if row_titles else 0)
-    nrows = -(-len(ims)//ncols)
-    sheet = Image.new('RGB', (left+ncols*(w+pad)+pad, nrows*(h+head+pad)+pad), 'white'); draw = ImageDraw.Draw(sheet)
-    for i,im in enumerate(ims):
-        r, c = divmod(i, ncols); x, y = left+pad+c*(w+pad), pad+r*(h+head+pad)
-        sheet.paste(im, (x, y+head))
-        if titles and i<len(titles): draw.text((x+1, y), str(titles[i])[:w//6+1], fill='black')
-        if row_titles and c==0: draw.text((2, y+head+h//2-6), str(row_titles[r])[:15], fill='black')
-    return sheet.convert('L') if all(np.ndim(x)==2 for x in images) else sheet
+    nrows = -(-len(ims) // ncols)
+    sheet = Image.new('RGB', (left + ncols * (w + pad) + pad, nrows * (h + head + pad) + pad), 'white')
+    draw = ImageDraw.Draw(sheet)
+    for i, im in enumerate(ims):
+        r, c = divmod(i, ncols)
+        x, y = left + pad + c * (w + pad), pad + r * (h + head + pad)
+        sheet.paste(im, (x, y + head))
+        if titles and i < len(titles):
+            draw.text((x + 1, y), str(titles[i])[: w // 6 + 1], fill='black')
+        if row_titles and c == 0:
+            draw.text((2, y + head + h // 2 - 6), str(row_titles[r])[:15], fill='black')
+    return sheet.convert('L') if all(np.ndim(x) == 2 for x in images) else sheet
 
 # %% ../../nbs/core/images.ipynb #c0046
 def as_html(
-    images:list,      # Arrays
-    said:str,         # What they are, in words; also their text for those who cannot see them
-    ncols:int=6,      # Images in a row
-    titles:list=None, # One short text an image
-    more:str='',      # HTML between the words and the pictures
-)->str:
+    images: list,  # Arrays
+    said: str,  # What they are, in words; also their text for those who cannot see them
+    ncols: int = 6,  # Images in a row
+    titles: list = None,  # One short text an image
+    more: str = '',  # HTML between the words and the pictures
+) -> str:
     "A sentence and a contact sheet, for the `_repr_html_` of what holds images"
-    sheet = image_grid([to_uint8(x) for x in images], ncols=min(ncols, len(images)), titles=titles); sheet.thumbnail((900, 500))
-    buffer = io.BytesIO(); sheet.save(buffer, 'PNG')
+    sheet = image_grid([to_uint8(x) for x in images], ncols=min(ncols, len(images)), titles=titles)
+    sheet.thumbnail((900, 500))
+    buffer = io.BytesIO()
+    sheet.save(buffer, 'PNG')
     return f'<p>{escape(said)}</p>{more}<img alt="{escape(said)}" src="data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}">'

@@ -13,29 +13,37 @@ from tqdm.asyncio import tqdm_asyncio
 from tqdm.auto import tqdm
 
 # %% ../../nbs/core/logs.ipynb #c0053
-def get_logger()->logging.Logger:
+def get_logger() -> logging.Logger:
     "The library's logger, `medsoft_nb`"
     return logging.getLogger('medsoft_nb')
 
 # %% ../../nbs/core/logs.ipynb #c0054
 class _Lines(tqdm_asyncio):
     "A bar for log files: a line when something was done, at most every `every` seconds, and one at the end"
-    every, last, said = 30, 0., 0
+
+    every, last, said = 30, 0.0, 0
+
     def display(self, msg=None, pos=None):
-        if msg=='' or self.n==self.said or time.time()-(self.last or self.start_t)<self.every: return
+        if msg == '' or self.n == self.said or time.time() - (self.last or self.start_t) < self.every:
+            return
         self.last, self.said = time.time(), self.n
         print(self, file=sys.stderr, flush=True)
-    def clear(self, nolock=False): pass
+
+    def clear(self, nolock=False):
+        pass
+
     def close(self):
-        if not self.disable: self.every = 0; self.display()
+        if not self.disable:
+            self.every = 0
+            self.display()
         super().close()
 
 # %% ../../nbs/core/logs.ipynb #c0055
 def progress(
-    iterable,      # What is gone through
-    desc:str='',   # Text before the bar
-    total:int=None,# Number of items, if `iterable` has no length
+    iterable,  # What is gone through
+    desc: str = '',  # Text before the bar
+    total: int = None,  # Number of items, if `iterable` has no length
 ):
     "A tqdm bar for terminal and notebook, a line now and then where output goes to a file; `MEDSOFT_PROGRESS=0` switches all of them off"
     kind = _Lines if tqdm is tqdm_asyncio and not sys.stderr.isatty() else tqdm
-    return kind(iterable, desc=desc, total=total, disable=os.environ.get('MEDSOFT_PROGRESS')=='0', leave=False)
+    return kind(iterable, desc=desc, total=total, disable=os.environ.get('MEDSOFT_PROGRESS') == '0', leave=False)

@@ -9,11 +9,22 @@ __all__ = ['COLOURS', 'COLUMN', 'PAGE', 'arm_colour']
 
 # %% ../../nbs/core/palette.ipynb #c0069
 COLOURS = dict(control='#8c8c8c', paste='#8c564b', base='#8a63c4', hard='#d9822b', soft='#2f6db3', oracle='#3a8f5c')
-COLUMN, PAGE = 85/25.4, 180/25.4  # Widths of a figure in inches: one column, two columns
+COLUMN, PAGE = 85 / 25.4, 180 / 25.4  # Widths of a figure in inches: one column, two columns
 
 # %% ../../nbs/core/palette.ipynb #c0070
-def arm_colour(arm:str)->str:
+def arm_colour(arm: str) -> str:
     "Colour of an arm, in all figures"
     first = arm.split(' x')[0]
-    if first in ('oracle', 'real'): return COLOURS['oracle']
-    return COLOURS['paste' if first.startswith('copy-paste') else 'base' if first.startswith(('base', 'faithful')) else 'hard' if 'hard' in first else 'soft' if 'smis' in first or first=='healthy' else 'control']
+    if first in ('oracle', 'real'):
+        return COLOURS['oracle']
+    return COLOURS[
+        'paste'
+        if first.startswith('copy-paste')
+        else 'base'
+        if first.startswith(('base', 'faithful'))
+        else 'hard'
+        if 'hard' in first
+        else 'soft'
+        if 'smis' in first or first == 'healthy'
+        else 'control'
+    ]

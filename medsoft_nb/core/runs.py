@@ -16,50 +16,89 @@ from pathlib import Path
 from .files import PACKAGE, sha256, write_json
 
 # %% ../../nbs/core/runs.ipynb #c0082
-def git_state()->dict:
+def git_state() -> dict:
     "Commit and dirty flag of the checkout that the package runs from, empty if it is none"
     git = lambda *a: subprocess.run(['git', '-C', str(PACKAGE), *a], capture_output=True, text=True)
-    try: head = git('rev-parse', 'HEAD')
-    except OSError: return {}
-    if head.returncode or git('ls-files', '--error-unmatch', '__init__.py').returncode: return {}
+    try:
+        head = git('rev-parse', 'HEAD')
+    except OSError:
+        return {}
+    if head.returncode or git('ls-files', '--error-unmatch', '__init__.py').returncode:
+        return {}
     return dict(commit=head.stdout.strip(), dirty=bool(git('status', '--porcelain', '-uno').stdout.strip()))
 
 # %% ../../nbs/core/runs.ipynb #c0083
-def packages()->dict:
+def packages() -> dict:
     "Versions of the packages that results depend on"
     out = {}
-    for p in ('medsoft_nb', 'numpy', 'scipy', 'pandas', 'torch', 'diffusers', 'transformers', 'peft', 'accelerate', 'scikit-learn'):
-        try: out[p] = version(p)
-        except PackageNotFoundError: pass
+    for p in (
+        'medsoft_nb',
+        'numpy',
+        'scipy',
+        'pandas',
+        'torch',
+        'diffusers',
+        'transformers',
+        'peft',
+        'accelerate',
+        'scikit-learn',
+    ):
+        try:
+            out[p] = version(p)
+        except PackageNotFoundError:
+            pass
     return out
 
 # %% ../../nbs/core/runs.ipynb #c0084
 class Run:
     "A run folder with its provenance in `run.json`"
-    def __init__(self,
-        folder:str|Path,      # Made if it does not exist
-        settings:dict,        # What was asked for
-        seed:int|None=None,   # Of the run
-        inputs:dict|None=None # Name -> file, whose SHA-256 is noted
+
+    def __init__(
+        self,
+        folder: str | Path,  # Made if it does not exist
+        settings: dict,  # What was asked for
+        seed: int | None = None,  # Of the run
+        inputs: dict | None = None,  # Name -> file, whose SHA-256 is noted
     ):
-        self.folder = Path(folder); self.folder.mkdir(parents=True, exist_ok=True)
-        self.info = dict(settings=settings, seed=seed, inputs={k: dict(file=Path(v).name, sha256=sha256(v)) for k,v in (inputs or {}).items()},
-            git=git_state(), packages=packages(), python=platform.python_version(), machine=platform.machine(), started=self._now())
+        self.folder = Path(folder)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.info = dict(
+            settings=settings,
+            seed=seed,
+            inputs={k: dict(file=Path(v).name, sha256=sha256(v)) for k, v in (inputs or {}).items()},
+            git=git_state(),
+            packages=packages(),
+            python=platform.python_version(),
+            machine=platform.machine(),
+            started=self._now(),
+        )
         self._save()
+
     @staticmethod
-    def _now(): return datetime.now(timezone.utc).isoformat(timespec='seconds')
-    def _save(self): write_json(self.folder/'run.json', self.info)
-    def path(self,
-        *parts:str, # Below the run folder
-    )->Path:
+    def _now():
+        return datetime.now(timezone.utc).isoformat(timespec='seconds')
+
+    def _save(self):
+        write_json(self.folder / 'run.json', self.info)
+
+    def path(
+        self,
+        *parts: str,  # Below the run folder
+    ) -> Path:
         "A path in the run folder, whose parent exists"
-        p = self.folder.joinpath(*parts); p.parent.mkdir(parents=True, exist_ok=True)
+        p = self.folder.joinpath(*parts)
+        p.parent.mkdir(parents=True, exist_ok=True)
         return p
+
     def finish(self, **results):
         "Note results and the time of completion"
-        self.info |= dict(results=results, finished=self._now()); self._save()
+        self.info |= dict(results=results, finished=self._now())
+        self._save()
         return self
-    def __repr__(self): return f"Run({self.folder.name!r}, {'finished '+self.info['finished'] if 'finished' in self.info else 'started '+self.info['started']})"
+
+    def __repr__(self):
+        return f"Run({self.folder.name!r}, {'finished ' + self.info['finished'] if 'finished' in self.info else 'started ' + self.info['started']})"
+
     def _repr_html_(self):
-        rows = ''.join(f'<tr><th>{escape(str(k))}</th><td>{escape(str(v))}</td></tr>' for k,v in self.info.items())
+        rows = ''.join(f'<tr><th>{escape(str(k))}</th><td>{escape(str(v))}</td></tr>' for k, v in self.info.items())
         return f'<table>{rows}</table>'

@@ -13,29 +13,32 @@ from pathlib import Path
 import numpy as np
 
 # %% ../../nbs/core/seeds.ipynb #c0023
-def _key(keys)->int:
+def _key(keys) -> int:
     plain = tuple(k.item() if isinstance(k, np.generic) else str(k) if isinstance(k, Path) else k for k in keys)
     return int.from_bytes(hashlib.sha256(repr(plain).encode()).digest()[:8], 'little')
 
 # %% ../../nbs/core/seeds.ipynb #c0024
 def rng(
-    *keys, # Numbers and strings that name this use of chance
-)->np.random.Generator:
+    *keys,  # Numbers and strings that name this use of chance
+) -> np.random.Generator:
     "NumPy generator that depends on the keys only"
     return np.random.default_rng(_key(keys))
 
 # %% ../../nbs/core/seeds.ipynb #c0025
 def torch_generator(
-    *keys, # Numbers and strings that name this use of chance
-):         # `torch.Generator` on the CPU
+    *keys,  # Numbers and strings that name this use of chance
+):  # `torch.Generator` on the CPU
     "PyTorch generator that depends on the keys only"
     import torch
+
     return torch.Generator().manual_seed(_key(keys) % 2**63)
 
 # %% ../../nbs/core/seeds.ipynb #c0026
 def set_seed(
-    seed:int, # For Python, NumPy and, where it is loaded, PyTorch
-)->None:
+    seed: int,  # For Python, NumPy and, where it is loaded, PyTorch
+) -> None:
     "Seed the global generators, for libraries that take none"
-    random.seed(seed); np.random.seed(seed % 2**32)
-    if 'torch' in sys.modules: sys.modules['torch'].manual_seed(seed)
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    if 'torch' in sys.modules:
+        sys.modules['torch'].manual_seed(seed)

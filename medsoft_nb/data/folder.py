@@ -22,35 +22,58 @@ SUFFIXES = ('.png', '.tif', '.tiff', '.jpg', '.jpeg', '.bmp', '.npy')
 
 # %% ../../nbs/data/folder.ipynb #c0213
 def read_mask(
-    path:str|Path, # Image file of a mask
-)->np.ndarray:     # `(H, W)`, the file's own numbers; of a palette image the indices
+    path: str | Path,  # Image file of a mask
+) -> np.ndarray:  # `(H, W)`, the file's own numbers; of a palette image the indices
     "Read a mask; `ValueError` names a file that is unreadable or coloured"
     path, palette = Path(path), None
     if path.suffix.lower() in ('.png', '.bmp', '.tif', '.tiff') and path.is_file():
         try:
-            with Image.open(path) as im: palette = np.asarray(im) if im.mode=='P' else None
-        except Exception as e: raise ValueError(f'mask {path} cannot be read: {e}. Is it cut short or not an image?') from e
+            with Image.open(path) as im:
+                palette = np.asarray(im) if im.mode == 'P' else None
+        except Exception as e:
+            raise ValueError(f'mask {path} cannot be read: {e}. Is it cut short or not an image?') from e
     m = read_image(path) if palette is None else palette
-    if m.ndim==2: return m
-    if (m!=m[..., :1]).any(): raise ValueError(f'mask {path} is in colour. Save it with one channel whose values are the numbers of the structures.')
+    if m.ndim == 2:
+        return m
+    if (m != m[..., :1]).any():
+        raise ValueError(
+            f'mask {path} is in colour. Save it with one channel whose values are the numbers of the structures.'
+        )
     return m[..., 0]
 
 # %% ../../nbs/data/folder.ipynb #c0214
 def anatomical_order(
-    mask:np.ndarray,        # Instance numbers of vertebrae, `(H, W)`, 0 is background; gaps are allowed
-    plane:str='sagittal',   # `sagittal` or `coronal`: the head is at the top. `axial`: the order is kept
-)->np.ndarray:              # uint8, `(H, W)`: 1 is nearest to the head, then 2, 3, ... without gaps
+    mask: np.ndarray,  # Instance numbers of vertebrae, `(H, W)`, 0 is background; gaps are allowed
+    plane: str = 'sagittal',  # `sagittal` or `coronal`: the head is at the top. `axial`: the order is kept
+) -> np.ndarray:  # uint8, `(H, W)`: 1 is nearest to the head, then 2, 3, ... without gaps
     "Number the vertebrae from head to foot, by the height of their centroids"
-    ids, where = np.unique(mask, return_inverse=True); where = where.reshape(-1)
+    ids, where = np.unique(mask, return_inverse=True)
+    where = where.reshape(-1)
     rows = np.repeat(np.arange(mask.shape[0]), mask.shape[1])
-    height = np.bincount(where, rows)/np.bincount(where) if plane!='axial' else ids
-    bones = np.flatnonzero(ids!=0)
-    if len(bones)>200: raise ValueError(f'`mask` has {len(bones)} different numbers, up to {ids.max():g}: an image and not the numbers of vertebrae?')
-    new = np.zeros(len(ids), np.uint8); new[bones[np.argsort(height[bones], kind='stable')]] = np.arange(1, len(bones)+1)
+    height = np.bincount(where, rows) / np.bincount(where) if plane != 'axial' else ids
+    bones = np.flatnonzero(ids != 0)
+    if len(bones) > 200:
+        raise ValueError(
+            f'`mask` has {len(bones)} different numbers, up to {ids.max():g}: an image and not the numbers of vertebrae?'
+        )
+    new = np.zeros(len(ids), np.uint8)
+    new[bones[np.argsort(height[bones], kind='stable')]] = np.arange(1, len(bones) + 1)
     return new[where].reshape(mask.shape)
 
 # %% ../../nbs/data/folder.ipynb #c0218
-FIELDS = ('image_id', 'patient_id', 'image', 'label', 'box', 'prompt', 'modality', 'plane', 'spacing_mm', 'split', 'source_id')
+FIELDS = (
+    'image_id',
+    'patient_id',
+    'image',
+    'label',
+    'box',
+    'prompt',
+    'modality',
+    'plane',
+    'spacing_mm',
+    'split',
+    'source_id',
+)
 
 # %% ../../nbs/data/folder.ipynb #c0219
 def _stem(name):
@@ -60,163 +83,242 @@ def _stem(name):
 
 # %% ../../nbs/data/folder.ipynb #c0220
 def read_table(
-    path:str|Path,      # CSV with a header
-    columns:dict|None=None, # Field of the manifest -> column of the table, or several, separated by commas
-)->pd.DataFrame:        # One text column a field
+    path: str | Path,  # CSV with a header
+    columns: dict | None = None,  # Field of the manifest -> column of the table, or several, separated by commas
+) -> pd.DataFrame:  # One text column a field
     "The fields of a manifest that a table holds; `ManifestError` names a column that is missing"
     path = Path(path)
-    if not path.is_file(): raise ManifestError(f'table {path} does not exist.')
-    try: raw = pd.read_csv(path, dtype=str, keep_default_na=False, skipinitialspace=True)
-    except Exception as e: raise ManifestError(f'table {path} cannot be read: {e}') from e
+    if not path.is_file():
+        raise ManifestError(f'table {path} does not exist.')
+    try:
+        raw = pd.read_csv(path, dtype=str, keep_default_na=False, skipinitialspace=True)
+    except Exception as e:
+        raise ManifestError(f'table {path} cannot be read: {e}') from e
     columns = {f: f for f in FIELDS if f in raw} | dict(columns or {})
     for f in columns:
-        if f not in FIELDS: raise ManifestError(f"`columns` maps {f!r}, which is no field of a manifest. Fields: {', '.join(FIELDS)}.")
-    parts = {f: [c.strip() for c in names.split(',')] for f,names in columns.items()}
-    for f,names in parts.items():
+        if f not in FIELDS:
+            raise ManifestError(f"`columns` maps {f!r}, which is no field of a manifest. Fields: {', '.join(FIELDS)}.")
+    parts = {f: [c.strip() for c in names.split(',')] for f, names in columns.items()}
+    for f, names in parts.items():
         lacking = [c for c in names if c not in raw]
-        if lacking: raise ManifestError(f"table {path} lacks the column {lacking[0]!r}, wanted for {f}. Found: {', '.join(raw.columns)}.")
-    joined = {f: raw[names].agg((',' if f=='box' else '_').join, axis=1) if len(raw) else raw[names[0]] for f,names in parts.items()}
+        if lacking:
+            raise ManifestError(
+                f"table {path} lacks the column {lacking[0]!r}, wanted for {f}. Found: {', '.join(raw.columns)}."
+            )
+    joined = {
+        f: raw[names].agg((',' if f == 'box' else '_').join, axis=1) if len(raw) else raw[names[0]]
+        for f, names in parts.items()
+    }
     return pd.DataFrame(joined).apply(lambda s: s.str.strip())
 
 # %% ../../nbs/data/folder.ipynb #c0225
 def map_labels(
-    labels:pd.Series,         # As the table spells them; empty where there is none
-    label_map:dict|None=None, # Spelling in the table -> label of the manifest; `'*'` stands for all others
-    default:str|None=None,    # For images without a label
-)->pd.Series:                 # Labels of the manifest
+    labels: pd.Series,  # As the table spells them; empty where there is none
+    label_map: dict | None = None,  # Spelling in the table -> label of the manifest; `'*'` stands for all others
+    default: str | None = None,  # For images without a label
+) -> pd.Series:  # Labels of the manifest
     "Rename labels and fill in missing ones"
-    label_map = dict(label_map or {}); rest = label_map.pop('*', None)
+    label_map = dict(label_map or {})
+    rest = label_map.pop('*', None)
     unknown = [k for k in label_map if k not in set(labels)]
-    if unknown: raise ManifestError(f"`label_map` names {unknown[0]!r}, which no image has. Labels of the table: {', '.join(repr(l) for l in sorted(set(labels)))}.")
+    if unknown:
+        raise ManifestError(
+            f"`label_map` names {unknown[0]!r}, which no image has. Labels of the table: {', '.join(repr(l) for l in sorted(set(labels)))}."
+        )
     return labels.map(lambda l: (default or '') if not l else label_map.get(l, l if rest is None else rest))
 
 # %% ../../nbs/data/folder.ipynb #c0228
 def _find(folder):
     "Image files below a folder by their name without suffix"
     folder, found = Path(folder), {}
-    if not folder.is_dir(): raise ManifestError(f'{folder} is not a folder.')
+    if not folder.is_dir():
+        raise ManifestError(f'{folder} is not a folder.')
     for p in sorted(folder.rglob('*')):
-        if p.suffix.lower() in SUFFIXES and not p.name.startswith('.') and p.is_file(): found.setdefault(_stem(p.relative_to(folder)), []).append(p)
+        if p.suffix.lower() in SUFFIXES and not p.name.startswith('.') and p.is_file():
+            found.setdefault(_stem(p.relative_to(folder)), []).append(p)
     return found
 
 # %% ../../nbs/data/folder.ipynb #c0229
 def _pick(found, key, what, folder):
     "The one file of a name; `ValueError` where there is none or several"
     files = found.get(key, [])
-    if len(files)>1: raise ValueError(f"{what} is ambiguous: {', '.join(p.name for p in files)} in {folder}.")
+    if len(files) > 1:
+        raise ValueError(f"{what} is ambiguous: {', '.join(p.name for p in files)} in {folder}.")
     return files[0] if files else None
 
 # %% ../../nbs/data/folder.ipynb #c0230
 def _mask_fault(mask, shape, kind, label):
     "What is wrong with a mask that was read, or nothing"
-    if mask.shape!=shape: return f'has size {mask.shape[1]} x {mask.shape[0]}, the image {shape[1]} x {shape[0]}.'
-    if mask.dtype.kind=='f' and (mask!=mask.round()).any() or mask.min()<0: return f'has values from {mask.min():g} to {mask.max():g}; whole numbers from 0 are expected.'
-    values = np.unique(mask[mask>0])
-    if kind=='lesion':
-        if label==HEALTHY: return 'outlines a lesion, but the image is labelled healthy.' if len(values) else ''
-        if len(values)>1: return f'is not binary: {len(values)} values beside 0, from {values[0]:g} to {values[-1]:g}. Threshold it first.'
-    if not len(values): return 'is empty.'
-    return f'has {len(values)} different numbers: an image and not the numbers of vertebrae?' if len(values)>200 else ''
+    if mask.shape != shape:
+        return f'has size {mask.shape[1]} x {mask.shape[0]}, the image {shape[1]} x {shape[0]}.'
+    if mask.dtype.kind == 'f' and (mask != mask.round()).any() or mask.min() < 0:
+        return f'has values from {mask.min():g} to {mask.max():g}; whole numbers from 0 are expected.'
+    values = np.unique(mask[mask > 0])
+    if kind == 'lesion':
+        if label == HEALTHY:
+            return 'outlines a lesion, but the image is labelled healthy.' if len(values) else ''
+        if len(values) > 1:
+            return f'is not binary: {len(values)} values beside 0, from {values[0]:g} to {values[-1]:g}. Threshold it first.'
+    if not len(values):
+        return 'is empty.'
+    return (
+        f'has {len(values)} different numbers: an image and not the numbers of vertebrae?' if len(values) > 200 else ''
+    )
 
 # %% ../../nbs/data/folder.ipynb #c0231
 def _check_row(row, files, folders):
     "Faults of one image and its masks; the masks to write go into `row`"
-    try: image = _pick(files['image'], _stem(row['image']), f"image {row['image']}", folders['image'])
-    except ValueError as e: return [str(e)]
-    if image is None: return [f"image {row['image']} is not in {folders['image']}."]
-    try: shape = read_image(image).shape[:2]
-    except ValueError as e: return [str(e)]
+    try:
+        image = _pick(files['image'], _stem(row['image']), f"image {row['image']}", folders['image'])
+    except ValueError as e:
+        return [str(e)]
+    if image is None:
+        return [f"image {row['image']} is not in {folders['image']}."]
+    try:
+        shape = read_image(image).shape[:2]
+    except ValueError as e:
+        return [str(e)]
     row['image'], faults = image, []
-    for kind in (k for k in folders if k!='image'):
+    for kind in (k for k in folders if k != 'image'):
         try:
             path = _pick(files[kind], _stem(image.relative_to(folders['image'])), f'{kind} mask', folders[kind])
             if path is None:
-                if kind=='anatomy' or row['label']!=HEALTHY: faults.append(f'no {kind} mask of {image.name} in {folders[kind]}.')
+                if kind == 'anatomy' or row['label'] != HEALTHY:
+                    faults.append(f'no {kind} mask of {image.name} in {folders[kind]}.')
                 continue
-            mask = read_mask(path); fault = _mask_fault(mask, shape, kind, row['label'])
-        except ValueError as e: faults.append(str(e)); continue
-        if fault: faults.append(f'{kind} mask {path} {fault}')
-        elif mask.any(): row[f'{kind}_mask'] = path
+            mask = read_mask(path)
+            fault = _mask_fault(mask, shape, kind, row['label'])
+        except ValueError as e:
+            faults.append(str(e))
+            continue
+        if fault:
+            faults.append(f'{kind} mask {path} {fault}')
+        elif mask.any():
+            row[f'{kind}_mask'] = path
     return faults
 
 # %% ../../nbs/data/folder.ipynb #c0232
 def _rows(files, table, columns, label_map, default_label, constants, folder):
     "One dict of text an image, from the table or, without one, from the files"
     if table is None:
-        if columns: raise ManifestError('`columns` maps columns of a table, but there is no `table`.')
-        raise ManifestError(f'no `table`: which patient does each image of {folder} show? Give a CSV with a row an image and a column for the patient; without it, splits by patient are not possible.')
+        if columns:
+            raise ManifestError('`columns` maps columns of a table, but there is no `table`.')
+        raise ManifestError(
+            f'no `table`: which patient does each image of {folder} show? Give a CSV with a row an image and a column for the patient; without it, splits by patient are not possible.'
+        )
     df = read_table(table, columns)
-    if not {'image_id', 'image'} & set(df): raise ManifestError(f"no column of {table} names the images. Map one, e.g. columns=dict(image_id='file').")
-    if 'patient_id' not in df: raise ManifestError(f"no column of {table} names the patients. Map one, e.g. columns=dict(patient_id='exam').")
-    if 'label' not in df and not default_label: raise ManifestError(f"no column of {table} holds labels. Map one, e.g. columns=dict(label='diagnosis'), or give a `default_label`.")
-    for a,b in (('image', 'image_id'), ('image_id', 'image')):
-        if a not in df: df[a] = df[b]
+    if not {'image_id', 'image'} & set(df):
+        raise ManifestError(f"no column of {table} names the images. Map one, e.g. columns=dict(image_id='file').")
+    if 'patient_id' not in df:
+        raise ManifestError(f"no column of {table} names the patients. Map one, e.g. columns=dict(patient_id='exam').")
+    if 'label' not in df and not default_label:
+        raise ManifestError(
+            f"no column of {table} holds labels. Map one, e.g. columns=dict(label='diagnosis'), or give a `default_label`."
+        )
+    for a, b in (('image', 'image_id'), ('image_id', 'image')):
+        if a not in df:
+            df[a] = df[b]
     df['image_id'] = df.image_id.map(_stem)
     df['label'] = map_labels(df.get('label', pd.Series('', df.index)), label_map, default_label)
-    for f,v in constants.items(): df[f] = df[f].where(df[f]!='', v) if f in df else v
-    for i,v in df.spacing_mm.items():
-        try: ok = v=='' or float(v)>0
-        except ValueError: ok = False
-        if not ok: raise ManifestError(f'row {i+2} of {table}: spacing_mm {v!r} is not a size in mm.')
+    for f, v in constants.items():
+        df[f] = df[f].where(df[f] != '', v) if f in df else v
+    for i, v in df.spacing_mm.items():
+        try:
+            ok = v == '' or float(v) > 0
+        except ValueError:
+            ok = False
+        if not ok:
+            raise ManifestError(f'row {i + 2} of {table}: spacing_mm {v!r} is not a size in mm.')
     unused = set(files) - set(df.image.map(_stem))
-    if unused: get_logger().warning('%d images of %s have no row in %s and are left out (first: %s).', len(unused), folder, table, min(unused))
+    if unused:
+        get_logger().warning(
+            '%d images of %s have no row in %s and are left out (first: %s).', len(unused), folder, table, min(unused)
+        )
     return df
 
 # %% ../../nbs/data/folder.ipynb #c0233
 def import_folder(
-    images:str|Path,           # Folder of images; subfolders are searched too
-    out:str|Path,              # Folder to make, with `manifest.csv`, images and masks
+    images: str | Path,  # Folder of images; subfolders are searched too
+    out: str | Path,  # Folder to make, with `manifest.csv`, images and masks
     *,
-    masks:str|Path|dict|None=None, # Folder of masks with the images' names, or `dict(anatomy=folder, lesion=folder)`
-    masks_are:str='anatomy',   # What a single folder of masks shows: `anatomy` (numbers of vertebrae) or `lesion`
-    table:str|Path|None=None,  # CSV with a row an image
-    columns:dict|None=None,    # Field of the manifest -> column of the table, see `read_table`
-    label_map:dict|None=None,  # Label in the table -> label of the manifest, see `map_labels`
-    default_label:str|None=None, # For images without a label, e.g. `healthy`
-    modality:str='',           # `MR`, `CT`, `radiograph`, where the table does not say
-    plane:str='sagittal',      # `sagittal`, `coronal` or `axial`, where the table does not say
-    spacing_mm:float|None=None,# Size of a pixel in mm, where the table does not say
-    origin:str='real',         # `real`, `phantom`, `implanted` or `synthetic`
-    copy:bool=True,            # Copy the images unchanged; otherwise point to them where they are
-)->Manifest:                   # Loaded from `out/manifest.csv`
+    masks: str
+    | Path
+    | dict
+    | None = None,  # Folder of masks with the images' names, or `dict(anatomy=folder, lesion=folder)`
+    masks_are: str = 'anatomy',  # What a single folder of masks shows: `anatomy` (numbers of vertebrae) or `lesion`
+    table: str | Path | None = None,  # CSV with a row an image
+    columns: dict | None = None,  # Field of the manifest -> column of the table, see `read_table`
+    label_map: dict | None = None,  # Label in the table -> label of the manifest, see `map_labels`
+    default_label: str | None = None,  # For images without a label, e.g. `healthy`
+    modality: str = '',  # `MR`, `CT`, `radiograph`, where the table does not say
+    plane: str = 'sagittal',  # `sagittal`, `coronal` or `axial`, where the table does not say
+    spacing_mm: float | None = None,  # Size of a pixel in mm, where the table does not say
+    origin: str = 'real',  # `real`, `phantom`, `implanted` or `synthetic`
+    copy: bool = True,  # Copy the images unchanged; otherwise point to them where they are
+) -> Manifest:  # Loaded from `out/manifest.csv`
     "Make a manifest of images, masks and a table; `ManifestError` lists every fault before anything is written"
     images, out = Path(images), Path(out)
-    if masks_are not in ('anatomy', 'lesion'): raise ValueError(f"`masks_are` is {masks_are!r}; known: anatomy, lesion.")
-    if origin not in ORIGINS[1:]: raise ValueError(f"`origin` is {origin!r}; known: {', '.join(ORIGINS[1:])}.")
-    if out.exists() and (not out.is_dir() or any(out.iterdir())): raise FileExistsError(f'{out} exists and is not empty. Choose another folder, or remove it first.')
+    if masks_are not in ('anatomy', 'lesion'):
+        raise ValueError(f"`masks_are` is {masks_are!r}; known: anatomy, lesion.")
+    if origin not in ORIGINS[1:]:
+        raise ValueError(f"`origin` is {origin!r}; known: {', '.join(ORIGINS[1:])}.")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise FileExistsError(f'{out} exists and is not empty. Choose another folder, or remove it first.')
     masks = {masks_are: masks} if isinstance(masks, (str, Path)) else dict(masks or {})
-    if not set(masks)<={'anatomy', 'lesion'}: raise ValueError(f"`masks` has the keys {', '.join(masks)}; known: anatomy, lesion.")
-    folders = {'image': images} | {k: Path(v) for k,v in masks.items()}
-    files = {k: _find(f) for k,f in folders.items()}
-    if not files['image']: raise ManifestError(f"{images} has no images. Known types: {', '.join(SUFFIXES)}.")
-    constants = dict(modality=modality, plane=plane, spacing_mm='' if spacing_mm is None else str(spacing_mm), origin=origin)
+    if not set(masks) <= {'anatomy', 'lesion'}:
+        raise ValueError(f"`masks` has the keys {', '.join(masks)}; known: anatomy, lesion.")
+    folders = {'image': images} | {k: Path(v) for k, v in masks.items()}
+    files = {k: _find(f) for k, f in folders.items()}
+    if not files['image']:
+        raise ManifestError(f"{images} has no images. Known types: {', '.join(SUFFIXES)}.")
+    constants = dict(
+        modality=modality, plane=plane, spacing_mm='' if spacing_mm is None else str(spacing_mm), origin=origin
+    )
     df = _rows(files['image'], table, columns, label_map, default_label, constants, images)
     validate(Manifest(df, images), files=False)
     rows, faults = df.to_dict('records'), []
-    for row in progress(rows, desc='checking'): faults += [f"{row['image_id']}: {f}" for f in _check_row(row, files, folders)]
-    if faults: raise ManifestError(f'{len(faults)} fault{"s" if len(faults)>1 else ""} in {images}:\n' + '\n'.join('- '+f for f in faults[:20]) + (f'\n- ... and {len(faults)-20} more' if len(faults)>20 else ''))
+    for row in progress(rows, desc='checking'):
+        faults += [f"{row['image_id']}: {f}" for f in _check_row(row, files, folders)]
+    if faults:
+        raise ManifestError(
+            f'{len(faults)} fault{"s" if len(faults) > 1 else ""} in {images}:\n'
+            + '\n'.join('- ' + f for f in faults[:20])
+            + (f'\n- ... and {len(faults) - 20} more' if len(faults) > 20 else '')
+        )
     return _write(rows, out, copy)
 
 # %% ../../nbs/data/folder.ipynb #c0234
 def _write(rows, out, copy):
     "Write checked rows to a hidden folder, which becomes `out` when it is complete"
-    paths = [p for r in rows for k in (('image',) if copy else ())+('anatomy_mask', 'lesion_mask') if (p := r.get(k))]
-    require_space(out.parent, sum(p.stat().st_size for p in paths) + 2000*len(rows))
-    stage = out.parent/f'.{out.name}.{random.getrandbits(32):08x}.tmp'
+    paths = [
+        p for r in rows for k in (('image',) if copy else ()) + ('anatomy_mask', 'lesion_mask') if (p := r.get(k))
+    ]
+    require_space(out.parent, sum(p.stat().st_size for p in paths) + 2000 * len(rows))
+    stage = out.parent / f'.{out.name}.{random.getrandbits(32):08x}.tmp'
     try:
-        for d in ('images', 'anatomy', 'lesion'): (stage/d).mkdir(parents=True)
+        for d in ('images', 'anatomy', 'lesion'):
+            (stage / d).mkdir(parents=True)
         for r in progress(rows, desc='importing'):
             for kind in ('anatomy', 'lesion'):
-                if not (p := r.get(f'{kind}_mask')): continue
+                if not (p := r.get(f'{kind}_mask')):
+                    continue
                 r[f'{kind}_mask'] = f"{kind}/{r['image_id']}.png"
-                write_image(stage/r[f'{kind}_mask'], anatomical_order(read_mask(p), r['plane']) if kind=='anatomy' else read_mask(p)>0)
+                write_image(
+                    stage / r[f'{kind}_mask'],
+                    anatomical_order(read_mask(p), r['plane']) if kind == 'anatomy' else read_mask(p) > 0,
+                )
             source, r['image'] = r['image'], f"images/{r['image_id']}{r['image'].suffix.lower()}"
-            if copy: shutil.copyfile(source, stage/r['image'])
-            else: r['image'] = os.path.relpath(source.resolve(), stage.resolve())
+            if copy:
+                shutil.copyfile(source, stage / r['image'])
+            else:
+                r['image'] = os.path.relpath(source.resolve(), stage.resolve())
         for d in ('images', 'anatomy', 'lesion'):
-            if not any((stage/d).iterdir()): (stage/d).rmdir()
-        add_hashes(Manifest(pd.DataFrame(rows), stage)).save(stage/'manifest.csv')
-        if out.exists(): out.rmdir()
+            if not any((stage / d).iterdir()):
+                (stage / d).rmdir()
+        add_hashes(Manifest(pd.DataFrame(rows), stage)).save(stage / 'manifest.csv')
+        if out.exists():
+            out.rmdir()
         os.rename(stage, out)
-    finally: shutil.rmtree(stage, ignore_errors=True)
-    return Manifest.load(out/'manifest.csv')
+    finally:
+        shutil.rmtree(stage, ignore_errors=True)
+    return Manifest.load(out / 'manifest.csv')

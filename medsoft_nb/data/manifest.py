@@ -19,150 +19,280 @@ from ..core.images import as_html, read_image
 from ..core.logs import progress
 
 # %% ../../nbs/data/manifest.ipynb #c0175
-COLUMNS = ('image_id', 'patient_id', 'image', 'label', 'lesion_mask', 'anatomy_mask', 'box', 'prompt', 'modality', 'plane', 'spacing_mm', 'split', 'origin', 'source_id', 'sha256')
+COLUMNS = (
+    'image_id',
+    'patient_id',
+    'image',
+    'label',
+    'lesion_mask',
+    'anatomy_mask',
+    'box',
+    'prompt',
+    'modality',
+    'plane',
+    'spacing_mm',
+    'split',
+    'origin',
+    'source_id',
+    'sha256',
+)
 REQUIRED, PATHS = COLUMNS[:4], ('image', 'lesion_mask', 'anatomy_mask', 'soft_mask')
 ORIGINS, SPLITS, HEALTHY = ('', 'real', 'phantom', 'implanted', 'synthetic'), ('', 'train', 'val', 'test'), 'healthy'
 
 # %% ../../nbs/data/manifest.ipynb #c0176
-class ManifestError(ValueError): "A manifest that cannot be used, with every fault listed"
+class ManifestError(ValueError):
+    "A manifest that cannot be used, with every fault listed"
 
 # %% ../../nbs/data/manifest.ipynb #c0178
 class Manifest:
     "A table of images with the folder that its paths are relative to"
-    def __init__(self,
-        df:pd.DataFrame, # Columns as above; missing optional ones are added empty, further ones are kept
-        root:str|Path,   # Folder of the manifest
+
+    def __init__(
+        self,
+        df: pd.DataFrame,  # Columns as above; missing optional ones are added empty, further ones are kept
+        root: str | Path,  # Folder of the manifest
     ):
         missing = [c for c in REQUIRED if c not in df]
-        if missing: raise ManifestError(f"the manifest lacks the column {missing[0]!r}. Required: {', '.join(REQUIRED)}; found: {', '.join(map(str, df.columns))}." + (' Are the columns separated by something other than commas? Save the table with commas.' if len(df.columns)==1 else ''))
+        if missing:
+            raise ManifestError(
+                f"the manifest lacks the column {missing[0]!r}. Required: {', '.join(REQUIRED)}; found: {', '.join(map(str, df.columns))}."
+                + (
+                    ' Are the columns separated by something other than commas? Save the table with commas.'
+                    if len(df.columns) == 1
+                    else ''
+                )
+            )
         df = df.copy().reset_index(drop=True)
         if 'spacing_mm' in df:
-            wrong = df[pd.to_numeric(df.spacing_mm, errors='coerce').isna() & ~df.spacing_mm.fillna('').astype(str).str.strip().isin(['', 'nan'])]
-            if len(wrong): raise ManifestError(f'row {wrong.index[0]+2}: spacing_mm {wrong.spacing_mm.iloc[0]!r} is not a number of mm. Write a point for the decimals and no unit, e.g. 1.5.')
+            wrong = df[
+                pd.to_numeric(df.spacing_mm, errors='coerce').isna()
+                & ~df.spacing_mm.fillna('').astype(str).str.strip().isin(['', 'nan'])
+            ]
+            if len(wrong):
+                raise ManifestError(
+                    f'row {wrong.index[0] + 2}: spacing_mm {wrong.spacing_mm.iloc[0]!r} is not a number of mm. Write a point for the decimals and no unit, e.g. 1.5.'
+                )
         for c in COLUMNS:
-            if c not in df: df[c] = np.nan if c=='spacing_mm' else ''
-        for c in COLUMNS: df[c] = pd.to_numeric(df[c], errors='coerce') if c=='spacing_mm' else df[c].fillna('').astype(str)
-        for c in (c for c in PATHS if c in df): df[c] = df[c].fillna('').astype(str).str.replace('\\', '/')   # paths as Windows writes them
-        for c in ('image_id', 'patient_id', 'label'): df[c] = df[c].str.strip()   # 'P1 ' and 'P1' are one patient
+            if c not in df:
+                df[c] = np.nan if c == 'spacing_mm' else ''
+        for c in COLUMNS:
+            df[c] = pd.to_numeric(df[c], errors='coerce') if c == 'spacing_mm' else df[c].fillna('').astype(str)
+        for c in (c for c in PATHS if c in df):
+            df[c] = df[c].fillna('').astype(str).str.replace('\\', '/')  # paths as Windows writes them
+        for c in ('image_id', 'patient_id', 'label'):
+            df[c] = df[c].str.strip()  # 'P1 ' and 'P1' are one patient
         self.df, self.root = df[[*COLUMNS, *(c for c in df if c not in COLUMNS)]], Path(root)
 
     @classmethod
-    def load(cls,
-        path:str|Path, # CSV or Parquet file
-    )->'Manifest':
+    def load(
+        cls,
+        path: str | Path,  # CSV or Parquet file
+    ) -> 'Manifest':
         "Read a manifest"
         path = Path(path)
-        if path.is_dir(): raise ManifestError(f'{path} is a folder; give the manifest in it, e.g. {path}/manifest.csv.')
-        if not path.is_file(): raise ManifestError(f'manifest {path} does not exist.')
-        try: df = pd.read_parquet(path) if path.suffix=='.parquet' else pd.read_csv(path, dtype=str, keep_default_na=False)
-        except Exception as e: raise ManifestError(f'{path} cannot be read as a manifest, which is a CSV or Parquet table: {e}') from e
+        if path.is_dir():
+            raise ManifestError(f'{path} is a folder; give the manifest in it, e.g. {path}/manifest.csv.')
+        if not path.is_file():
+            raise ManifestError(f'manifest {path} does not exist.')
+        try:
+            df = (
+                pd.read_parquet(path)
+                if path.suffix == '.parquet'
+                else pd.read_csv(path, dtype=str, keep_default_na=False)
+            )
+        except Exception as e:
+            raise ManifestError(f'{path} cannot be read as a manifest, which is a CSV or Parquet table: {e}') from e
         return cls(df, path.parent)
 
-    def save(self,
-        path:str|Path, # CSV or Parquet file; paths are made relative to its folder
-    )->Path:
+    def save(
+        self,
+        path: str | Path,  # CSV or Parquet file; paths are made relative to its folder
+    ) -> Path:
         "Write the manifest atomically"
-        path = Path(path); df = self._paths_from(path.parent)
-        with atomic_path(path) as tmp: df.to_parquet(tmp, index=False) if path.suffix=='.parquet' else df.to_csv(tmp, index=False)
+        path = Path(path)
+        df = self._paths_from(path.parent)
+        with atomic_path(path) as tmp:
+            df.to_parquet(tmp, index=False) if path.suffix == '.parquet' else df.to_csv(tmp, index=False)
         return path
 
     def _paths_from(self, folder):
-        if Path(folder).resolve()==self.root.resolve(): return self.df
-        here = Path(folder).resolve(); rel = lambda p: os.path.relpath((self.root/p).resolve(), here) if p else ''
+        if Path(folder).resolve() == self.root.resolve():
+            return self.df
+        here = Path(folder).resolve()
+        rel = lambda p: os.path.relpath((self.root / p).resolve(), here) if p else ''
         return self.df.assign(**{c: self.df[c].map(rel) for c in PATHS if c in self.df})
 
     @property
-    def fingerprint(self)->str:
+    def fingerprint(self) -> str:
         "What the table says, as 16 hex digits"
         return hashlib.sha256(self.df.to_csv(index=False).encode()).hexdigest()[:16]
 
-    def __len__(self): return len(self.df)
-    def path(self, i:int, column:str='image')->Path: return self.root/self.df[column].iloc[i]
-    def image(self, i:int)->np.ndarray:
+    def __len__(self):
+        return len(self.df)
+
+    def path(self, i: int, column: str = 'image') -> Path:
+        return self.root / self.df[column].iloc[i]
+
+    def image(self, i: int) -> np.ndarray:
         "Image of row `i` in its own depth"
         return read_image(self.path(i))
-    def _mask(self, i, column):
-        if not self.df[column].iloc[i]: return None
-        m = read_image(self.path(i, column)); return m if m.ndim==2 else m[..., 0]
-    def lesion_mask(self, i:int)->np.ndarray|None:
-        "Boolean `(H, W)`, or `None`"
-        m = self._mask(i, 'lesion_mask'); return None if m is None else m>0
-    def anatomy(self, i:int)->np.ndarray|None:
-        "Instance numbers `(H, W)`, or `None`"
-        m = self._mask(i, 'anatomy_mask'); return None if m is None else m.astype(int)
-    @property
-    def labels(self)->list: return sorted(set(self.df.label), key=lambda l: (l!=HEALTHY, l))
-    @property
-    def diseases(self)->list: return [l for l in self.labels if l!=HEALTHY]
 
-    def rows(self, keep)->'Manifest': return Manifest(self.df.iloc[keep] if not isinstance(keep, pd.Series) else self.df[keep], self.root)
-    def where(self, **columns)->'Manifest':
+    def _mask(self, i, column):
+        if not self.df[column].iloc[i]:
+            return None
+        m = read_image(self.path(i, column))
+        return m if m.ndim == 2 else m[..., 0]
+
+    def lesion_mask(self, i: int) -> np.ndarray | None:
+        "Boolean `(H, W)`, or `None`"
+        m = self._mask(i, 'lesion_mask')
+        return None if m is None else m > 0
+
+    def anatomy(self, i: int) -> np.ndarray | None:
+        "Instance numbers `(H, W)`, or `None`"
+        m = self._mask(i, 'anatomy_mask')
+        return None if m is None else m.astype(int)
+
+    @property
+    def labels(self) -> list:
+        return sorted(set(self.df.label), key=lambda l: (l != HEALTHY, l))
+
+    @property
+    def diseases(self) -> list:
+        return [l for l in self.labels if l != HEALTHY]
+
+    def rows(self, keep) -> 'Manifest':
+        return Manifest(self.df.iloc[keep] if not isinstance(keep, pd.Series) else self.df[keep], self.root)
+
+    def where(self, **columns) -> 'Manifest':
         "Rows whose columns have the given value, or one of a list of values"
         keep = pd.Series(True, self.df.index)
-        for c,v in columns.items(): keep &= self.df[c].isin(v if isinstance(v, (list, tuple, set)) else [v])
+        for c, v in columns.items():
+            keep &= self.df[c].isin(v if isinstance(v, (list, tuple, set)) else [v])
         return self.rows(keep)
-    def concat(self, *others)->'Manifest':
+
+    def concat(self, *others) -> 'Manifest':
         "This manifest with the rows of others below; their paths are made relative to this root"
-        return Manifest(pd.concat([self.df, *(o._paths_from(self.root) for o in others)], ignore_index=True), self.root)
-    def sample(self, n:int, seed:int=0)->'Manifest':
+        return Manifest(
+            pd.concat([self.df, *(o._paths_from(self.root) for o in others)], ignore_index=True), self.root
+        )
+
+    def sample(self, n: int, seed: int = 0) -> 'Manifest':
         "`n` rows drawn without replacement, in their old order"
         return self.rows(np.sort(rng('sample', seed).choice(len(self), min(n, len(self)), replace=False)))
 
-    def __repr__(self): return f"Manifest({len(self)} images, {self.df.patient_id.nunique()} patients: " + ', '.join(f'{l} {n}' for l,n in self.df.label.value_counts().items()) + ')'
+    def __repr__(self):
+        return (
+            f"Manifest({len(self)} images, {self.df.patient_id.nunique()} patients: "
+            + ', '.join(f'{l} {n}' for l, n in self.df.label.value_counts().items())
+            + ')'
+        )
+
     def _repr_html_(self):
         keep = self.df.groupby('label', sort=False).head(3).index[:12]
         counts = pd.crosstab(self.df.label, self.df.split.replace('', 'all')).to_html()
-        try: return as_html([self.image(i) for i in keep], repr(self), titles=list(self.df.label[keep]), more=counts)
-        except ValueError as e: return f'<p>{escape(repr(self))}</p><p>{escape(str(e))}</p>'
+        try:
+            return as_html([self.image(i) for i in keep], repr(self), titles=list(self.df.label[keep]), more=counts)
+        except ValueError as e:
+            return f'<p>{escape(repr(self))}</p><p>{escape(str(e))}</p>'
 
 # %% ../../nbs/data/manifest.ipynb #c0180
-def row_faults(m:Manifest, i:int)->list:
+def row_faults(m: Manifest, i: int) -> list:
     "What is wrong with the files of one row"
     row, out = m.df.iloc[i], []
     say = lambda t: out.append(f'{row.image_id}: {t}')
-    try: shape = m.image(i).shape[:2]
-    except ValueError as e: return say(str(e)) or out
+    try:
+        shape = m.image(i).shape[:2]
+    except ValueError as e:
+        return say(str(e)) or out
     for column in ('lesion_mask', 'anatomy_mask'):
-        if not row[column]: continue
-        try: mask = m._mask(i, column)
-        except ValueError as e: say(str(e)); continue
-        if mask.shape!=shape: say(f'{column} {row[column]} has size {mask.shape[1]} x {mask.shape[0]}, the image {shape[1]} x {shape[0]}.'); continue
-        if not mask.any(): say(f'{column} {row[column]} is empty.')
-        elif column=='lesion_mask' and len(v := np.unique(mask[mask>0]))>1: say(f'lesion_mask {row[column]} is not binary: values {", ".join(f"{q:g}" for q in v[:4])}{" ..." if len(v)>4 else ""} beside 0. Threshold it first.')
-        elif column=='anatomy_mask' and (mask.dtype.kind=='f' and (mask!=mask.round()).any() or mask.max()>200): say(f'anatomy_mask {row[column]} must hold instance numbers of vertebrae (0 to 200), but reaches {mask.max():g}.')
+        if not row[column]:
+            continue
+        try:
+            mask = m._mask(i, column)
+        except ValueError as e:
+            say(str(e))
+            continue
+        if mask.shape != shape:
+            say(
+                f'{column} {row[column]} has size {mask.shape[1]} x {mask.shape[0]}, the image {shape[1]} x {shape[0]}.'
+            )
+            continue
+        if not mask.any():
+            say(f'{column} {row[column]} is empty.')
+        elif column == 'lesion_mask' and len(v := np.unique(mask[mask > 0])) > 1:
+            say(
+                f'lesion_mask {row[column]} is not binary: values {", ".join(f"{q:g}" for q in v[:4])}{" ..." if len(v) > 4 else ""} beside 0. Threshold it first.'
+            )
+        elif column == 'anatomy_mask' and (
+            mask.dtype.kind == 'f' and (mask != mask.round()).any() or mask.max() > 200
+        ):
+            say(
+                f'anatomy_mask {row[column]} must hold instance numbers of vertebrae (0 to 200), but reaches {mask.max():g}.'
+            )
     return out
 
 # %% ../../nbs/data/manifest.ipynb #c0181
-def box_fault(box:str)->str:
+def box_fault(box: str) -> str:
     "What is wrong with a box, or nothing"
-    try: x, y, w, h = (float(v) for v in box.split(','))
-    except ValueError: return f'box {box!r} is not x,y,width,height.'
-    if not (0<=x<1 and 0<=y<1 and 0<w<=1.0001-x and 0<h<=1.0001-y): return f'box {box!r} does not lie in the image; give fractions from 0 to 1.'
+    try:
+        x, y, w, h = (float(v) for v in box.split(','))
+    except ValueError:
+        return f'box {box!r} is not x,y,width,height.'
+    if not (0 <= x < 1 and 0 <= y < 1 and 0 < w <= 1.0001 - x and 0 < h <= 1.0001 - y):
+        return f'box {box!r} does not lie in the image; give fractions from 0 to 1.'
     return ''
 
 # %% ../../nbs/data/manifest.ipynb #c0182
 def validate(
-    manifest:Manifest, # What is about to be used
-    files:bool=True,   # Also read every image and mask
-)->Manifest:           # The same manifest
+    manifest: Manifest,  # What is about to be used
+    files: bool = True,  # Also read every image and mask
+) -> Manifest:  # The same manifest
     "Raise `ManifestError` with every fault of a manifest, or return it"
     df, faults = manifest.df, []
-    if not len(df): faults.append('the manifest has no rows.')
-    for c in REQUIRED: faults += [f'row {i+2}: {c} is empty.' for i in np.flatnonzero(df[c].str.strip()=='')]
-    faults += [f'image_id {k!r} occurs {n} times.' for k,n in df.image_id.value_counts().items() if n>1]
-    for c,known in (('split', SPLITS), ('origin', ORIGINS)):
-        faults += [f'{r.image_id}: {c} {r[c]!r} is unknown. Known: {", ".join(known[1:])}.' for _,r in df[~df[c].isin(known)].iterrows()]
-    faults += [f'{r.image_id}: {t}' for _,r in df[df.box!=''].iterrows() if (t := box_fault(r.box))]
-    faults += [f'label {l!r} is spelt {HEALTHY!r} here; otherwise it would count as a disease ({n} images).' for l,n in df.label.value_counts().items() if l!=HEALTHY and l.lower()==HEALTHY]
-    faults += [f'{r.image_id}: healthy, but it has a lesion_mask.' for _,r in df[(df.label==HEALTHY)&(df.lesion_mask!='')&(df.origin!='synthetic')].iterrows()]
-    split = df[df.split!='']
-    faults += [f'patient {p!r} is in {len(s)} splits ({", ".join(sorted(s))}); a patient belongs to one.' for p,s in split.groupby('patient_id').split.agg(set).items() if len(s)>1]
-    if (df.split=='train').any(): faults += [f'label {l!r} occurs in {r.split} (first: {r.image_id}) but has no image in train.' for l in sorted(set(split.label)-set(df.label[df.split=='train'])) for r in [split[split.label==l].iloc[0]]]
-    if files: faults += [f for i in progress(range(len(df)), desc='checking') for f in row_faults(manifest, i)]
-    if faults: raise ManifestError(f'{len(faults)} fault{"s" if len(faults)>1 else ""} in the manifest:\n' + '\n'.join('- '+f for f in faults[:20]) + (f'\n- ... and {len(faults)-20} more' if len(faults)>20 else ''))
+    if not len(df):
+        faults.append('the manifest has no rows.')
+    for c in REQUIRED:
+        faults += [f'row {i + 2}: {c} is empty.' for i in np.flatnonzero(df[c].str.strip() == '')]
+    faults += [f'image_id {k!r} occurs {n} times.' for k, n in df.image_id.value_counts().items() if n > 1]
+    for c, known in (('split', SPLITS), ('origin', ORIGINS)):
+        faults += [
+            f'{r.image_id}: {c} {r[c]!r} is unknown. Known: {", ".join(known[1:])}.'
+            for _, r in df[~df[c].isin(known)].iterrows()
+        ]
+    faults += [f'{r.image_id}: {t}' for _, r in df[df.box != ''].iterrows() if (t := box_fault(r.box))]
+    faults += [
+        f'label {l!r} is spelt {HEALTHY!r} here; otherwise it would count as a disease ({n} images).'
+        for l, n in df.label.value_counts().items()
+        if l != HEALTHY and l.lower() == HEALTHY
+    ]
+    faults += [
+        f'{r.image_id}: healthy, but it has a lesion_mask.'
+        for _, r in df[(df.label == HEALTHY) & (df.lesion_mask != '') & (df.origin != 'synthetic')].iterrows()
+    ]
+    split = df[df.split != '']
+    faults += [
+        f'patient {p!r} is in {len(s)} splits ({", ".join(sorted(s))}); a patient belongs to one.'
+        for p, s in split.groupby('patient_id').split.agg(set).items()
+        if len(s) > 1
+    ]
+    if (df.split == 'train').any():
+        faults += [
+            f'label {l!r} occurs in {r.split} (first: {r.image_id}) but has no image in train.'
+            for l in sorted(set(split.label) - set(df.label[df.split == 'train']))
+            for r in [split[split.label == l].iloc[0]]
+        ]
+    if files:
+        faults += [f for i in progress(range(len(df)), desc='checking') for f in row_faults(manifest, i)]
+    if faults:
+        raise ManifestError(
+            f'{len(faults)} fault{"s" if len(faults) > 1 else ""} in the manifest:\n'
+            + '\n'.join('- ' + f for f in faults[:20])
+            + (f'\n- ... and {len(faults) - 20} more' if len(faults) > 20 else '')
+        )
     return manifest
 
 # %% ../../nbs/data/manifest.ipynb #c0187
-def add_hashes(manifest:Manifest)->Manifest:
+def add_hashes(manifest: Manifest) -> Manifest:
     "Fill the `sha256` column from the image files"
     return Manifest(manifest.df.assign(sha256=[sha256(manifest.path(i)) for i in range(len(manifest))]), manifest.root)

@@ -15,73 +15,98 @@ from ..core.images import array_hash
 from .manifest import HEALTHY, Manifest
 
 # %% ../../nbs/data/splits.ipynb #c0196
-class LeakageError(ValueError): "Training data that shares patients or images with evaluation data"
+class LeakageError(ValueError):
+    "Training data that shares patients or images with evaluation data"
 
 # %% ../../nbs/data/splits.ipynb #c0198
 def split(
-    manifest:Manifest,          # All rows
-    fractions:tuple=(.6, .1, .3), # Of train, val, test; they add up to 1
-    seed:int=0,                 # Same seed, same split
-)->Manifest:                    # With its `split` column filled
+    manifest: Manifest,  # All rows
+    fractions: tuple = (0.6, 0.1, 0.3),  # Of train, val, test; they add up to 1
+    seed: int = 0,  # Same seed, same split
+) -> Manifest:  # With its `split` column filled
     "Share out the patients, stratified by label"
-    if len(fractions)!=3 or abs(sum(fractions)-1)>1e-6 or min(fractions)<0: raise ValueError(f'`fractions` are {fractions}; give three that add up to 1, for train, val and test.')
-    df = manifest.df; freq = df.groupby('label').patient_id.nunique()
+    if len(fractions) != 3 or abs(sum(fractions) - 1) > 1e-6 or min(fractions) < 0:
+        raise ValueError(f'`fractions` are {fractions}; give three that add up to 1, for train, val and test.')
+    df = manifest.df
+    freq = df.groupby('label').patient_id.nunique()
     kind = df.groupby('patient_id').label.agg(lambda s: min(set(s), key=lambda l: (freq[l], l)))
     where = {}
     for label in sorted(set(kind)):
-        people = rng('split', seed, label).permutation(sorted(kind.index[kind==label]))
+        people = rng('split', seed, label).permutation(sorted(kind.index[kind == label]))
         n = len(people)
-        if n<3 and min(fractions)>0: raise ValueError(f'label {label!r} has {n} patient{"s" if n!=1 else ""}; a split into train, val and test needs 3 or more.')
-        cut = [round(f*n) for f in fractions]
+        if n < 3 and min(fractions) > 0:
+            raise ValueError(
+                f'label {label!r} has {n} patient{"s" if n != 1 else ""}; a split into train, val and test needs 3 or more.'
+            )
+        cut = [round(f * n) for f in fractions]
         for k in (1, 2):
-            if fractions[k]>0 and not cut[k]: cut[k] = 1
+            if fractions[k] > 0 and not cut[k]:
+                cut[k] = 1
         cut[0] = n - cut[1] - cut[2]
-        where |= dict(zip(people, ['train']*cut[0]+['val']*cut[1]+['test']*cut[2]))
+        where |= dict(zip(people, ['train'] * cut[0] + ['val'] * cut[1] + ['test'] * cut[2]))
     return Manifest(df.assign(split=df.patient_id.map(where)), manifest.root)
 
 # %% ../../nbs/data/splits.ipynb #c0201
 def make_scarce(
-    manifest:Manifest, # With splits
-    n_sick:int,        # Sick training images to keep, shared evenly among the diseases, whole patients first
-    seed:int=0,        # Same seed, same choice
-)->tuple:              # Manifest without the withheld rows, and the withheld rows
+    manifest: Manifest,  # With splits
+    n_sick: int,  # Sick training images to keep, shared evenly among the diseases, whole patients first
+    seed: int = 0,  # Same seed, same choice
+) -> tuple:  # Manifest without the withheld rows, and the withheld rows
     "Keep few sick training images; returns the scarce manifest and what was withheld"
-    df = manifest.df; sick = df[(df.split=='train')&(df.label!=HEALTHY)]
-    if not 0<n_sick<=len(sick): raise ValueError(f'`n_sick` is {n_sick}, but train has {len(sick)} sick images. Set it between 1 and {len(sick)}, in a copy of the profile as `prepare: {{n_sick: ...}}`.')
+    df = manifest.df
+    sick = df[(df.split == 'train') & (df.label != HEALTHY)]
+    if not 0 < n_sick <= len(sick):
+        raise ValueError(
+            f'`n_sick` is {n_sick}, but train has {len(sick)} sick images. Set it between 1 and {len(sick)}, in a copy of the profile as `prepare: {{n_sick: ...}}`.'
+        )
     queues = []
-    for label,rows in sick.groupby('label'):
+    for label, rows in sick.groupby('label'):
         people = rng('scarce', seed, label).permutation(sorted(set(rows.patient_id)))
-        queues.append([i for p in people for i in rows.index[rows.patient_id==p]])
+        queues.append([i for p in people for i in rows.index[rows.patient_id == p]])
     keep = []
-    while len(keep)<n_sick:
+    while len(keep) < n_sick:
         for q in queues:
-            if q and len(keep)<n_sick: keep.append(q.pop(0))
-    out = set(sick.index)-set(keep)
+            if q and len(keep) < n_sick:
+                keep.append(q.pop(0))
+    out = set(sick.index) - set(keep)
     return manifest.rows(~df.index.isin(out)), manifest.rows(df.index.isin(out))
 
 # %% ../../nbs/data/splits.ipynb #c0204
-def file_hashes(manifest:Manifest)->set:
+def file_hashes(manifest: Manifest) -> set:
     "SHA-256 of every image; those that the manifest does not state are computed where the file is there"
     known = manifest.df.sha256.tolist()
-    return {k or sha256(p) for i,k in enumerate(known) if k or (p := manifest.path(i)).is_file()}
+    return {k or sha256(p) for i, k in enumerate(known) if k or (p := manifest.path(i)).is_file()}
 
 # %% ../../nbs/data/splits.ipynb #c0205
 def leakage_gate(
-    train:Manifest,       # All that training sees, synthetic images included
-    *evaluation:Manifest, # Validation and test images
-)->None:
+    train: Manifest,  # All that training sees, synthetic images included
+    *evaluation: Manifest,  # Validation and test images
+) -> None:
     "Raise `LeakageError` if training and evaluation share a patient, an image, a background or a file"
     donors = train.df.get('donor_id', pd.Series('', train.df.index)).fillna('')
     for other in evaluation:
         shared = set(train.df.patient_id) & set(other.df.patient_id)
-        if shared: raise LeakageError(f'training and evaluation share {len(shared)} patient{"s"*(len(shared)>1)} (first: {min(shared)!r}).')
+        if shared:
+            raise LeakageError(
+                f'training and evaluation share {len(shared)} patient{"s" * (len(shared) > 1)} (first: {min(shared)!r}).'
+            )
         known = set(other.df.image_id) | set(other.df.source_id) - {''}
         hit = train.df[train.df.image_id.isin(known) | train.df.source_id.isin(known)]
-        if len(hit): raise LeakageError(f'training image {hit.image_id.iloc[0]!r} comes from an evaluation image (source {hit.source_id.iloc[0]!r}).')
+        if len(hit):
+            raise LeakageError(
+                f'training image {hit.image_id.iloc[0]!r} comes from an evaluation image (source {hit.source_id.iloc[0]!r}).'
+            )
         lent = train.df[donors.isin(set(other.df.image_id))]
-        if len(lent): raise LeakageError(f'training image {lent.image_id.iloc[0]!r} has its lesion from the evaluation image {lent.donor_id.iloc[0]!r}.')
-        painted = set(train.df.get('source_hash', [])) - {''}   # images that were opened by hand, whatever their names
+        if len(lent):
+            raise LeakageError(
+                f'training image {lent.image_id.iloc[0]!r} has its lesion from the evaluation image {lent.donor_id.iloc[0]!r}.'
+            )
+        painted = set(train.df.get('source_hash', [])) - {''}  # images that were opened by hand, whatever their names
         again = next((i for i in range(len(other)) if painted and array_hash(other.image(i)) in painted), None)
-        if again is not None: raise LeakageError(f'an image of training was painted into the evaluation image {other.df.image_id.iloc[again]!r}.')
+        if again is not None:
+            raise LeakageError(
+                f'an image of training was painted into the evaluation image {other.df.image_id.iloc[again]!r}.'
+            )
         same = file_hashes(train) & file_hashes(other)
-        if same: raise LeakageError(f'training and evaluation share a file (sha256 {min(same)[:12]}...).')
+        if same:
+            raise LeakageError(f'training and evaluation share a file (sha256 {min(same)[:12]}...).')

@@ -22,63 +22,103 @@ from .classify import augment, Classifier
 
 # %% ../../nbs/evaluation/agreement.ipynb #c1024
 def healthy_crops(
-    healthy:Manifest, donors:Manifest, # Healthy images; sick ones whose lesions lend their places
-    n:int, size:int=64, seed:int=0,
-)->list:                               # float32 arrays `(size, size)` in [0, 1]
+    healthy: Manifest,
+    donors: Manifest,  # Healthy images; sick ones whose lesions lend their places
+    n: int,
+    size: int = 64,
+    seed: int = 0,
+) -> list:  # float32 arrays `(size, size)` in [0, 1]
     "Crops of healthy vertebrae, at places where lesions would lie"
     out = []
     for k in range(n):
-        p = place_lesion(healthy, donors, HEALTHY, seed, k); cy, cx = (int(round(c)) for c in ndi.center_of_mass(p.mask)); y0, x0 = cy-size//2, cx-size//2
-        out.append(cut_window(to_unit(healthy.image(p.background)), (y0, x0, y0+size, x0+size), size))
+        p = place_lesion(healthy, donors, HEALTHY, seed, k)
+        cy, cx = (int(round(c)) for c in ndi.center_of_mass(p.mask))
+        y0, x0 = cy - size // 2, cx - size // 2
+        out.append(cut_window(to_unit(healthy.image(p.background)), (y0, x0, y0 + size, x0 + size), size))
     return out
 
 # %% ../../nbs/evaluation/agreement.ipynb #c1025
 class LesionNamer:
     "Names the disease of a lesion crop, or healthy; an estimator with `fit`, `predict`, `classes_`"
-    def __init__(self,
-        steps:int=400,            # Optimiser steps
-        batch_size:int=64,        # Crops a step
-        learning_rate:float=2e-3, # Peak of the one-cycle schedule
-        seed:int=0,               # Of weights, order and augmentation
-    ): self.steps, self.batch_size, self.learning_rate, self.seed = steps, batch_size, learning_rate, seed
 
-    def fit(self,
-        sick:Manifest,    # Real lesions with masks
-        healthy:Manifest, # Healthy images
-    )->'LesionNamer':
+    def __init__(
+        self,
+        steps: int = 400,  # Optimiser steps
+        batch_size: int = 64,  # Crops a step
+        learning_rate: float = 2e-3,  # Peak of the one-cycle schedule
+        seed: int = 0,  # Of weights, order and augmentation
+    ):
+        self.steps, self.batch_size, self.learning_rate, self.seed = steps, batch_size, learning_rate, seed
+
+    def fit(
+        self,
+        sick: Manifest,  # Real lesions with masks
+        healthy: Manifest,  # Healthy images
+    ) -> 'LesionNamer':
         "Train from the seed on; every class is drawn equally often"
-        self.classes_ = np.array([HEALTHY, *sick.diseases]); n = len(sick)//len(sick.diseases)
-        x = torch.from_numpy(np.stack(lesion_crops(sick)+healthy_crops(healthy, sick, n, seed=self.seed)))[:, None]
-        y = torch.tensor([list(self.classes_).index(l) for l in [*sick.df.label, *[HEALTHY]*n]])
-        torch.manual_seed(self.seed); g = torch_generator('namer', self.seed); self.net = SmallCNN(outputs=len(self.classes_)).train()
-        opt = torch.optim.AdamW(self.net.parameters(), self.learning_rate, weight_decay=1e-2); sched = torch.optim.lr_scheduler.OneCycleLR(opt, self.learning_rate, total_steps=max(self.steps, 2))
+        self.classes_ = np.array([HEALTHY, *sick.diseases])
+        n = len(sick) // len(sick.diseases)
+        x = torch.from_numpy(np.stack(lesion_crops(sick) + healthy_crops(healthy, sick, n, seed=self.seed)))[:, None]
+        y = torch.tensor([list(self.classes_).index(l) for l in [*sick.df.label, *[HEALTHY] * n]])
+        torch.manual_seed(self.seed)
+        g = torch_generator('namer', self.seed)
+        self.net = SmallCNN(outputs=len(self.classes_)).train()
+        opt = torch.optim.AdamW(self.net.parameters(), self.learning_rate, weight_decay=1e-2)
+        sched = torch.optim.lr_scheduler.OneCycleLR(opt, self.learning_rate, total_steps=max(self.steps, 2))
         for _ in range(self.steps):
-            i = torch.multinomial(1/torch.bincount(y)[y], self.batch_size, replacement=True, generator=g)
-            with autocast('cpu'): out = self.net(Classifier._norm(augment(x[i], g)))
-            loss = F.cross_entropy(out.float(), y[i]); opt.zero_grad(); loss.backward(); opt.step(); sched.step()
+            i = torch.multinomial(1 / torch.bincount(y)[y], self.batch_size, replacement=True, generator=g)
+            with autocast('cpu'):
+                out = self.net(Classifier._norm(augment(x[i], g)))
+            loss = F.cross_entropy(out.float(), y[i])
+            opt.zero_grad()
+            loss.backward()
+            opt.step()
+            sched.step()
         self.net.eval()
         return self
 
     @torch.no_grad()
-    def predict(self, made:Manifest)->np.ndarray:
+    def predict(self, made: Manifest) -> np.ndarray:
         "Disease of each lesion, or 'healthy'"
         x = torch.from_numpy(np.stack(lesion_crops(made)))[:, None]
         return self.classes_[torch.cat([self.net(Classifier._norm(b)).argmax(1) for b in x.split(64)]).numpy()]
 
 # %% ../../nbs/evaluation/agreement.ipynb #c1026
 def agreement_table(
-    arms:dict,             # Name -> manifest of synthetic images
-    namer:LesionNamer,     # Trained on real lesions of other patients
-    reference:Manifest,    # Real lesions of held-out patients
-    dataset:str='', seed:int=0, # Noted in each row
-)->tuple:                  # Tidy rows (metric `agreement`, with `label`; '' for all together), and answers (arm, seed, label, named, count)
+    arms: dict,  # Name -> manifest of synthetic images
+    namer: LesionNamer,  # Trained on real lesions of other patients
+    reference: Manifest,  # Real lesions of held-out patients
+    dataset: str = '',
+    seed: int = 0,  # Noted in each row
+) -> (
+    tuple
+):  # Tidy rows (metric `agreement`, with `label`; '' for all together), and answers (arm, seed, label, named, count)
     "Semantic agreement of every arm, over all diseases and for each, with intervals over patients"
     rows, answers = [], []
-    for name,m in {'real': reference, **{n: m.where(label=m.diseases) for n,m in arms.items()}}.items():
-        got, labels = namer.predict(m), m.df.label.to_numpy(); right = got==labels
+    for name, m in {'real': reference, **{n: m.where(label=m.diseases) for n, m in arms.items()}}.items():
+        got, labels = namer.predict(m), m.df.label.to_numpy()
+        right = got == labels
         for l in ('', *m.diseases):
-            here = np.ones(len(m), bool) if l=='' else labels==l
+            here = np.ones(len(m), bool) if l == '' else labels == l
             value, lo, hi = clustered_interval(right[here], m.df.patient_id[here], seed)
-            rows.append(dict(arm=name, dataset=dataset, seed=seed, metric='agreement', label=l, value=value, lo=lo, hi=hi, n=int(here.sum())))
-        answers.append(pd.crosstab(labels, got, rownames=['label'], colnames=['named']).stack().rename('count').reset_index().assign(arm=name, seed=seed))
+            rows.append(
+                dict(
+                    arm=name,
+                    dataset=dataset,
+                    seed=seed,
+                    metric='agreement',
+                    label=l,
+                    value=value,
+                    lo=lo,
+                    hi=hi,
+                    n=int(here.sum()),
+                )
+            )
+        answers.append(
+            pd.crosstab(labels, got, rownames=['label'], colnames=['named'])
+            .stack()
+            .rename('count')
+            .reset_index()
+            .assign(arm=name, seed=seed)
+        )
     return pd.DataFrame(rows), pd.concat(answers, ignore_index=True)

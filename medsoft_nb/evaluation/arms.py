@@ -18,58 +18,100 @@ from .classify import Classifier
 @dataclass
 class Arm:
     "A training set and how it is used"
-    name:str; manifest:Manifest; augment:bool=False; balance:str=''
+
+    name: str
+    manifest: Manifest
+    augment: bool = False
+    balance: str = ''
 
 # %% ../../nbs/evaluation/arms.ipynb #c1014
 CONTROLS = ('real-only', 'class-weights', 'oversampling', 'classical', 'duplicate-real')
 
 # %% ../../nbs/evaluation/arms.ipynb #c1015
-def share_of(made:Manifest, n:int, name:str)->Manifest:
+def share_of(made: Manifest, n: int, name: str) -> Manifest:
     "`n` synthetic sick images, the diseases in turn"
-    sick = np.flatnonzero(made.df.label!=HEALTHY); turn = made.df.iloc[sick].groupby('label').cumcount().to_numpy()
-    if not 1<=n<=len(sick): raise ValueError(f'the arm {name!r} needs {n} synthetic sick images, but {len(sick)} were made. Make more, or take another ratio.')
+    sick = np.flatnonzero(made.df.label != HEALTHY)
+    turn = made.df.iloc[sick].groupby('label').cumcount().to_numpy()
+    if not 1 <= n <= len(sick):
+        raise ValueError(
+            f'the arm {name!r} needs {n} synthetic sick images, but {len(sick)} were made. Make more, or take another ratio.'
+        )
     return made.rows(sick[np.argsort(turn, kind='stable')[:n]])
 
 # %% ../../nbs/evaluation/arms.ipynb #c1016
 def build_arms(
-    real:Manifest,          # Training rows
-    withheld:Manifest|None, # Sick training rows that scarcity withheld, for the oracle
-    generated:dict,         # Name -> manifest of synthetic images; 'healthy' holds synthetic healthy ones
-    controls:tuple=('real-only', 'classical', 'duplicate-real'), # Of `CONTROLS`
-    ratios:tuple=(),        # Further arms with this many synthetic sick images for a real one
-    swept:tuple|None=None,  # Generators that are swept over `ratios`; all if `None`
-)->dict:                    # Name -> `Arm`
+    real: Manifest,  # Training rows
+    withheld: Manifest | None,  # Sick training rows that scarcity withheld, for the oracle
+    generated: dict,  # Name -> manifest of synthetic images; 'healthy' holds synthetic healthy ones
+    controls: tuple = ('real-only', 'classical', 'duplicate-real'),  # Of `CONTROLS`
+    ratios: tuple = (),  # Further arms with this many synthetic sick images for a real one
+    swept: tuple | None = None,  # Generators that are swept over `ratios`; all if `None`
+) -> dict:  # Name -> `Arm`
     "The training sets that are compared, matched in the number of sick images"
     taken = [n for n in generated if n in (*CONTROLS, 'oracle', 'lora-smis+healthy')]
-    if taken: raise ValueError(f'{taken[0]!r} is the name of a control; give the synthetic images another name.')
-    if wrong := [c for c in controls if c not in CONTROLS]: raise ValueError(f"unknown control {wrong[0]!r}. Known: {', '.join(CONTROLS)}.")
-    if not len(real): raise ValueError('there are no training images: the manifest has no rows of split train. Run `medsoft data split` first.')
+    if taken:
+        raise ValueError(f'{taken[0]!r} is the name of a control; give the synthetic images another name.')
+    if wrong := [c for c in controls if c not in CONTROLS]:
+        raise ValueError(f"unknown control {wrong[0]!r}. Known: {', '.join(CONTROLS)}.")
+    if not len(real):
+        raise ValueError(
+            'there are no training images: the manifest has no rows of split train. Run `medsoft data split` first.'
+        )
     sick = real.where(label=real.diseases)
-    if not len(sick) or len(sick)==len(real): raise ValueError(f'training needs healthy and sick images, but the labels are {real.labels}.')
-    extra = max([int((m.df.label!=HEALTHY).sum()) for n,m in generated.items()], default=0)
+    if not len(sick) or len(sick) == len(real):
+        raise ValueError(f'training needs healthy and sick images, but the labels are {real.labels}.')
+    extra = max([int((m.df.label != HEALTHY).sum()) for n, m in generated.items()], default=0)
     more = sick.rows(np.arange(extra) % len(sick))
-    twice = real.concat(Manifest(more.df.assign(image_id=[f'{n}-again-{k}' for k,n in enumerate(more.df.image_id)]), more.root)) if extra else real
-    known = (Arm('real-only', real), Arm('class-weights', real, balance='weights'), Arm('oversampling', real, balance='oversample'), Arm('classical', twice, True), Arm('duplicate-real', twice))
+    twice = (
+        real.concat(
+            Manifest(more.df.assign(image_id=[f'{n}-again-{k}' for k, n in enumerate(more.df.image_id)]), more.root)
+        )
+        if extra
+        else real
+    )
+    known = (
+        Arm('real-only', real),
+        Arm('class-weights', real, balance='weights'),
+        Arm('oversampling', real, balance='oversample'),
+        Arm('classical', twice, True),
+        Arm('duplicate-real', twice),
+    )
     arms = {a.name: a for a in known if a.name in controls}
-    for name,m in generated.items():
-        if name!='healthy': arms[name] = Arm(name, real.concat(m))
-    if 'healthy' in generated and 'lora-smis' in generated: arms['lora-smis+healthy'] = Arm('lora-smis+healthy', arms['lora-smis'].manifest.concat(generated['healthy']))
+    for name, m in generated.items():
+        if name != 'healthy':
+            arms[name] = Arm(name, real.concat(m))
+    if 'healthy' in generated and 'lora-smis' in generated:
+        arms['lora-smis+healthy'] = Arm('lora-smis+healthy', arms['lora-smis'].manifest.concat(generated['healthy']))
     for name in generated if swept is None else swept:
-        for q in ratios if name!='healthy' else (): arms[f'{name} x{q:g}'] = Arm(f'{name} x{q:g}', real.concat(share_of(generated[name], round(q*len(sick)), f'{name} x{q:g}')))
-    if withheld is not None and len(withheld): arms['oracle'] = Arm('oracle', real.concat(withheld))
+        for q in ratios if name != 'healthy' else ():
+            arms[f'{name} x{q:g}'] = Arm(
+                f'{name} x{q:g}', real.concat(share_of(generated[name], round(q * len(sick)), f'{name} x{q:g}'))
+            )
+    if withheld is not None and len(withheld):
+        arms['oracle'] = Arm('oracle', real.concat(withheld))
     return arms
 
 # %% ../../nbs/evaluation/arms.ipynb #c1017
 def run_arm(
-    arm:Arm,        # From `build_arms`
-    test:Manifest,  # Held-out rows
-    config:dict,    # Arguments of `Classifier`
-    seed:int=0,     # Of the classifier
-    val:Manifest|None=None, # Validation rows, for thresholds
-)->pd.DataFrame:    # One row an image: arm, seed, split ('test' or 'val'), image_id, patient_id, label, y, score (logit)
+    arm: Arm,  # From `build_arms`
+    test: Manifest,  # Held-out rows
+    config: dict,  # Arguments of `Classifier`
+    seed: int = 0,  # Of the classifier
+    val: Manifest | None = None,  # Validation rows, for thresholds
+) -> (
+    pd.DataFrame
+):  # One row an image: arm, seed, split ('test' or 'val'), image_id, patient_id, label, y, score (logit)
     "Train on one arm and score the test images; refuses leaking arms"
     parts = dict(test=test) | (dict(val=val) if val is not None and len(val) else {})
-    for part in parts.values(): leakage_gate(arm.manifest, part)
+    for part in parts.values():
+        leakage_gate(arm.manifest, part)
     clf = Classifier(**(config | dict(augment=arm.augment, balance=arm.balance, seed=seed))).fit(arm.manifest)
-    rows = [m.df[['image_id', 'patient_id', 'label']].assign(arm=arm.name, seed=seed, split=s, y=(m.df.label!=HEALTHY).astype(int), score=clf.decision_function(m)) for s,m in parts.items()]
-    return pd.concat(rows, ignore_index=True)[['arm', 'seed', 'split', 'image_id', 'patient_id', 'label', 'y', 'score']]
+    rows = [
+        m.df[['image_id', 'patient_id', 'label']].assign(
+            arm=arm.name, seed=seed, split=s, y=(m.df.label != HEALTHY).astype(int), score=clf.decision_function(m)
+        )
+        for s, m in parts.items()
+    ]
+    return pd.concat(rows, ignore_index=True)[
+        ['arm', 'seed', 'split', 'image_id', 'patient_id', 'label', 'y', 'score']
+    ]

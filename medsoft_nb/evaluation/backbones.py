@@ -16,63 +16,113 @@ from ..models.imagenet import imagenet_lite0
 # %% ../../nbs/evaluation/backbones.ipynb #c0829
 class SmallCNN(nn.Module):
     "Five convolutions; average and maximum pooling, so that one small lesion can speak up"
-    def __init__(self, widths:tuple=(16, 32, 48, 96, 128), outputs:int=1):
+
+    def __init__(self, widths: tuple = (16, 32, 48, 96, 128), outputs: int = 1):
         super().__init__()
         layers, c = [], 1
-        for i,w in enumerate(widths):
-            layers += [nn.Conv2d(c, w, 3, 2 if i==0 else 1, 1, bias=False), nn.BatchNorm2d(w), nn.ReLU()] + ([nn.MaxPool2d(2)] if i in (1, 2, 3) else [])
+        for i, w in enumerate(widths):
+            layers += [nn.Conv2d(c, w, 3, 2 if i == 0 else 1, 1, bias=False), nn.BatchNorm2d(w), nn.ReLU()] + (
+                [nn.MaxPool2d(2)] if i in (1, 2, 3) else []
+            )
             c = w
-        self.body, self.head = nn.Sequential(*layers), nn.Linear(2*c, outputs)
+        self.body, self.head = nn.Sequential(*layers), nn.Linear(2 * c, outputs)
+
     def features(self, x):
-        f = self.body(x); return torch.cat([f.mean((2, 3)), f.amax((2, 3))], 1)
-    def forward(self, x): return self.head(F.dropout(self.features(x), .2, self.training)).squeeze(1)
+        f = self.body(x)
+        return torch.cat([f.mean((2, 3)), f.amax((2, 3))], 1)
+
+    def forward(self, x):
+        return self.head(F.dropout(self.features(x), 0.2, self.training)).squeeze(1)
 
 # %% ../../nbs/evaluation/backbones.ipynb #c0830
 class Lite0(nn.Module):
     "EfficientNet-Lite0 from ImageNet weights, for grey images"
+
     def __init__(self):
-        super().__init__(); self.net, self.head = imagenet_lite0(), nn.Linear(1280, 1)
-    def features(self, x): return self.net.extract_features(x.expand(-1, 3, -1, -1)).mean((2, 3))
-    def forward(self, x): return self.head(F.dropout(self.features(x), .2, self.training))[:, 0]
+        super().__init__()
+        self.net, self.head = imagenet_lite0(), nn.Linear(1280, 1)
+
+    def features(self, x):
+        return self.net.extract_features(x.expand(-1, 3, -1, -1)).mean((2, 3))
+
+    def forward(self, x):
+        return self.head(F.dropout(self.features(x), 0.2, self.training))[:, 0]
 
 # %% ../../nbs/evaluation/backbones.ipynb #c0831
 class VisionBackbone(nn.Module):
     "A vision model of transformers with one output, for grey images; those with a fixed size see the image at it"
-    def __init__(self, model:nn.Module):
-        super().__init__(); self.net, c = model, model.config; self.channels = getattr(c, 'num_channels', 3)
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.net, c = model, model.config
+        self.channels = getattr(c, 'num_channels', 3)
         self.side = None if c.model_type in ('resnet', 'convnext', 'convnextv2') else getattr(c, 'image_size', None)
-        with torch.no_grad(): width = self.features(torch.zeros(2, 1, 64, 64)).shape[1]
+        with torch.no_grad():
+            width = self.features(torch.zeros(2, 1, 64, 64)).shape[1]
         self.head = nn.Linear(width, 1)
+
     def features(self, x):
-        if self.side and x.shape[-1]!=self.side: x = F.interpolate(x, (self.side, self.side), mode='bilinear', antialias=True, align_corners=False)
-        out = self.net(x.expand(-1, self.channels, -1, -1)); pooled = getattr(out, 'pooler_output', None)
+        if self.side and x.shape[-1] != self.side:
+            x = F.interpolate(x, (self.side, self.side), mode='bilinear', antialias=True, align_corners=False)
+        out = self.net(x.expand(-1, self.channels, -1, -1))
+        pooled = getattr(out, 'pooler_output', None)
         return (out.last_hidden_state[:, 0] if pooled is None else pooled).flatten(1)
-    def forward(self, x): return self.head(F.dropout(self.features(x), .2, self.training))[:, 0]
+
+    def forward(self, x):
+        return self.head(F.dropout(self.features(x), 0.2, self.training))[:, 0]
 
 # %% ../../nbs/evaluation/backbones.ipynb #c0832
-HUB = {'resnet-18': 'microsoft/resnet-18', 'convnext-tiny': 'facebook/convnext-tiny-224', 'vit-base': 'google/vit-base-patch16-224', 'swin-tiny': 'microsoft/swin-tiny-patch4-window7-224'}
-SHAPES = {'resnet-18': (ResNetConfig, dict(depths=[2, 2, 2, 2], hidden_sizes=[64, 128, 256, 512], layer_type='basic')), 'convnext-tiny': (ConvNextConfig, {}), 'vit-base': (ViTConfig, {}), 'swin-tiny': (SwinConfig, {})}
+HUB = {
+    'resnet-18': 'microsoft/resnet-18',
+    'convnext-tiny': 'facebook/convnext-tiny-224',
+    'vit-base': 'google/vit-base-patch16-224',
+    'swin-tiny': 'microsoft/swin-tiny-patch4-window7-224',
+}
+SHAPES = {
+    'resnet-18': (ResNetConfig, dict(depths=[2, 2, 2, 2], hidden_sizes=[64, 128, 256, 512], layer_type='basic')),
+    'convnext-tiny': (ConvNextConfig, {}),
+    'vit-base': (ViTConfig, {}),
+    'swin-tiny': (SwinConfig, {}),
+}
 OWN = {'cnn': SmallCNN, 'efficientnet-lite0': Lite0}
 
 # %% ../../nbs/evaluation/backbones.ipynb #c0833
-def check_backbone(name:str)->None:
+def check_backbone(name: str) -> None:
     "`ValueError` for a name that no network goes by"
-    first, _, random = str(name).partition(':'); folder = Path(name)
-    if name in OWN or name in HUB or (random=='random' and first in SHAPES): return
+    first, _, random = str(name).partition(':')
+    folder = Path(name)
+    if name in OWN or name in HUB or (random == 'random' and first in SHAPES):
+        return
     if folder.is_dir():
-        if not (folder/'config.json').is_file(): raise ValueError(f'{name} has no config.json: it is no model of transformers. Save it once with `save_pretrained`.')
-        if not list(folder.glob('*.safetensors')): raise ValueError(f'{name} has no safetensors weights; pickled ones (.bin, .pt) are refused because opening a pickle can run code. Save them once with `save_pretrained`.')
-    elif str(name).count('/')!=1 or folder.parent.is_dir():
-        raise ValueError(f"unknown backbone {name!r}. Known: {', '.join([*OWN, *HUB])} (the last {len(HUB)} also with ':random'), or a folder or Hub id of a vision model in transformers' layout.")
+        if not (folder / 'config.json').is_file():
+            raise ValueError(
+                f'{name} has no config.json: it is no model of transformers. Save it once with `save_pretrained`.'
+            )
+        if not list(folder.glob('*.safetensors')):
+            raise ValueError(
+                f'{name} has no safetensors weights; pickled ones (.bin, .pt) are refused because opening a pickle can run code. Save them once with `save_pretrained`.'
+            )
+    elif str(name).count('/') != 1 or folder.parent.is_dir():
+        raise ValueError(
+            f"unknown backbone {name!r}. Known: {', '.join([*OWN, *HUB])} (the last {len(HUB)} also with ':random'), or a folder or Hub id of a vision model in transformers' layout."
+        )
 
 # %% ../../nbs/evaluation/backbones.ipynb #c0834
 def make_backbone(
-    name:str,            # See the table above
-    weights:bool=True,   # `False`: the architecture alone, for weights that are loaded afterwards
-)->nn.Module:            # Takes `(B, 1, H, W)`, gives logits `(B,)`; `features(x)` gives `(B, d)`
+    name: str,  # See the table above
+    weights: bool = True,  # `False`: the architecture alone, for weights that are loaded afterwards
+) -> nn.Module:  # Takes `(B, 1, H, W)`, gives logits `(B,)`; `features(x)` gives `(B, d)`
     "A network by name; `OSError` with what to do where weights cannot be had"
-    check_backbone(name); first, _, random = str(name).partition(':')
-    if name in OWN: return OWN[name]()
-    if random=='random' and first in SHAPES: kind, shape = SHAPES[first]; return VisionBackbone(AutoModel.from_config(kind(**shape)))
-    try: return VisionBackbone(AutoModel.from_pretrained(HUB.get(name, name), use_safetensors=True))
-    except OSError as e: raise OSError(f"the weights of {name!r} are not on this machine and could not be fetched. Download {HUB.get(name, name)} where there is a network and give its folder, or take '{first if first in SHAPES else 'resnet-18'}:random' or 'efficientnet-lite0'.") from e
+    check_backbone(name)
+    first, _, random = str(name).partition(':')
+    if name in OWN:
+        return OWN[name]()
+    if random == 'random' and first in SHAPES:
+        kind, shape = SHAPES[first]
+        return VisionBackbone(AutoModel.from_config(kind(**shape)))
+    try:
+        return VisionBackbone(AutoModel.from_pretrained(HUB.get(name, name), use_safetensors=True))
+    except OSError as e:
+        raise OSError(
+            f"the weights of {name!r} are not on this machine and could not be fetched. Download {HUB.get(name, name)} where there is a network and give its folder, or take '{first if first in SHAPES else 'resnet-18'}:random' or 'efficientnet-lite0'."
+        ) from e

@@ -19,117 +19,206 @@ from .backbones import check_backbone, make_backbone
 
 # %% ../../nbs/evaluation/classify.ipynb #c0997
 def augment(
-    x:torch.Tensor,            # `(B, 1, H, W)` in [0, 1]
-    generator:torch.Generator, # Source of randomness
-)->torch.Tensor:
+    x: torch.Tensor,  # `(B, 1, H, W)` in [0, 1]
+    generator: torch.Generator,  # Source of randomness
+) -> torch.Tensor:
     "Random flip, rotation, scale, shift, exposure and noise"
-    n = len(x); u = lambda lo, hi, *s: torch.rand(n, *s, generator=generator)*(hi-lo)+lo
-    a, s, flip = u(-.14, .14), u(.88, 1.12), (u(0, 1)<.5).float()*2-1
-    th = torch.stack([torch.stack([a.cos()*s*flip, -a.sin()*s, u(-.1, .1)], 1), torch.stack([a.sin()*s*flip, a.cos()*s, u(-.1, .1)], 1)], 1)
-    x = F.grid_sample(x, F.affine_grid(th, x.shape, align_corners=False), padding_mode='reflection', align_corners=False)
-    return x*u(.85, 1.15, 1, 1, 1) + u(-.1, .1, 1, 1, 1) + torch.randn(x.shape, generator=generator)*.02*u(0, 1, 1, 1, 1)
+    n = len(x)
+    u = lambda lo, hi, *s: torch.rand(n, *s, generator=generator) * (hi - lo) + lo
+    a, s, flip = u(-0.14, 0.14), u(0.88, 1.12), (u(0, 1) < 0.5).float() * 2 - 1
+    th = torch.stack(
+        [
+            torch.stack([a.cos() * s * flip, -a.sin() * s, u(-0.1, 0.1)], 1),
+            torch.stack([a.sin() * s * flip, a.cos() * s, u(-0.1, 0.1)], 1),
+        ],
+        1,
+    )
+    x = F.grid_sample(
+        x, F.affine_grid(th, x.shape, align_corners=False), padding_mode='reflection', align_corners=False
+    )
+    return (
+        x * u(0.85, 1.15, 1, 1, 1)
+        + u(-0.1, 0.1, 1, 1, 1)
+        + torch.randn(x.shape, generator=generator) * 0.02 * u(0, 1, 1, 1, 1)
+    )
 
 # %% ../../nbs/evaluation/classify.ipynb #c0999
 def load_images(
-    manifest:Manifest, # Rows to read
-    size:int=128,      # Side that each image is brought to
-)->torch.Tensor:       # `(n, 1, size, size)` in [0, 1]
+    manifest: Manifest,  # Rows to read
+    size: int = 128,  # Side that each image is brought to
+) -> torch.Tensor:  # `(n, 1, size, size)` in [0, 1]
     "Images of a manifest as one tensor; larger ones are padded to a square with their edge and resized"
     out = []
     for i in range(len(manifest)):
-        x = to_unit(manifest.image(i)); h, w = x.shape; n = max(h, w)
-        if h!=w: x = np.pad(x, (((n-h)//2, n-h-(n-h)//2), ((n-w)//2, n-w-(n-w)//2)), mode='edge')
+        x = to_unit(manifest.image(i))
+        h, w = x.shape
+        n = max(h, w)
+        if h != w:
+            x = np.pad(x, (((n - h) // 2, n - h - (n - h) // 2), ((n - w) // 2, n - w - (n - w) // 2)), mode='edge')
         out.append(resize(x, size))
     return torch.from_numpy(np.stack(out))[:, None]
 
 # %% ../../nbs/evaluation/classify.ipynb #c1000
 def image_side(
-    manifest:Manifest, # Rows of which some are looked at
-    limit:int=256,     # At the most
-)->int:                # Multiple of 32, from 64 to `limit`
+    manifest: Manifest,  # Rows of which some are looked at
+    limit: int = 256,  # At the most
+) -> int:  # Multiple of 32, from 64 to `limit`
     "Side that keeps images at their own scale where `limit` allows: a lesion of a few pixels does not survive shrinking"
-    sides = [max(manifest.image(int(i)).shape[:2]) for i in np.linspace(0, len(manifest)-1, min(len(manifest), 25))]
-    return int(np.clip(-(-int(np.median(sides))//32)*32, 64, limit))
+    sides = [max(manifest.image(int(i)).shape[:2]) for i in np.linspace(0, len(manifest) - 1, min(len(manifest), 25))]
+    return int(np.clip(-(-int(np.median(sides)) // 32) * 32, 64, limit))
 
 # %% ../../nbs/evaluation/classify.ipynb #c1001
 class Classifier:
     "Disease against healthy; an estimator with `fit`, `predict_proba`, `classes_`"
-    def __init__(self,
-        backbone:str='cnn',      # Name, folder or Hub id: see `evaluation.backbones`
-        steps:int=300,           # Optimiser steps
-        batch_size:int=32,       # Images a step
-        learning_rate:float=2e-3, # Peak of the schedule
-        augment:bool=False,      # Classical augmentation
-        balance:str='',          # Against rare disease: 'weights' in the loss, 'oversample' draws both classes equally often
-        image_size:int=128,      # Side of the images
-        seed:int=0,              # Of weights, order and augmentation
-        optimizer:str='adamw',   # 'adamw' with weight decay 0.01, or 'adam'
-        schedule:str='one-cycle', # 'one-cycle', or 'constant'
+
+    def __init__(
+        self,
+        backbone: str = 'cnn',  # Name, folder or Hub id: see `evaluation.backbones`
+        steps: int = 300,  # Optimiser steps
+        batch_size: int = 32,  # Images a step
+        learning_rate: float = 2e-3,  # Peak of the schedule
+        augment: bool = False,  # Classical augmentation
+        balance: str = '',  # Against rare disease: 'weights' in the loss, 'oversample' draws both classes equally often
+        image_size: int = 128,  # Side of the images
+        seed: int = 0,  # Of weights, order and augmentation
+        optimizer: str = 'adamw',  # 'adamw' with weight decay 0.01, or 'adam'
+        schedule: str = 'one-cycle',  # 'one-cycle', or 'constant'
     ):
         self.backbone, self.steps, self.batch_size, self.learning_rate = backbone, steps, batch_size, learning_rate
-        self.augment, self.balance, self.image_size, self.seed, self.optimizer, self.schedule = augment, balance, image_size, seed, optimizer, schedule
+        self.augment, self.balance, self.image_size, self.seed, self.optimizer, self.schedule = (
+            augment,
+            balance,
+            image_size,
+            seed,
+            optimizer,
+            schedule,
+        )
         self.classes_ = np.array([0, 1])
 
-    def _tensor(self, x): return load_images(x, self.image_size) if isinstance(x, Manifest) else torch.tensor(np.asarray(x), dtype=torch.float32).reshape(len(x), 1, *np.shape(x)[-2:])
-    @staticmethod
-    def _norm(x): return ((x-x.mean((1, 2, 3), keepdim=True))/(x.std((1, 2, 3), keepdim=True)+1e-5)).contiguous(memory_format=torch.channels_last)
+    def _tensor(self, x):
+        return (
+            load_images(x, self.image_size)
+            if isinstance(x, Manifest)
+            else torch.tensor(np.asarray(x), dtype=torch.float32).reshape(len(x), 1, *np.shape(x)[-2:])
+        )
 
-    def fit(self,
-        x,      # `Manifest`, or images `(n, H, W)` in [0, 1]
-        y=None, # 0 or 1; taken from the manifest's labels if `None`
-    )->'Classifier':
+    @staticmethod
+    def _norm(x):
+        return ((x - x.mean((1, 2, 3), keepdim=True)) / (x.std((1, 2, 3), keepdim=True) + 1e-5)).contiguous(
+            memory_format=torch.channels_last
+        )
+
+    def fit(
+        self,
+        x,  # `Manifest`, or images `(n, H, W)` in [0, 1]
+        y=None,  # 0 or 1; taken from the manifest's labels if `None`
+    ) -> 'Classifier':
         "Train from the seed on"
         check_backbone(self.backbone)
-        if self.optimizer not in ('adamw', 'adam') or self.schedule not in ('one-cycle', 'constant'): raise ValueError(f"`optimizer` is {self.optimizer!r} and `schedule` {self.schedule!r}; known are 'adamw', 'adam' and 'one-cycle', 'constant'.")
-        if self.balance not in ('', 'weights', 'oversample'): raise ValueError(f"`balance` is {self.balance!r}; use '', 'weights' or 'oversample'.")
-        y = torch.tensor(np.array(x.df.label!=HEALTHY) if y is None else np.array(y)).float(); x = self._tensor(x)
-        if len(y)!=len(x): raise ValueError(f'{len(x)} images but {len(y)} labels.')
-        if len(y.unique())<2: raise ValueError(f'all {len(y)} training images have the same class; a classifier needs healthy and sick ones.')
-        torch.manual_seed(self.seed); g = torch_generator('classifier', self.seed)
+        if self.optimizer not in ('adamw', 'adam') or self.schedule not in ('one-cycle', 'constant'):
+            raise ValueError(
+                f"`optimizer` is {self.optimizer!r} and `schedule` {self.schedule!r}; known are 'adamw', 'adam' and 'one-cycle', 'constant'."
+            )
+        if self.balance not in ('', 'weights', 'oversample'):
+            raise ValueError(f"`balance` is {self.balance!r}; use '', 'weights' or 'oversample'.")
+        y = torch.tensor(np.array(x.df.label != HEALTHY) if y is None else np.array(y)).float()
+        x = self._tensor(x)
+        if len(y) != len(x):
+            raise ValueError(f'{len(x)} images but {len(y)} labels.')
+        if len(y.unique()) < 2:
+            raise ValueError(
+                f'all {len(y)} training images have the same class; a classifier needs healthy and sick ones.'
+            )
+        torch.manual_seed(self.seed)
+        g = torch_generator('classifier', self.seed)
         self.net = make_backbone(self.backbone).to(memory_format=torch.channels_last).train()
-        opt = torch.optim.AdamW(self.net.parameters(), self.learning_rate, weight_decay=1e-2) if self.optimizer=='adamw' else torch.optim.Adam(self.net.parameters(), self.learning_rate)
-        sched = torch.optim.lr_scheduler.OneCycleLR(opt, self.learning_rate, total_steps=max(self.steps, 2)) if self.schedule=='one-cycle' else torch.optim.lr_scheduler.ConstantLR(opt, 1.)
-        share = y.mean(); weight = torch.where(y>0, .5/share, .5/(1-share)); queue = torch.empty(0, dtype=torch.long); self.losses_ = []
-        draw = (lambda: torch.multinomial(weight, len(x), replacement=True, generator=g)) if self.balance=='oversample' else (lambda: torch.randperm(len(x), generator=g))
+        opt = (
+            torch.optim.AdamW(self.net.parameters(), self.learning_rate, weight_decay=1e-2)
+            if self.optimizer == 'adamw'
+            else torch.optim.Adam(self.net.parameters(), self.learning_rate)
+        )
+        sched = (
+            torch.optim.lr_scheduler.OneCycleLR(opt, self.learning_rate, total_steps=max(self.steps, 2))
+            if self.schedule == 'one-cycle'
+            else torch.optim.lr_scheduler.ConstantLR(opt, 1.0)
+        )
+        share = y.mean()
+        weight = torch.where(y > 0, 0.5 / share, 0.5 / (1 - share))
+        queue = torch.empty(0, dtype=torch.long)
+        self.losses_ = []
+        draw = (
+            (lambda: torch.multinomial(weight, len(x), replacement=True, generator=g))
+            if self.balance == 'oversample'
+            else (lambda: torch.randperm(len(x), generator=g))
+        )
         for _ in range(self.steps):
-            while len(queue)<self.batch_size: queue = torch.cat([queue, draw()])
-            i, queue = queue[:self.batch_size], queue[self.batch_size:]
+            while len(queue) < self.batch_size:
+                queue = torch.cat([queue, draw()])
+            i, queue = queue[: self.batch_size], queue[self.batch_size :]
             b = augment(x[i], g) if self.augment else x[i]
-            with autocast('cpu'): out = self.net(self._norm(b))
-            loss = F.binary_cross_entropy_with_logits(out.float(), y[i], weight[i] if self.balance=='weights' else None)
-            opt.zero_grad(); loss.backward(); opt.step(); sched.step(); self.losses_.append(loss.item())
+            with autocast('cpu'):
+                out = self.net(self._norm(b))
+            loss = F.binary_cross_entropy_with_logits(
+                out.float(), y[i], weight[i] if self.balance == 'weights' else None
+            )
+            opt.zero_grad()
+            loss.backward()
+            opt.step()
+            sched.step()
+            self.losses_.append(loss.item())
         self.net.eval()
         return self
 
     @torch.no_grad()
-    def decision_function(self, x)->np.ndarray:
+    def decision_function(self, x) -> np.ndarray:
         "Logit of disease"
-        x = self._tensor(x); return torch.cat([self.net(self._norm(b)) for b in x.split(64)]).float().numpy()
+        x = self._tensor(x)
+        return torch.cat([self.net(self._norm(b)) for b in x.split(64)]).float().numpy()
+
     @torch.no_grad()
-    def embed(self, x)->np.ndarray:
+    def embed(self, x) -> np.ndarray:
         "Features before the last layer, `(n, d)`"
-        x = self._tensor(x); return torch.cat([self.net.features(self._norm(b)) for b in x.split(64)]).float().numpy()
-    def predict_proba(self, x)->np.ndarray:
+        x = self._tensor(x)
+        return torch.cat([self.net.features(self._norm(b)) for b in x.split(64)]).float().numpy()
+
+    def predict_proba(self, x) -> np.ndarray:
         "Probability of healthy and of disease, `(n, 2)`"
-        p = 1/(1+np.exp(-self.decision_function(x).astype(np.float64))); return np.stack([1-p, p], 1)
-    def predict(self, x)->np.ndarray: return (self.decision_function(x)>0).astype(int)
-    def save(self, path:str|Path)->Path:
+        p = 1 / (1 + np.exp(-self.decision_function(x).astype(np.float64)))
+        return np.stack([1 - p, p], 1)
+
+    def predict(self, x) -> np.ndarray:
+        return (self.decision_function(x) > 0).astype(int)
+
+    def save(self, path: str | Path) -> Path:
         "Write settings and weights"
-        return save_state(path, dict(settings={k: v for k,v in vars(self).items() if k not in ('net', 'losses_', 'classes_')}, weights=self.net.state_dict()))
+        return save_state(
+            path,
+            dict(
+                settings={k: v for k, v in vars(self).items() if k not in ('net', 'losses_', 'classes_')},
+                weights=self.net.state_dict(),
+            ),
+        )
+
     @classmethod
-    def load(cls, path:str|Path)->'Classifier':
+    def load(cls, path: str | Path) -> 'Classifier':
         "Read what `save` wrote"
-        s = load_state(path); new = cls(**s['settings']); new.net = make_backbone(new.backbone).to(memory_format=torch.channels_last); new.net.load_state_dict(s['weights']); new.net.eval()
+        s = load_state(path)
+        new = cls(**s['settings'])
+        new.net = make_backbone(new.backbone).to(memory_format=torch.channels_last)
+        new.net.load_state_dict(s['weights'])
+        new.net.eval()
         return new
 
 # %% ../../nbs/evaluation/classify.ipynb #c1002
-PAPER_RECIPE = dict(backbone='resnet-18', image_size=256, batch_size=256, learning_rate=5e-5, optimizer='adam', schedule='constant')  # ResNet-18 from ImageNet weights, Adam, 100 epochs (He et al., 2025)
+PAPER_RECIPE = dict(
+    backbone='resnet-18', image_size=256, batch_size=256, learning_rate=5e-5, optimizer='adam', schedule='constant'
+)  # ResNet-18 from ImageNet weights, Adam, 100 epochs (He et al., 2025)
 
 # %% ../../nbs/evaluation/classify.ipynb #c1003
 def steps_of(
-    epochs:float,   # Passes over the training images
-    n:int,          # Training images; of the real-only arm, so that all arms get the same steps
-    batch_size:int,
-)->int:
+    epochs: float,  # Passes over the training images
+    n: int,  # Training images; of the real-only arm, so that all arms get the same steps
+    batch_size: int,
+) -> int:
     "Optimiser steps, the same for all arms"
-    return max(1, round(epochs*n/batch_size))
+    return max(1, round(epochs * n / batch_size))

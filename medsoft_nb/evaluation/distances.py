@@ -16,156 +16,237 @@ from ..core.seeds import rng
 def check_features(*sets):
     "`ValueError` unless all are finite arrays `(n, d)` with two rows or more and one width"
     for x in sets:
-        if np.ndim(x)!=2 or len(x)<2: raise ValueError(f'features of shape {np.shape(x)}; expected (n, d) with n of 2 or more.')
-        if x.shape[1]!=sets[0].shape[1]: raise ValueError(f'features have {sets[0].shape[1]} and {x.shape[1]} columns; they must come from one extractor.')
-        if not np.isfinite(x).all(): raise ValueError(f'{int((~np.isfinite(x)).any(1).sum())} of {len(x)} rows of features are not finite (NaN or infinite). Look at the images that they come from.')
+        if np.ndim(x) != 2 or len(x) < 2:
+            raise ValueError(f'features of shape {np.shape(x)}; expected (n, d) with n of 2 or more.')
+        if x.shape[1] != sets[0].shape[1]:
+            raise ValueError(
+                f'features have {sets[0].shape[1]} and {x.shape[1]} columns; they must come from one extractor.'
+            )
+        if not np.isfinite(x).all():
+            raise ValueError(
+                f'{int((~np.isfinite(x)).any(1).sum())} of {len(x)} rows of features are not finite (NaN or infinite). Look at the images that they come from.'
+            )
 
 # %% ../../nbs/evaluation/distances.ipynb #c0874
 def _kernel_sums(a, b, wa, wb, strip=1024):
     "Sums of the kernel over pairs of rows of `a` and `b`, one for each row of the weights `wa`, `wb`"
     out = np.zeros(len(wa))
     for i in range(0, len(a), strip):
-        g = a[i:i+strip]@b.T; g /= a.shape[1]; g += 1; out += ((wa[:, i:i+strip]@(g*g*g))*wb).sum(1)
+        g = a[i : i + strip] @ b.T
+        g /= a.shape[1]
+        g += 1
+        out += ((wa[:, i : i + strip] @ (g * g * g)) * wb).sum(1)
     return out
 
 # %% ../../nbs/evaluation/distances.ipynb #c0875
 def _mmd2(x, y, wx, wy):
     "`mmd2` on weighted rows: 0/1 weights `(subsets, n)`, `(subsets, m)`"
-    def within(a, w): n = w.sum(1); return (_kernel_sums(a, a, w, w) - w@((a*a).sum(1)/a.shape[1]+1)**3)/(n*(n-1))
-    return within(x, wx) + within(y, wy) - 2*_kernel_sums(x, y, wx, wy)/(wx.sum(1)*wy.sum(1))
+
+    def within(a, w):
+        n = w.sum(1)
+        return (_kernel_sums(a, a, w, w) - w @ ((a * a).sum(1) / a.shape[1] + 1) ** 3) / (n * (n - 1))
+
+    return within(x, wx) + within(y, wy) - 2 * _kernel_sums(x, y, wx, wy) / (wx.sum(1) * wy.sum(1))
 
 # %% ../../nbs/evaluation/distances.ipynb #c0876
 def mmd2(
-    x:np.ndarray, y:np.ndarray, # Features `(n, d)`, `(m, d)`
-)->float:                       # Near 0, also below, for two samples of one distribution
+    x: np.ndarray,
+    y: np.ndarray,  # Features `(n, d)`, `(m, d)`
+) -> float:  # Near 0, also below, for two samples of one distribution
     "Unbiased squared MMD with the cubic polynomial kernel"
     return float(_mmd2(x.astype(np.float64), y.astype(np.float64), np.ones((1, len(x))), np.ones((1, len(y))))[0])
 
 # %% ../../nbs/evaluation/distances.ipynb #c0877
 def kid(
-    x:np.ndarray, y:np.ndarray, # Features `(n, d)`, `(m, d)`
-    subsets:int=50,             # Random subsets
-    subset_size:int=50,         # Images in each; fewer if there are fewer
-    seed:int=0,                 # Of the subsets
-)->tuple:                       # Mean, and standard deviation over subsets
+    x: np.ndarray,
+    y: np.ndarray,  # Features `(n, d)`, `(m, d)`
+    subsets: int = 50,  # Random subsets
+    subset_size: int = 50,  # Images in each; fewer if there are fewer
+    seed: int = 0,  # Of the subsets
+) -> tuple:  # Mean, and standard deviation over subsets
     "Kernel inception distance"
-    check_features(x, y); r, n = rng('kid', seed), min(subset_size, len(x), len(y))
+    check_features(x, y)
+    r, n = rng('kid', seed), min(subset_size, len(x), len(y))
     pick = [(r.choice(len(x), n, replace=False), r.choice(len(y), n, replace=False)) for _ in range(subsets)]
-    if 3*subsets*n**2 < len(x)**2+len(y)**2+len(x)*len(y): v = [mmd2(x[i], y[j]) for i,j in pick]
+    if 3 * subsets * n**2 < len(x) ** 2 + len(y) ** 2 + len(x) * len(y):
+        v = [mmd2(x[i], y[j]) for i, j in pick]
     else:
         wx, wy = np.zeros((subsets, len(x))), np.zeros((subsets, len(y)))
-        for s,(i,j) in enumerate(pick): wx[s, i] = wy[s, j] = 1
+        for s, (i, j) in enumerate(pick):
+            wx[s, i] = wy[s, j] = 1
         v = _mmd2(x.astype(np.float64), y.astype(np.float64), wx, wy)
     return float(np.mean(v)), float(np.std(v))
 
 # %% ../../nbs/evaluation/distances.ipynb #c0881
 def _root_trace(a, b):
     "Nuclear norm of `a @ b.T`"
-    if len(a)>len(b): a, b = b, a
-    if len(a)<=a.shape[1]: c = a@b.T; g = c@c.T       # singular values of A B^T through the smaller Gram matrix
+    if len(a) > len(b):
+        a, b = b, a
+    if len(a) <= a.shape[1]:
+        c = a @ b.T
+        g = c @ c.T  # singular values of A B^T through the smaller Gram matrix
     else:
-        s = a.T@a
-        try: root = np.linalg.cholesky(s)
-        except np.linalg.LinAlgError: w, v = np.linalg.eigh(s); root = v*np.sqrt(w.clip(0))   # features that never vary
-        c = root.T@b.T if len(b)<=b.shape[1] else None; g = c@c.T if c is not None else root.T@(b.T@b)@root
+        s = a.T @ a
+        try:
+            root = np.linalg.cholesky(s)
+        except np.linalg.LinAlgError:
+            w, v = np.linalg.eigh(s)
+            root = v * np.sqrt(w.clip(0))  # features that never vary
+        c = root.T @ b.T if len(b) <= b.shape[1] else None
+        g = c @ c.T if c is not None else root.T @ (b.T @ b) @ root
     return np.sqrt(np.linalg.eigvalsh(g).clip(0)).sum()
 
 # %% ../../nbs/evaluation/distances.ipynb #c0882
 def fid(
-    x:np.ndarray, y:np.ndarray, # Features `(n, d)`, `(m, d)`
-)->float:
+    x: np.ndarray,
+    y: np.ndarray,  # Features `(n, d)`, `(m, d)`
+) -> float:
     "Frechet distance"
-    check_features(x, y); u, v = x.mean(0, dtype=np.float64), y.mean(0, dtype=np.float64); a, b = x-u, y-v; n, m = len(x)-1, len(y)-1
-    return float(((u-v)**2).sum() + np.vdot(a, a)/n + np.vdot(b, b)/m - 2*_root_trace(a, b)/np.sqrt(n*m))
+    check_features(x, y)
+    u, v = x.mean(0, dtype=np.float64), y.mean(0, dtype=np.float64)
+    a, b = x - u, y - v
+    n, m = len(x) - 1, len(y) - 1
+    return float(((u - v) ** 2).sum() + np.vdot(a, a) / n + np.vdot(b, b) / m - 2 * _root_trace(a, b) / np.sqrt(n * m))
 
 # %% ../../nbs/evaluation/distances.ipynb #c0888
 def real_floor(
-    x:np.ndarray,   # Features of real lesions `(n, d)`
-    n:int,          # Images on each side; at most half of them
-    metric,         # `kid`, `fid` or another of two sets of features; the first number counts if it gives several
-    repeats:int=10, # Random halvings
-    seed:int=0,
-)->np.ndarray:      # `(repeats,)`
+    x: np.ndarray,  # Features of real lesions `(n, d)`
+    n: int,  # Images on each side; at most half of them
+    metric,  # `kid`, `fid` or another of two sets of features; the first number counts if it gives several
+    repeats: int = 10,  # Random halvings
+    seed: int = 0,
+) -> np.ndarray:  # `(repeats,)`
     "The metric between two halves of the real images: what no generator can be expected to beat"
-    n = min(n, len(x)//2); out = []
+    n = min(n, len(x) // 2)
+    out = []
     for k in range(repeats):
-        p = rng('floor', seed, k).permutation(len(x)); v = metric(x[p[:n]], x[p[n:2*n]])
+        p = rng('floor', seed, k).permutation(len(x))
+        v = metric(x[p[:n]], x[p[n : 2 * n]])
         out.append(v[0] if isinstance(v, tuple) else v)
     return np.array(out)
 
 # %% ../../nbs/evaluation/distances.ipynb #c0889
 def fid_curve(
-    x:np.ndarray, y:np.ndarray, # Features `(n, d)`, `(m, d)`
-    points:int=8,               # Sample sizes, 3 or more, evenly spaced up to the smaller set
-    smallest:int|None=None,     # First of them; a quarter of the smaller set if `None`
-    seed:int=0,                 # Of the draws
-)->pd.DataFrame:                # n, fid
+    x: np.ndarray,
+    y: np.ndarray,  # Features `(n, d)`, `(m, d)`
+    points: int = 8,  # Sample sizes, 3 or more, evenly spaced up to the smaller set
+    smallest: int | None = None,  # First of them; a quarter of the smaller set if `None`
+    seed: int = 0,  # Of the draws
+) -> pd.DataFrame:  # n, fid
     "FID at growing sample size, each the mean over disjoint samples"
-    check_features(x, y); most = min(len(x), len(y)); first = most//4 if smallest is None else smallest
-    if points<3 or not 2<=first<=most-points+1: raise ValueError(f'{points} sample sizes from {first} to {most}: a line needs 3 or more different ones, of 2 images or more. Give more images, or other `points` and `smallest`.')
+    check_features(x, y)
+    most = min(len(x), len(y))
+    first = most // 4 if smallest is None else smallest
+    if points < 3 or not 2 <= first <= most - points + 1:
+        raise ValueError(
+            f'{points} sample sizes from {first} to {most}: a line needs 3 or more different ones, of 2 images or more. Give more images, or other `points` and `smallest`.'
+        )
     sizes, v = np.linspace(first, most, points).round().astype(int), []
-    for i,n in enumerate(sizes):
-        p, q = (rng('fid-curve', seed, i, side).permutation(len(z)) for side,z in (('x', x), ('y', y)))
-        v.append(np.mean([fid(x[p[k:k+n]], y[q[k:k+n]]) for k in range(0, most//n*n, n)]))
+    for i, n in enumerate(sizes):
+        p, q = (rng('fid-curve', seed, i, side).permutation(len(z)) for side, z in (('x', x), ('y', y)))
+        v.append(np.mean([fid(x[p[k : k + n]], y[q[k : k + n]]) for k in range(0, most // n * n, n)]))
     return pd.DataFrame(dict(n=sizes, fid=v))
 
 # %% ../../nbs/evaluation/distances.ipynb #c0890
 def fid_infinity(
-    x:np.ndarray, y:np.ndarray, # Features `(n, d)`, `(m, d)`
-    points:int=8, smallest:int|None=None, seed:int=0, # See `fid_curve`
-    blocks:int=6,               # Of the jackknife; 0 leaves the interval out (`nan`), and is quicker
-)->dict:                        # value; sd, lo, hi (95 %); slope; curve
+    x: np.ndarray,
+    y: np.ndarray,  # Features `(n, d)`, `(m, d)`
+    points: int = 8,
+    smallest: int | None = None,
+    seed: int = 0,  # See `fid_curve`
+    blocks: int = 6,  # Of the jackknife; 0 leaves the interval out (`nan`), and is quicker
+) -> dict:  # value; sd, lo, hi (95 %); slope; curve
     "FID extrapolated to infinitely many images, by a line through FID against 1/N"
-    curve = fid_curve(x, y, points, smallest, seed); line = lambda c: np.polyfit(1/c.n, c.fid, 1)
-    slope, value = line(curve); sd = np.nan
+    curve = fid_curve(x, y, points, smallest, seed)
+    line = lambda c: np.polyfit(1 / c.n, c.fid, 1)
+    slope, value = line(curve)
+    sd = np.nan
     if blocks:
-        if not 2<=blocks<=min(len(x), len(y))//4: raise ValueError(f'blocks = {blocks}: the jackknife leaves out one of 2 blocks or more, of 4 images or more each. Give more images, or blocks=0 for no interval.')
-        bx, by = (rng('fid-blocks', seed, side).permutation(len(z))%blocks for side,z in (('x', x), ('y', y)))
-        left = [line(fid_curve(x[bx!=k], y[by!=k], points, smallest, seed+k))[1] for k in range(blocks)]; sd = np.sqrt((blocks-1)*np.var(left))
-    return dict(value=float(value), sd=float(sd), lo=float(value-1.96*sd), hi=float(value+1.96*sd), slope=float(slope), curve=curve)
+        if not 2 <= blocks <= min(len(x), len(y)) // 4:
+            raise ValueError(
+                f'blocks = {blocks}: the jackknife leaves out one of 2 blocks or more, of 4 images or more each. Give more images, or blocks=0 for no interval.'
+            )
+        bx, by = (rng('fid-blocks', seed, side).permutation(len(z)) % blocks for side, z in (('x', x), ('y', y)))
+        left = [line(fid_curve(x[bx != k], y[by != k], points, smallest, seed + k))[1] for k in range(blocks)]
+        sd = np.sqrt((blocks - 1) * np.var(left))
+    return dict(
+        value=float(value),
+        sd=float(sd),
+        lo=float(value - 1.96 * sd),
+        hi=float(value + 1.96 * sd),
+        slope=float(slope),
+        curve=curve,
+    )
 
 # %% ../../nbs/evaluation/distances.ipynb #c0899
 def _square_distances(a, b=None):
-    d = (a*a).sum(1)[:, None] + ((b if b is not None else a)**2).sum(1) - 2*a@(b if b is not None else a).T
-    d[d < 1e-13*max(d.max(), 1e-300)] = 0           # rounding of equal rows
+    d = (a * a).sum(1)[:, None] + ((b if b is not None else a) ** 2).sum(1) - 2 * a @ (b if b is not None else a).T
+    d[d < 1e-13 * max(d.max(), 1e-300)] = 0  # rounding of equal rows
     return d
 
 # %% ../../nbs/evaluation/distances.ipynb #c0900
 def precision_recall(
-    x:np.ndarray, y:np.ndarray, # Features of real `(n, d)` and of synthetic images `(m, d)`
-    k:int=5,                    # Neighbours that a ball reaches to; fewer than images
-)->dict:                        # precision, recall, coverage in [0, 1]; density of 0 or more, about 1 for equal distributions
+    x: np.ndarray,
+    y: np.ndarray,  # Features of real `(n, d)` and of synthetic images `(m, d)`
+    k: int = 5,  # Neighbours that a ball reaches to; fewer than images
+) -> dict:  # precision, recall, coverage in [0, 1]; density of 0 or more, about 1 for equal distributions
     "How much of the synthetic images looks real, and how much of the real ones is reached"
     check_features(x, y)
-    if not 1<=k<min(len(x), len(y)): raise ValueError(f'k = {k} neighbours with {len(x)} real and {len(y)} synthetic images: k must be from 1 to {min(len(x), len(y))-1}.')
-    mid = x.mean(0, dtype=np.float64); x, y = x-mid, y-mid; reach = lambda z: np.partition(_square_distances(z), k, 1)[:, k]
-    d, rx, ry = _square_distances(x, y), reach(x), reach(y); inside = d < rx[:, None]
-    return dict(precision=float(inside.any(0).mean()), recall=float((d < ry).any(1).mean()), density=float(inside.sum(0).mean()/k), coverage=float((d.min(1) < rx).mean()))
+    if not 1 <= k < min(len(x), len(y)):
+        raise ValueError(
+            f'k = {k} neighbours with {len(x)} real and {len(y)} synthetic images: k must be from 1 to {min(len(x), len(y)) - 1}.'
+        )
+    mid = x.mean(0, dtype=np.float64)
+    x, y = x - mid, y - mid
+    reach = lambda z: np.partition(_square_distances(z), k, 1)[:, k]
+    d, rx, ry = _square_distances(x, y), reach(x), reach(y)
+    inside = d < rx[:, None]
+    return dict(
+        precision=float(inside.any(0).mean()),
+        recall=float((d < ry).any(1).mean()),
+        density=float(inside.sum(0).mean() / k),
+        coverage=float((d.min(1) < rx).mean()),
+    )
 
 # %% ../../nbs/evaluation/distances.ipynb #c0906
-_BETAS = (.0448, .2856, .3001, .2363, .1333)    # weights of the scales, Wang et al. 2003
+_BETAS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # weights of the scales, Wang et al. 2003
 
 # %% ../../nbs/evaluation/distances.ipynb #c0907
-def _scales(side): return max((s for s in range(1, 6) if side>=11*2**(s-1) and side//max(1, s-1)**2>10), default=0)
+def _scales(side):
+    return max((s for s in range(1, 6) if side >= 11 * 2 ** (s - 1) and side // max(1, s - 1) ** 2 > 10), default=0)
 
 # %% ../../nbs/evaluation/distances.ipynb #c0908
 def diversity(
-    images:list,   # Square float images of one size in [0, 1]
-    pairs:int=200, # Random pairs of different images; all pairs if there are no more than that
-    seed:int=0,    # Of the pairs
-)->tuple:          # Mean MS-SSIM (lower is more diverse), and standard deviation over pairs
+    images: list,  # Square float images of one size in [0, 1]
+    pairs: int = 200,  # Random pairs of different images; all pairs if there are no more than that
+    seed: int = 0,  # Of the pairs
+) -> tuple:  # Mean MS-SSIM (lower is more diverse), and standard deviation over pairs
     "Mean pairwise MS-SSIM"
     import torch
     from torchmetrics.functional.image import multiscale_structural_similarity_index_measure as ms_ssim
-    n = len(images); shapes = {np.shape(i) for i in images}
-    if n<2 or len(shapes)>1 or len(min(shapes))!=2: raise ValueError(f'{n} images of shapes {sorted(shapes)}; expected two or more grey ones of one shape.')
+
+    n = len(images)
+    shapes = {np.shape(i) for i in images}
+    if n < 2 or len(shapes) > 1 or len(min(shapes)) != 2:
+        raise ValueError(f'{n} images of shapes {sorted(shapes)}; expected two or more grey ones of one shape.')
     s = _scales(min(min(shapes)))
-    if not s: raise ValueError(f'images of {min(shapes)} pixels; the window of MS-SSIM is 11 pixels wide.')
+    if not s:
+        raise ValueError(f'images of {min(shapes)} pixels; the window of MS-SSIM is 11 pixels wide.')
     x = torch.from_numpy(np.stack(images).astype(np.float32))[:, None]
-    if x.min()<0 or x.max()>1: raise ValueError(f'images from {x.min():.3g} to {x.max():.3g}; expected [0, 1].')
-    i, j = np.triu_indices(n, 1); pick = rng('diversity', seed).permutation(len(i))[:pairs]; i, j = torch.from_numpy(i[pick]), torch.from_numpy(j[pick])
-    betas = tuple(b/sum(_BETAS[:s]) for b in _BETAS[:s])
-    v = torch.cat([ms_ssim(x[i[k:k+32]], x[j[k:k+32]], data_range=1., betas=betas, normalize='relu', reduction='none').reshape(-1) for k in range(0, len(i), 32)]).numpy()
+    if x.min() < 0 or x.max() > 1:
+        raise ValueError(f'images from {x.min():.3g} to {x.max():.3g}; expected [0, 1].')
+    i, j = np.triu_indices(n, 1)
+    pick = rng('diversity', seed).permutation(len(i))[:pairs]
+    i, j = torch.from_numpy(i[pick]), torch.from_numpy(j[pick])
+    betas = tuple(b / sum(_BETAS[:s]) for b in _BETAS[:s])
+    v = torch.cat(
+        [
+            ms_ssim(
+                x[i[k : k + 32]], x[j[k : k + 32]], data_range=1.0, betas=betas, normalize='relu', reduction='none'
+            ).reshape(-1)
+            for k in range(0, len(i), 32)
+        ]
+    ).numpy()
     return float(v.mean()), float(v.std())
 
 # %% ../../nbs/evaluation/distances.ipynb #c0911
@@ -175,35 +256,60 @@ METRICS = ('kid', 'fid', 'fid_infinity', 'precision', 'recall', 'density', 'cove
 def _measure(x, y, metrics, k, seed):
     "All metrics of one draw"
     pr = precision_recall(x, y, k) if {'precision', 'recall', 'density', 'coverage'} & set(metrics) else {}
-    one = dict(kid=lambda: mmd2(x, y), fid=lambda: fid(x, y), fid_infinity=lambda: fid_infinity(x, y, points=5, seed=seed, blocks=0)['value'])
+    one = dict(
+        kid=lambda: mmd2(x, y),
+        fid=lambda: fid(x, y),
+        fid_infinity=lambda: fid_infinity(x, y, points=5, seed=seed, blocks=0)['value'],
+    )
     return {m: pr[m] if m in pr else one[m]() for m in metrics}
 
 # %% ../../nbs/evaluation/distances.ipynb #c0913
 def distance_table(
-    arms:dict,             # Name -> features of synthetic images `(n, d)`
-    real:np.ndarray,       # Features of held-out real images
-    metrics:tuple=METRICS, # Which
-    n:int|None=None,       # Images of each arm and of the real ones in a draw; as many as the smallest arm and half the real images allow if `None`
-    repeats:int=10,        # Draws
-    k:int=5,               # Neighbours, see `precision_recall`
-    images:dict|None=None, # Name -> crops, with `real`: adds `ms_ssim`
-    seed:int=0,            # Of the draws
-)->pd.DataFrame:           # Tidy: arm, metric, value (mean over draws), lo, hi (2.5th and 97.5th percentile over draws), n
+    arms: dict,  # Name -> features of synthetic images `(n, d)`
+    real: np.ndarray,  # Features of held-out real images
+    metrics: tuple = METRICS,  # Which
+    n: int
+    | None = None,  # Images of each arm and of the real ones in a draw; as many as the smallest arm and half the real images allow if `None`
+    repeats: int = 10,  # Draws
+    k: int = 5,  # Neighbours, see `precision_recall`
+    images: dict | None = None,  # Name -> crops, with `real`: adds `ms_ssim`
+    seed: int = 0,  # Of the draws
+) -> pd.DataFrame:  # Tidy: arm, metric, value (mean over draws), lo, hi (2.5th and 97.5th percentile over draws), n
     "Every metric for every arm at one sample size, and the real-vs-real floor as arm `real`"
     lost = [m for m in metrics if m not in METRICS]
-    if lost: raise ValueError(f"unknown metric {lost[0]!r}. Known: {', '.join(METRICS)}.")
-    if 'real' in arms or not arms: raise ValueError('`arms` needs one arm or more, and none of the name `real`, which is the floor.')
-    check_features(real, *arms.values()); most = min([len(real)//2, *map(len, arms.values())]); n = most if n is None else n
-    if not k<n<=most: raise ValueError(f'n = {n}: it must be more than k = {k}, and at most {most}, the smallest arm or half the real images.')
+    if lost:
+        raise ValueError(f"unknown metric {lost[0]!r}. Known: {', '.join(METRICS)}.")
+    if 'real' in arms or not arms:
+        raise ValueError('`arms` needs one arm or more, and none of the name `real`, which is the floor.')
+    check_features(real, *arms.values())
+    most = min([len(real) // 2, *map(len, arms.values())])
+    n = most if n is None else n
+    if not k < n <= most:
+        raise ValueError(
+            f'n = {n}: it must be more than k = {k}, and at most {most}, the smallest arm or half the real images.'
+        )
     rows, interval = [], lambda v: (float(np.mean(v)), *map(float, np.percentile(v, (2.5, 97.5))))
-    for arm,f in {**arms, 'real': None}.items():
+    for arm, f in {**arms, 'real': None}.items():
         draws = []
         for i in range(repeats):
             p = rng('distances', seed, i).permutation(len(real))
-            y = real[p[n:2*n]] if f is None else f[rng('distances', seed, i, 'arm').permutation(len(f))[:n]]
+            y = real[p[n : 2 * n]] if f is None else f[rng('distances', seed, i, 'arm').permutation(len(f))[:n]]
             draws.append(_measure(real[p[:n]], y, metrics, k, seed))
-        rows += [dict(zip(('arm', 'metric', 'value', 'lo', 'hi', 'n'), (arm, m, *interval([d[m] for d in draws]), n))) for m in metrics]
+        rows += [
+            dict(zip(('arm', 'metric', 'value', 'lo', 'hi', 'n'), (arm, m, *interval([d[m] for d in draws]), n)))
+            for m in metrics
+        ]
         if images and arm in images:
-            crops = [[images[arm][j] for j in rng('distances', seed, i, 'crops').permutation(len(images[arm]))[:n]] for i in range(repeats)]
-            rows.append(dict(zip(('arm', 'metric', 'value', 'lo', 'hi', 'n'), (arm, 'ms_ssim', *interval([diversity(c, 50, seed)[0] for c in crops]), min(n, len(crops[0]))))))
+            crops = [
+                [images[arm][j] for j in rng('distances', seed, i, 'crops').permutation(len(images[arm]))[:n]]
+                for i in range(repeats)
+            ]
+            rows.append(
+                dict(
+                    zip(
+                        ('arm', 'metric', 'value', 'lo', 'hi', 'n'),
+                        (arm, 'ms_ssim', *interval([diversity(c, 50, seed)[0] for c in crops]), min(n, len(crops[0]))),
+                    )
+                )
+            )
     return pd.DataFrame(rows)

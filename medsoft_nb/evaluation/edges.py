@@ -20,176 +20,258 @@ from ..statistics.intervals import clustered_interval
 # %% ../../nbs/evaluation/edges.ipynb #c0923
 def _band(mask, band):
     "Signed distance to the mask's border, the ring around it, and the direction across (y, x)"
-    m = np.asarray(mask)>0; d = ndi.distance_transform_edt(m) - ndi.distance_transform_edt(~m)
-    d = np.where(m, d-.5, d+.5); ring = np.abs(d)<=band
-    if not m.any() or m.all(): raise ValueError('the mask has no border inside the image.')
-    ny, nx = np.gradient(ndi.gaussian_filter(d, 1)); n = np.hypot(ny, nx)+1e-9
-    return d, ring, ny/n, nx/n
+    m = np.asarray(mask) > 0
+    d = ndi.distance_transform_edt(m) - ndi.distance_transform_edt(~m)
+    d = np.where(m, d - 0.5, d + 0.5)
+    ring = np.abs(d) <= band
+    if not m.any() or m.all():
+        raise ValueError('the mask has no border inside the image.')
+    ny, nx = np.gradient(ndi.gaussian_filter(d, 1))
+    n = np.hypot(ny, nx) + 1e-9
+    return d, ring, ny / n, nx / n
 
 # %% ../../nbs/evaluation/edges.ipynb #c0924
 def _like(image, source):
     "Image and source in [0, 1] on the source's scale"
-    lo, hi = grey_range(source); x = (image if np.ndim(image)==2 else image.mean(2)).astype(np.float32)
-    return ((x-lo)/(hi-lo)).clip(0, 1), to_unit(source)
+    lo, hi = grey_range(source)
+    x = (image if np.ndim(image) == 2 else image.mean(2)).astype(np.float32)
+    return ((x - lo) / (hi - lo)).clip(0, 1), to_unit(source)
 
 # %% ../../nbs/evaluation/edges.ipynb #c0925
 def seam_ratio(
-    image:np.ndarray,  # Result, `(H, W)`
-    source:np.ndarray, # Background before painting
-    mask:np.ndarray,   # Binary mask whose border is looked at: where painting ends
-    band:int=2,        # Pixels on either side
-)->float:
+    image: np.ndarray,  # Result, `(H, W)`
+    source: np.ndarray,  # Background before painting
+    mask: np.ndarray,  # Binary mask whose border is looked at: where painting ends
+    band: int = 2,  # Pixels on either side
+) -> float:
     "Median gradient across the mask's border, relative to the source"
     x, s = _like(image, source)
-    if x.shape!=s.shape or x.shape!=np.shape(mask): raise ValueError(f'image {x.shape}, source {s.shape} and mask {np.shape(mask)} must have one size.')
+    if x.shape != s.shape or x.shape != np.shape(mask):
+        raise ValueError(f'image {x.shape}, source {s.shape} and mask {np.shape(mask)} must have one size.')
     _, ring, ny, nx = _band(mask, band)
-    across = lambda q: np.median(np.abs((lambda g: g[0]*ny + g[1]*nx)(np.gradient(q)))[ring])
-    return float(across(x)/max(across(s), 1e-4))
+    across = lambda q: np.median(np.abs((lambda g: g[0] * ny + g[1] * nx)(np.gradient(q)))[ring])
+    return float(across(x) / max(across(s), 1e-4))
 
 # %% ../../nbs/evaluation/edges.ipynb #c0927
 def border_strips(
-    image:np.ndarray, # In [0, 1], `(H, W)`
-    mask:np.ndarray,  # Binary: its border is looked at
-    strips:int=6,     # Parts of the border, by direction from its centre
-    reach:int=6,      # Pixels on either side
-)->np.ndarray:        # `(strips, 3*(2*reach+1))`: mean, spread and mean gradient by distance
+    image: np.ndarray,  # In [0, 1], `(H, W)`
+    mask: np.ndarray,  # Binary: its border is looked at
+    strips: int = 6,  # Parts of the border, by direction from its centre
+    reach: int = 6,  # Pixels on either side
+) -> np.ndarray:  # `(strips, 3*(2*reach+1))`: mean, spread and mean gradient by distance
     "What lies across the border, part by part"
-    d, ring, ny, nx = _band(mask, reach); gy, gx = np.gradient(image); across = np.abs(gy*ny+gx*nx)
-    cy, cx = ndi.center_of_mass(np.asarray(mask)>0); yy, xx = np.nonzero(ring); part = ((np.arctan2(yy-cy, xx-cx)/(2*np.pi)+.5)*strips).astype(int) % strips
-    at = np.clip(np.round(d[ring]).astype(int), -reach, reach)+reach; v, g = image[ring], across[ring]; scale = v.std()+1e-6
-    out = np.full((strips, 3, 2*reach+1), np.nan)
+    d, ring, ny, nx = _band(mask, reach)
+    gy, gx = np.gradient(image)
+    across = np.abs(gy * ny + gx * nx)
+    cy, cx = ndi.center_of_mass(np.asarray(mask) > 0)
+    yy, xx = np.nonzero(ring)
+    part = ((np.arctan2(yy - cy, xx - cx) / (2 * np.pi) + 0.5) * strips).astype(int) % strips
+    at = np.clip(np.round(d[ring]).astype(int), -reach, reach) + reach
+    v, g = image[ring], across[ring]
+    scale = v.std() + 1e-6
+    out = np.full((strips, 3, 2 * reach + 1), np.nan)
     for k in range(strips):
-        for j in range(2*reach+1):
-            here = (part==k)&(at==j)
-            if here.any(): out[k, :, j] = v[here].mean(), v[here].std(), g[here].mean()
+        for j in range(2 * reach + 1):
+            here = (part == k) & (at == j)
+            if here.any():
+                out[k, :, j] = v[here].mean(), v[here].std(), g[here].mean()
     centre = np.nanmean(out[:, 0], 1, keepdims=True) if np.isfinite(out[:, 0]).any(1).all() else np.nanmean(out[:, 0])
-    out[:, 0] -= centre; out /= scale
+    out[:, 0] -= centre
+    out /= scale
     return np.nan_to_num(out).reshape(strips, -1)
 
 # %% ../../nbs/evaluation/edges.ipynb #c0928
 def detectability(
-    painted:list,  # Of each image: strips `(strips, features)` of the painted border
-    real:list,     # Strips of borders that were not painted
-    patients:list, # Patient of each painted image
-    others:list,   # Patient of each real one
-    folds:int=5, seed:int=0,
-    n_boot:int=300, # Resamples of patients, for the interval
-)->tuple:          # AUROC over images, and its 95 % interval over patients
+    painted: list,  # Of each image: strips `(strips, features)` of the painted border
+    real: list,  # Strips of borders that were not painted
+    patients: list,  # Patient of each painted image
+    others: list,  # Patient of each real one
+    folds: int = 5,
+    seed: int = 0,
+    n_boot: int = 300,  # Resamples of patients, for the interval
+) -> tuple:  # AUROC over images, and its 95 % interval over patients
     "How well a classifier that has not seen the patient tells painted borders from real ones"
     from sklearn.linear_model import LogisticRegression
     from sklearn.metrics import roc_auc_score
     from sklearn.model_selection import GroupKFold
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
+
     x, y = np.concatenate([*painted, *real]), np.repeat([1, 0], [sum(map(len, painted)), sum(map(len, real))])
-    image = np.repeat(np.arange(len(painted)+len(real)), [len(s) for s in [*painted, *real]]); who = pd.factorize(pd.Series([*patients, *others]))[0]; people = who.max()+1
-    if people<folds: raise ValueError(f'{people} patients are too few for {folds} folds; give more patients, or fewer folds.')
+    image = np.repeat(np.arange(len(painted) + len(real)), [len(s) for s in [*painted, *real]])
+    who = pd.factorize(pd.Series([*patients, *others]))[0]
+    people = who.max() + 1
+    if people < folds:
+        raise ValueError(f'{people} patients are too few for {folds} folds; give more patients, or fewer folds.')
     score = np.zeros(len(x))
-    for fit,held in GroupKFold(folds, shuffle=True, random_state=seed).split(x, y, who[image]):
-        if len(set(y[fit]))==2: score[held] = make_pipeline(StandardScaler(), LogisticRegression(C=.05, max_iter=300)).fit(x[fit], y[fit]).decision_function(x[held])
-    means = np.bincount(image, score)/np.bincount(image); truth = np.arange(len(means))<len(painted)
+    for fit, held in GroupKFold(folds, shuffle=True, random_state=seed).split(x, y, who[image]):
+        if len(set(y[fit])) == 2:
+            score[held] = (
+                make_pipeline(StandardScaler(), LogisticRegression(C=0.05, max_iter=300))
+                .fit(x[fit], y[fit])
+                .decision_function(x[held])
+            )
+    means = np.bincount(image, score) / np.bincount(image)
+    truth = np.arange(len(means)) < len(painted)
     value, draws = roc_auc_score(truth, means), []
-    for w in rng('detectability', seed).multinomial(people, np.full(people, 1/people), n_boot)[:, who]:
-        if w[truth].any() and w[~truth].any(): draws.append(roc_auc_score(truth, means, sample_weight=w))
+    for w in rng('detectability', seed).multinomial(people, np.full(people, 1 / people), n_boot)[:, who]:
+        if w[truth].any() and w[~truth].any():
+            draws.append(roc_auc_score(truth, means, sample_weight=w))
     return float(value), *map(float, np.percentile(draws, (2.5, 97.5)))
 
 # %% ../../nbs/evaluation/edges.ipynb #c0934
 def background_change(
-    image:np.ndarray, source:np.ndarray, # Same type and size
-    soft:np.ndarray,                     # Soft mask
-)->dict:                                 # largest, changed (pixels), psnr (dB, infinite if nothing changed), ssim; over the pixels where `soft` is 0
+    image: np.ndarray,
+    source: np.ndarray,  # Same type and size
+    soft: np.ndarray,  # Soft mask
+) -> (
+    dict
+):  # largest, changed (pixels), psnr (dB, infinite if nothing changed), ssim; over the pixels where `soft` is 0
     "What happened where nothing should have"
     from torchmetrics.functional.image import structural_similarity_index_measure as ssim
-    out = np.asarray(soft)==0
-    if not out.any(): raise ValueError('the soft mask leaves no background.')
-    a, b = (v.astype(np.float64) if np.ndim(v)==2 else v.mean(2).astype(np.float64) for v in (image, source)); top = 255 if image.dtype==np.uint8 else max(float(np.ptp(source)), 1e-12)
-    d = np.abs(image.astype(np.float64)-source.astype(np.float64))[out]
-    if not d.any(): return dict(largest=0., changed=0, psnr=float('inf'), ssim=1.)
-    _, full = ssim(torch.from_numpy(a)[None, None], torch.from_numpy(b)[None, None], data_range=float(top), return_full_image=True)
-    return dict(largest=float(d.max()), changed=int((d>0).sum()), psnr=float(20*np.log10(top)-10*np.log10((d**2).mean())), ssim=float(full[0, 0].numpy()[out].mean()))
+
+    out = np.asarray(soft) == 0
+    if not out.any():
+        raise ValueError('the soft mask leaves no background.')
+    a, b = (v.astype(np.float64) if np.ndim(v) == 2 else v.mean(2).astype(np.float64) for v in (image, source))
+    top = 255 if image.dtype == np.uint8 else max(float(np.ptp(source)), 1e-12)
+    d = np.abs(image.astype(np.float64) - source.astype(np.float64))[out]
+    if not d.any():
+        return dict(largest=0.0, changed=0, psnr=float('inf'), ssim=1.0)
+    _, full = ssim(
+        torch.from_numpy(a)[None, None], torch.from_numpy(b)[None, None], data_range=float(top), return_full_image=True
+    )
+    return dict(
+        largest=float(d.max()),
+        changed=int((d > 0).sum()),
+        psnr=float(20 * np.log10(top) - 10 * np.log10((d**2).mean())),
+        ssim=float(full[0, 0].numpy()[out].mean()),
+    )
 
 # %% ../../nbs/evaluation/edges.ipynb #c0937
 def _otsu(v, bins=64):
     "Threshold with the largest variance between both sides"
-    h, e = np.histogram(v, bins); p, c = h/h.sum(), (e[1:]+e[:-1])/2; w, m = np.cumsum(p), np.cumsum(p*c)
-    with np.errstate(divide='ignore', invalid='ignore'): return float(e[1:][np.nanargmax(np.where((w>0)&(w<1), (m[-1]*w-m)**2/(w*(1-w)), 0))])
+    h, e = np.histogram(v, bins)
+    p, c = h / h.sum(), (e[1:] + e[:-1]) / 2
+    w, m = np.cumsum(p), np.cumsum(p * c)
+    with np.errstate(divide='ignore', invalid='ignore'):
+        return float(e[1:][np.nanargmax(np.where((w > 0) & (w < 1), (m[-1] * w - m) ** 2 / (w * (1 - w)), 0))])
 
 # %% ../../nbs/evaluation/edges.ipynb #c0938
 def changed_region(
-    image:np.ndarray, source:np.ndarray, # Same type and size
-    sigma:float=1.5,                     # Smoothing in pixels
-)->np.ndarray:                           # bool, empty where nothing changed
+    image: np.ndarray,
+    source: np.ndarray,  # Same type and size
+    sigma: float = 1.5,  # Smoothing in pixels
+) -> np.ndarray:  # bool, empty where nothing changed
     "Where the image differs from its source by more than noise"
-    x, s = _like(image, source); touched = x!=s
-    if not touched.any(): return np.zeros(x.shape, bool)
-    d = np.abs(ndi.gaussian_filter(x-s, sigma)); window = ndi.binary_dilation(touched, iterations=3)
-    parts, n = ndi.label((d>=_otsu(d[window])) & window); size = ndi.sum_labels(np.ones(x.shape), parts, range(1, n+1))
-    return np.isin(parts, 1+np.flatnonzero(size>=.2*size.max())) if n else np.zeros(x.shape, bool)
+    x, s = _like(image, source)
+    touched = x != s
+    if not touched.any():
+        return np.zeros(x.shape, bool)
+    d = np.abs(ndi.gaussian_filter(x - s, sigma))
+    window = ndi.binary_dilation(touched, iterations=3)
+    parts, n = ndi.label((d >= _otsu(d[window])) & window)
+    size = ndi.sum_labels(np.ones(x.shape), parts, range(1, n + 1))
+    return np.isin(parts, 1 + np.flatnonzero(size >= 0.2 * size.max())) if n else np.zeros(x.shape, bool)
 
 # %% ../../nbs/evaluation/edges.ipynb #c0939
 def overlap(
-    asked:np.ndarray, found:np.ndarray, # Binary masks `(H, W)`
-    spacing:float=1., # Size of a pixel, for the distance's unit
-)->dict:              # dice in [0, 1]; hd95, infinite where one mask is empty
+    asked: np.ndarray,
+    found: np.ndarray,  # Binary masks `(H, W)`
+    spacing: float = 1.0,  # Size of a pixel, for the distance's unit
+) -> dict:  # dice in [0, 1]; hd95, infinite where one mask is empty
     "Dice and 95th percentile of the symmetric distances between the borders"
-    a, b = np.asarray(asked)>0, np.asarray(found)>0
-    if a.shape!=b.shape: raise ValueError(f'masks of {a.shape} and {b.shape} must have one size.')
-    if not a.any(): raise ValueError('the asked mask is empty.')
-    if not b.any(): return dict(dice=0., hd95=float('inf'))
-    edge = lambda m: m & ~ndi.binary_erosion(m); to = lambda m: ndi.distance_transform_edt(~edge(m))*spacing
-    return dict(dice=float(2*(a&b).sum()/(a.sum()+b.sum())), hd95=float(np.percentile(np.concatenate([to(b)[edge(a)], to(a)[edge(b)]]), 95)))
+    a, b = np.asarray(asked) > 0, np.asarray(found) > 0
+    if a.shape != b.shape:
+        raise ValueError(f'masks of {a.shape} and {b.shape} must have one size.')
+    if not a.any():
+        raise ValueError('the asked mask is empty.')
+    if not b.any():
+        return dict(dice=0.0, hd95=float('inf'))
+    edge = lambda m: m & ~ndi.binary_erosion(m)
+    to = lambda m: ndi.distance_transform_edt(~edge(m)) * spacing
+    return dict(
+        dice=float(2 * (a & b).sum() / (a.sum() + b.sum())),
+        hd95=float(np.percentile(np.concatenate([to(b)[edge(a)], to(a)[edge(b)]]), 95)),
+    )
 
 # %% ../../nbs/evaluation/edges.ipynb #c0940
 def mask_faithfulness(
-    image:np.ndarray, source:np.ndarray, # Result and background
-    mask:np.ndarray,                     # Lesion that was asked for
-    spacing:float=1.,
-)->dict:                                 # dice, hd95
+    image: np.ndarray,
+    source: np.ndarray,  # Result and background
+    mask: np.ndarray,  # Lesion that was asked for
+    spacing: float = 1.0,
+) -> dict:  # dice, hd95
     "Was the lesion painted where it was asked for?"
     return overlap(mask, changed_region(image, source), spacing)
 
 # %% ../../nbs/evaluation/edges.ipynb #c0942
-def source_images(made:Manifest, sources:Manifest)->list:
+def source_images(made: Manifest, sources: Manifest) -> list:
     "Background image of each synthetic row"
-    where = {k: i for i,k in enumerate(sources.df.image_id)}
+    where = {k: i for i, k in enumerate(sources.df.image_id)}
     lost = [s for s in made.df.source_id if s not in where]
-    if lost: raise ManifestError(f'the background {lost[0]!r} of a synthetic image is not among the given sources.')
+    if lost:
+        raise ManifestError(f'the background {lost[0]!r} of a synthetic image is not among the given sources.')
     return [sources.image(where[s]) for s in made.df.source_id]
 
 # %% ../../nbs/evaluation/edges.ipynb #c0943
 def border_rows(
-    made:Manifest,    # Synthetic images with `lesion_mask` and `soft_mask`
-    sources:Manifest, # Their backgrounds
-)->pd.DataFrame:      # One row an image: image_id, patient_id, seam_ratio, seam_excess, background_changed (pixels), background_ssim, dice, hd95 (pixels)
+    made: Manifest,  # Synthetic images with `lesion_mask` and `soft_mask`
+    sources: Manifest,  # Their backgrounds
+) -> pd.DataFrame:  # One row an image: image_id, patient_id, seam_ratio, seam_excess, background_changed (pixels), background_ssim, dice, hd95 (pixels)
     "Border, background and faithfulness of each synthetic image"
     rows = []
-    for i,src in enumerate(source_images(made, sources)):
+    for i, src in enumerate(source_images(made, sources)):
         soft, x, mask = made._mask(i, 'soft_mask').astype(np.float32), made.image(i), made.lesion_mask(i)
-        ratio, kept = seam_ratio(x, src, mask), background_change(x, src, soft/soft.max())
-        rows.append(dict(image_id=made.df.image_id.iloc[i], patient_id=made.df.patient_id.iloc[i], seam_ratio=ratio, seam_excess=ratio-1, background_changed=float(kept['changed']), background_ssim=kept['ssim'], **mask_faithfulness(x, src, mask)))
+        ratio, kept = seam_ratio(x, src, mask), background_change(x, src, soft / soft.max())
+        rows.append(
+            dict(
+                image_id=made.df.image_id.iloc[i],
+                patient_id=made.df.patient_id.iloc[i],
+                seam_ratio=ratio,
+                seam_excess=ratio - 1,
+                background_changed=float(kept['changed']),
+                background_ssim=kept['ssim'],
+                **mask_faithfulness(x, src, mask),
+            )
+        )
     return pd.DataFrame(rows)
 
 # %% ../../nbs/evaluation/edges.ipynb #c0944
-def seam_strips(made:Manifest, sources:Manifest, seed:int=0)->tuple:
+def seam_strips(made: Manifest, sources: Manifest, seed: int = 0) -> tuple:
     "Strips of painted borders and of the same contours in other backgrounds, with their patients"
-    images, painted, real, others = source_images(made, sources), [], [], []; who = list(made.df.patient_id); r = rng('strips', seed)
-    for i,src in enumerate(images):
-        contour = made._mask(i, 'soft_mask')>0; pool = [k for k in range(len(who)) if who[k]!=who[i] and images[k].shape==src.shape] or [i]; k = int(r.choice(pool))
-        painted.append(border_strips(_like(made.image(i), src)[0], contour)); real.append(border_strips(to_unit(images[k]), contour)); others.append(who[k])
+    images, painted, real, others = source_images(made, sources), [], [], []
+    who = list(made.df.patient_id)
+    r = rng('strips', seed)
+    for i, src in enumerate(images):
+        contour = made._mask(i, 'soft_mask') > 0
+        pool = [k for k in range(len(who)) if who[k] != who[i] and images[k].shape == src.shape] or [i]
+        k = int(r.choice(pool))
+        painted.append(border_strips(_like(made.image(i), src)[0], contour))
+        real.append(border_strips(to_unit(images[k]), contour))
+        others.append(who[k])
     return painted, real, who, others
 
 # %% ../../nbs/evaluation/edges.ipynb #c0945
 def border_table(
-    arms:dict,          # Name -> manifest of synthetic images
-    sources:Manifest,   # Backgrounds
-    dataset:str='', seed:int=0, # Noted in each row
-)->pd.DataFrame:        # Tidy: arm, dataset, seed, metric, value, lo, hi, n
+    arms: dict,  # Name -> manifest of synthetic images
+    sources: Manifest,  # Backgrounds
+    dataset: str = '',
+    seed: int = 0,  # Noted in each row
+) -> pd.DataFrame:  # Tidy: arm, dataset, seed, metric, value, lo, hi, n
     "Seams, background and mask faithfulness of every arm, with 95 % intervals over patients; detectability where there are ten patients or more"
     rows = []
-    for name,m in arms.items():
-        m = m.where(label=m.diseases); found = border_rows(m, sources); add = lambda metric, v, n: rows.append(dict(arm=name, dataset=dataset, seed=seed, metric=metric, value=v[0], lo=v[1], hi=v[2], n=n))
-        for metric in ('seam_ratio', 'seam_excess', 'background_changed', 'background_ssim', 'dice'): add(metric, clustered_interval(found[metric], found.patient_id, seed), len(found))
+    for name, m in arms.items():
+        m = m.where(label=m.diseases)
+        found = border_rows(m, sources)
+        add = lambda metric, v, n: rows.append(
+            dict(arm=name, dataset=dataset, seed=seed, metric=metric, value=v[0], lo=v[1], hi=v[2], n=n)
+        )
+        for metric in ('seam_ratio', 'seam_excess', 'background_changed', 'background_ssim', 'dice'):
+            add(metric, clustered_interval(found[metric], found.patient_id, seed), len(found))
         seen = found[np.isfinite(found.hd95)]
-        if len(seen): add('hd95', clustered_interval(seen.hd95, seen.patient_id, seed), len(seen))
-        if m.df.patient_id.nunique()>=10: add('seam_detectability', detectability(*seam_strips(m, sources, seed), seed=seed), len(m))
+        if len(seen):
+            add('hd95', clustered_interval(seen.hd95, seen.patient_id, seed), len(seen))
+        if m.df.patient_id.nunique() >= 10:
+            add('seam_detectability', detectability(*seam_strips(m, sources, seed), seed=seed), len(m))
     return pd.DataFrame(rows)

@@ -19,104 +19,167 @@ from .classify import Classifier
 
 # %% ../../nbs/evaluation/explain.ipynb #c1034
 def saliency(
-    clf:Classifier,  # Trained
-    x,               # `Manifest`, or images `(n, H, W)` in [0, 1]
-    noise:float=.05, # Spread of the noise
-    copies:int=12,   # Noisy copies of each image
-    blur:float=2.,   # Smoothing in pixels
-    seed:int=0,
-)->np.ndarray:       # `(n, size, size)` from 0, at the classifier's image size; each sums to 1
+    clf: Classifier,  # Trained
+    x,  # `Manifest`, or images `(n, H, W)` in [0, 1]
+    noise: float = 0.05,  # Spread of the noise
+    copies: int = 12,  # Noisy copies of each image
+    blur: float = 2.0,  # Smoothing in pixels
+    seed: int = 0,
+) -> np.ndarray:  # `(n, size, size)` from 0, at the classifier's image size; each sums to 1
     "Where a change would change the decision most (SmoothGrad)"
     from scipy.ndimage import gaussian_filter
+
     out, g = [], torch_generator('saliency', seed)
     with torch.enable_grad():
         for image in clf._tensor(x):
-            z = (image[None]+noise*torch.randn(copies, *image.shape, generator=g)).requires_grad_()
-            grad, = torch.autograd.grad(clf.net(clf._norm(z)).float().sum(), z)
-            s = gaussian_filter(grad.abs().mean(0)[0].numpy().astype(np.float64), blur); out.append(s/max(s.sum(), 1e-12))
+            z = (image[None] + noise * torch.randn(copies, *image.shape, generator=g)).requires_grad_()
+            (grad,) = torch.autograd.grad(clf.net(clf._norm(z)).float().sum(), z)
+            s = gaussian_filter(grad.abs().mean(0)[0].numpy().astype(np.float64), blur)
+            out.append(s / max(s.sum(), 1e-12))
     return np.array(out)
 
 # %% ../../nbs/evaluation/explain.ipynb #c1035
 def saliency_inside(
-    maps:np.ndarray,  # From `saliency`, `(n, s, s)`
-    masks:np.ndarray, # Lesion masks of the same size, `(n, s, s)`
-)->pd.DataFrame:      # One row an image: share (of saliency in the mask), area (of the mask), ratio (1 is chance), hit (the maximum lies in the mask)
+    maps: np.ndarray,  # From `saliency`, `(n, s, s)`
+    masks: np.ndarray,  # Lesion masks of the same size, `(n, s, s)`
+) -> pd.DataFrame:  # One row an image: share (of saliency in the mask), area (of the mask), ratio (1 is chance), hit (the maximum lies in the mask)
     "How much of what the classifier looked at lies in the lesion"
-    masks = np.asarray(masks)>0
-    if maps.shape!=masks.shape: raise ValueError(f'saliency {maps.shape} and masks {masks.shape} must have one shape.')
-    if not masks.any((1, 2)).all(): raise ValueError('a mask is empty; saliency is measured on sick images only.')
-    share, area = (maps*masks).sum((1, 2))/maps.sum((1, 2)), masks.mean((1, 2)); top = maps.reshape(len(maps), -1).argmax(1)
-    return pd.DataFrame(dict(share=share, area=area, ratio=share/area, hit=masks.reshape(len(maps), -1)[np.arange(len(maps)), top]))
+    masks = np.asarray(masks) > 0
+    if maps.shape != masks.shape:
+        raise ValueError(f'saliency {maps.shape} and masks {masks.shape} must have one shape.')
+    if not masks.any((1, 2)).all():
+        raise ValueError('a mask is empty; saliency is measured on sick images only.')
+    share, area = (maps * masks).sum((1, 2)) / maps.sum((1, 2)), masks.mean((1, 2))
+    top = maps.reshape(len(maps), -1).argmax(1)
+    return pd.DataFrame(
+        dict(share=share, area=area, ratio=share / area, hit=masks.reshape(len(maps), -1)[np.arange(len(maps)), top])
+    )
 
 # %% ../../nbs/evaluation/explain.ipynb #c1036
 def saliency_table(
-    classifiers:dict,  # Arm -> trained `Classifier`
-    test:Manifest,     # Held-out images; the sick ones with masks are looked at
-    dataset:str='', seed:int=0, # Noted in each row
-)->pd.DataFrame:       # Tidy: arm, dataset, seed, metric (saliency_ratio, saliency_hit), value, lo, hi, n
+    classifiers: dict,  # Arm -> trained `Classifier`
+    test: Manifest,  # Held-out images; the sick ones with masks are looked at
+    dataset: str = '',
+    seed: int = 0,  # Noted in each row
+) -> pd.DataFrame:  # Tidy: arm, dataset, seed, metric (saliency_ratio, saliency_hit), value, lo, hi, n
     "Does each arm's classifier look at the lesions? With 95 % intervals over patients"
-    sick = test.where(label=test.diseases); sick = sick.rows([i for i in range(len(sick)) if sick.lesion_mask(i) is not None and sick.lesion_mask(i).any()]); rows = []
-    if not len(sick): raise ValueError('no sick test image has a `lesion_mask`.')
-    for arm,clf in classifiers.items():
-        found = saliency_inside(saliency(clf, sick, seed=seed), np.stack([_mask_like(sick.lesion_mask(i), clf.image_size) for i in range(len(sick))]))
+    sick = test.where(label=test.diseases)
+    sick = sick.rows([i for i in range(len(sick)) if sick.lesion_mask(i) is not None and sick.lesion_mask(i).any()])
+    rows = []
+    if not len(sick):
+        raise ValueError('no sick test image has a `lesion_mask`.')
+    for arm, clf in classifiers.items():
+        found = saliency_inside(
+            saliency(clf, sick, seed=seed),
+            np.stack([_mask_like(sick.lesion_mask(i), clf.image_size) for i in range(len(sick))]),
+        )
         for metric in ('ratio', 'hit'):
-            value, lo, hi = clustered_interval(found[metric], sick.df.patient_id, seed); rows.append(dict(arm=arm, dataset=dataset, seed=seed, metric=f'saliency_{metric}', value=value, lo=lo, hi=hi, n=len(sick)))
+            value, lo, hi = clustered_interval(found[metric], sick.df.patient_id, seed)
+            rows.append(
+                dict(
+                    arm=arm,
+                    dataset=dataset,
+                    seed=seed,
+                    metric=f'saliency_{metric}',
+                    value=value,
+                    lo=lo,
+                    hi=hi,
+                    n=len(sick),
+                )
+            )
     return pd.DataFrame(rows)
 
 # %% ../../nbs/evaluation/explain.ipynb #c1037
 def _mask_like(mask, size):
     "A mask as the classifier's images are brought to their size"
     from medsoft_nb.painting.window import resize
-    h, w = mask.shape; n = max(h, w); m = np.pad(mask.astype(np.float32), (((n-h)//2, n-h-(n-h)//2), ((n-w)//2, n-w-(n-w)//2)))
-    m = resize(m, size); return m>min(.5, m.max()*.999)
+
+    h, w = mask.shape
+    n = max(h, w)
+    m = np.pad(mask.astype(np.float32), (((n - h) // 2, n - h - (n - h) // 2), ((n - w) // 2, n - w - (n - w) // 2)))
+    m = resize(m, size)
+    return m > min(0.5, m.max() * 0.999)
 
 # %% ../../nbs/evaluation/explain.ipynb #c1040
 def plot_saliency(
-    images:list, maps:np.ndarray, # Images `(n, n)`, and their saliency
-    masks=None,                   # Lesion masks, drawn as outlines
-    n:int=6,
-)->plt.Figure:
+    images: list,
+    maps: np.ndarray,  # Images `(n, n)`, and their saliency
+    masks=None,  # Lesion masks, drawn as outlines
+    n: int = 6,
+) -> plt.Figure:
     "Images above, with the lesion's outline, and what was looked at below"
-    n = min(n, len(maps)); fig, axs = plt.subplots(2, n, figsize=(1.2*n, 2.5), squeeze=False)
+    n = min(n, len(maps))
+    fig, axs = plt.subplots(2, n, figsize=(1.2 * n, 2.5), squeeze=False)
     for k in range(n):
-        for ax in axs[:, k]: ax.imshow(to_uint8(images[k]), cmap='gray', vmin=0, vmax=255); ax.axis('off')
-        axs[1, k].imshow(maps[k], cmap='inferno', alpha=.65)
-        if masks is not None: axs[0, k].contour(masks[k], [.5], colors='#ffb000', linewidths=.8)
-    fig.tight_layout(pad=.2)
+        for ax in axs[:, k]:
+            ax.imshow(to_uint8(images[k]), cmap='gray', vmin=0, vmax=255)
+            ax.axis('off')
+        axs[1, k].imshow(maps[k], cmap='inferno', alpha=0.65)
+        if masks is not None:
+            axs[0, k].contour(masks[k], [0.5], colors='#ffb000', linewidths=0.8)
+    fig.tight_layout(pad=0.2)
     return fig
 
 # %% ../../nbs/evaluation/explain.ipynb #c1044
 def embedding(
-    features:np.ndarray, # `(n, d)`, e.g. of `Classifier.embed` or an extractor
-    method:str='tsne',   # 'tsne', 'pca', or 'umap' (its package is optional)
-    seed:int=0,
-)->np.ndarray:           # `(n, 2)`
+    features: np.ndarray,  # `(n, d)`, e.g. of `Classifier.embed` or an extractor
+    method: str = 'tsne',  # 'tsne', 'pca', or 'umap' (its package is optional)
+    seed: int = 0,
+) -> np.ndarray:  # `(n, 2)`
     "Two coordinates for each image"
     from sklearn.decomposition import PCA
-    if method not in ('tsne', 'pca', 'umap'): raise ValueError(f"unknown method {method!r}. Known: tsne, pca, umap.")
-    if len(features)<5: raise ValueError(f'{len(features)} images are too few for a map; give at least 5.')
-    x = (features-features.mean(0))/(features.std(0)+1e-6)
-    if method=='umap':
-        try: from umap import UMAP
-        except ImportError as e: raise ImportError('UMAP needs a package of its own: pip install umap-learn') from e
+
+    if method not in ('tsne', 'pca', 'umap'):
+        raise ValueError(f"unknown method {method!r}. Known: tsne, pca, umap.")
+    if len(features) < 5:
+        raise ValueError(f'{len(features)} images are too few for a map; give at least 5.')
+    x = (features - features.mean(0)) / (features.std(0) + 1e-6)
+    if method == 'umap':
+        try:
+            from umap import UMAP
+        except ImportError as e:
+            raise ImportError('UMAP needs a package of its own: pip install umap-learn') from e
         return UMAP(random_state=seed).fit_transform(x)
     x = PCA(min(50, *x.shape), random_state=seed).fit_transform(x)
-    if method=='pca': return x[:, :2]
+    if method == 'pca':
+        return x[:, :2]
     from sklearn.manifold import TSNE
-    return TSNE(perplexity=min(30, (len(x)-1)/3), init='pca', random_state=seed).fit_transform(x)
+
+    return TSNE(perplexity=min(30, (len(x) - 1) / 3), init='pca', random_state=seed).fit_transform(x)
 
 # %% ../../nbs/evaluation/explain.ipynb #c1045
 def plot_embedding(
-    xy:np.ndarray,      # `(n, 2)`
-    labels, origins,    # Disease or 'healthy', and 'real' or 'synthetic', of each image
-    ax:plt.Axes|None=None,
-)->plt.Axes:
+    xy: np.ndarray,  # `(n, 2)`
+    labels,
+    origins,  # Disease or 'healthy', and 'real' or 'synthetic', of each image
+    ax: plt.Axes | None = None,
+) -> plt.Axes:
     "Colour for the disease, filled for real and open for synthetic images"
-    sns.set_theme(style='white', context='paper'); ax = ax or plt.subplots(figsize=(COLUMN*1.25, COLUMN))[1]; labels, origins = np.asarray(labels), np.asarray(origins)
-    names = sorted(set(labels), key=lambda l: (l!=HEALTHY, l)); colours = dict(zip(names, ['#bdbdbd', *sns.color_palette('colorblind', max(len(names)-1, 1)).as_hex()] if HEALTHY in names else sns.color_palette('colorblind', len(names)).as_hex()))
+    sns.set_theme(style='white', context='paper')
+    ax = ax or plt.subplots(figsize=(COLUMN * 1.25, COLUMN))[1]
+    labels, origins = np.asarray(labels), np.asarray(origins)
+    names = sorted(set(labels), key=lambda l: (l != HEALTHY, l))
+    colours = dict(
+        zip(
+            names,
+            ['#bdbdbd', *sns.color_palette('colorblind', max(len(names) - 1, 1)).as_hex()]
+            if HEALTHY in names
+            else sns.color_palette('colorblind', len(names)).as_hex(),
+        )
+    )
     for l in names:
         for synthetic in (False, True):
-            here = (labels==l) & ((origins=='synthetic')==synthetic)
-            if here.any(): ax.scatter(*xy[here].T, s=14, facecolors='none' if synthetic else colours[l], edgecolors=colours[l], linewidths=.9, label=f"{l}, {'synthetic' if synthetic else 'real'}")
-    ax.set(xticks=[], yticks=[]); ax.legend(frameon=False, fontsize=6.5, loc='center left', bbox_to_anchor=(1, .5)); sns.despine(ax=ax, left=True, bottom=True)
+            here = (labels == l) & ((origins == 'synthetic') == synthetic)
+            if here.any():
+                ax.scatter(
+                    *xy[here].T,
+                    s=14,
+                    facecolors='none' if synthetic else colours[l],
+                    edgecolors=colours[l],
+                    linewidths=0.9,
+                    label=f"{l}, {'synthetic' if synthetic else 'real'}",
+                )
+    ax.set(xticks=[], yticks=[])
+    ax.legend(frameon=False, fontsize=6.5, loc='center left', bbox_to_anchor=(1, 0.5))
+    sns.despine(ax=ax, left=True, bottom=True)
     return ax

@@ -27,39 +27,68 @@ Memorisation: {checked}
 
 # %% ../../nbs/evaluation/export.ipynb #c0978
 def export(
-    made:Manifest,    # Synthetic images
-    out:str|Path,     # New folder
-    train:Manifest|None=None,    # Sick images that the generator was trained on
-    held_out:Manifest|None=None, # Real sick images of other patients
-    drop:bool=False,  # Leave copies out instead of raising
-)->Manifest:          # What was written
+    made: Manifest,  # Synthetic images
+    out: str | Path,  # New folder
+    train: Manifest | None = None,  # Sick images that the generator was trained on
+    held_out: Manifest | None = None,  # Real sick images of other patients
+    drop: bool = False,  # Leave copies out instead of raising
+) -> Manifest:  # What was written
     "Copy synthetic images with masks, manifest and a card into a folder that can be given away; checked by the gate where `train` and `held_out` are given"
     import medsoft_nb
+
     out, checked = Path(out), 'not checked, since no training images were given.'
-    if out.exists() and any(out.iterdir()): raise ValueError(f'{out} is not empty; choose a new folder.')
-    if not len(made): raise ManifestError('there is nothing to export: the manifest has no rows.')
-    if (train is None)!=(held_out is None): raise ValueError('the gate needs both `train` and `held_out`.')
+    if out.exists() and any(out.iterdir()):
+        raise ValueError(f'{out} is not empty; choose a new folder.')
+    if not len(made):
+        raise ManifestError('there is nothing to export: the manifest has no rows.')
+    if (train is None) != (held_out is None):
+        raise ValueError('the gate needs both `train` and `held_out`.')
     if train is not None:
-        kept = memorisation_gate(made, train, held_out, drop); found = memorisation_report(kept, train, held_out); lost = len(made)-len(kept); made = kept
+        kept = memorisation_gate(made, train, held_out, drop)
+        found = memorisation_report(kept, train, held_out)
+        lost = len(made) - len(kept)
+        made = kept
         checked = f'no lesion repeats one of {len(train.where(label=train.diseases))} training lesions ({lost} copies were left out); share below the 1st percentile of real lesions {found.below.mean():.3f}.'
     with atomic_folder(out) as tmp:
         for column in [c for c in PATHS if c in made.df]:
-            for i,p in enumerate(made.df[column]):
-                if p: (tmp/column).mkdir(exist_ok=True); shutil.copyfile(made.root/p, tmp/column/f'{made.df.image_id.iloc[i]}{Path(p).suffix}')
-        df = made.df.assign(**{c: [f'{c}/{i}{Path(p).suffix}' if p else '' for i,p in zip(made.df.image_id, made.df[c])] for c in PATHS if c in made.df})
-        Manifest(df, tmp).save(tmp/'manifest.csv')
-        if train is not None: found.to_csv(tmp/'memorisation.csv', index=False)
-        counts = ', '.join(f'{n} {l}' for l,n in df.label.value_counts().items())
-        write_text(tmp/'README.md', CARD.format(n=len(df), patients=df.patient_id.nunique(), counts=counts, version=medsoft_nb.__version__, checked=checked))
-    return Manifest.load(out/'manifest.csv')
+            for i, p in enumerate(made.df[column]):
+                if p:
+                    (tmp / column).mkdir(exist_ok=True)
+                    shutil.copyfile(made.root / p, tmp / column / f'{made.df.image_id.iloc[i]}{Path(p).suffix}')
+        df = made.df.assign(
+            **{
+                c: [f'{c}/{i}{Path(p).suffix}' if p else '' for i, p in zip(made.df.image_id, made.df[c])]
+                for c in PATHS
+                if c in made.df
+            }
+        )
+        Manifest(df, tmp).save(tmp / 'manifest.csv')
+        if train is not None:
+            found.to_csv(tmp / 'memorisation.csv', index=False)
+        counts = ', '.join(f'{n} {l}' for l, n in df.label.value_counts().items())
+        write_text(
+            tmp / 'README.md',
+            CARD.format(
+                n=len(df),
+                patients=df.patient_id.nunique(),
+                counts=counts,
+                version=medsoft_nb.__version__,
+                checked=checked,
+            ),
+        )
+    return Manifest.load(out / 'manifest.csv')
 
 # %% ../../nbs/evaluation/export.ipynb #c0979
 @contextmanager
-def atomic_folder(out:Path):
+def atomic_folder(out: Path):
     "A new folder that is there whole, or not at all"
-    out.parent.mkdir(parents=True, exist_ok=True); tmp = Path(tempfile.mkdtemp(prefix=f'.{out.name}.', dir=out.parent))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    tmp = Path(tempfile.mkdtemp(prefix=f'.{out.name}.', dir=out.parent))
     try:
         yield tmp
-        if out.exists(): out.rmdir()
-        tmp.chmod(0o755); tmp.rename(out)
-    finally: shutil.rmtree(tmp, ignore_errors=True)
+        if out.exists():
+            out.rmdir()
+        tmp.chmod(0o755)
+        tmp.rename(out)
+    finally:
+        shutil.rmtree(tmp, ignore_errors=True)

@@ -22,41 +22,61 @@ from ..painting.window import cut_window, resize, to_unit
 
 # %% ../../nbs/evaluation/features.ipynb #c0842
 def lesion_crops(
-    manifest:Manifest, # Rows with a `lesion_mask` or a `box`
-    size:int=64,       # Side of the crops in pixels
-)->list:               # float32 arrays `(size, size)` in [0, 1]
+    manifest: Manifest,  # Rows with a `lesion_mask` or a `box`
+    size: int = 64,  # Side of the crops in pixels
+) -> list:  # float32 arrays `(size, size)` in [0, 1]
     "A crop of native scale around each lesion"
     out = []
     for i in range(len(manifest)):
-        x = to_unit(manifest.image(i)); m = manifest.lesion_mask(i)
-        if m is None and manifest.df.box.iloc[i]: m = box_mask(manifest.df.box.iloc[i], x.shape)
-        if m is None: raise ManifestError(f'{manifest.df.image_id.iloc[i]} has neither a `lesion_mask` nor a `box`: there is no lesion to crop.')
-        cy, cx = (int(round(c)) for c in ndi.center_of_mass(m)); y0, x0 = cy-size//2, cx-size//2
-        out.append(cut_window(x, (y0, x0, y0+size, x0+size), size))
+        x = to_unit(manifest.image(i))
+        m = manifest.lesion_mask(i)
+        if m is None and manifest.df.box.iloc[i]:
+            m = box_mask(manifest.df.box.iloc[i], x.shape)
+        if m is None:
+            raise ManifestError(
+                f'{manifest.df.image_id.iloc[i]} has neither a `lesion_mask` nor a `box`: there is no lesion to crop.'
+            )
+        cy, cx = (int(round(c)) for c in ndi.center_of_mass(m))
+        y0, x0 = cy - size // 2, cx - size // 2
+        out.append(cut_window(x, (y0, x0, y0 + size, x0 + size), size))
     return out
 
 # %% ../../nbs/evaluation/features.ipynb #c0845
-_COLOUR = (.485, .456, .406), (.229, .224, .225)    # mean and spread of ImageNet's channels
-_HALF = (.5,)*3, (.5,)*3
-VISION = dict(dinov2=_COLOUR, dinov2_with_registers=_COLOUR, vit=_HALF, deit=_COLOUR, resnet=_COLOUR, convnext=_COLOUR) # model type -> mean and spread, where none are stated
+_COLOUR = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # mean and spread of ImageNet's channels
+_HALF = (0.5,) * 3, (0.5,) * 3
+VISION = dict(
+    dinov2=_COLOUR, dinov2_with_registers=_COLOUR, vit=_HALF, deit=_COLOUR, resnet=_COLOUR, convnext=_COLOUR
+)  # model type -> mean and spread, where none are stated
 
 # %% ../../nbs/evaluation/features.ipynb #c0846
 def _vision_features(net, kind):
     "Function from normalised pixels to one vector an image"
     kw = dict(interpolate_pos_encoding=True) if kind in ('vit', 'deit') else {}
-    def forward(x): h = net(x, **kw).last_hidden_state; return h[:, 0] if h.ndim==3 else h.mean((2, 3))
+
+    def forward(x):
+        h = net(x, **kw).last_hidden_state
+        return h[:, 0] if h.ndim == 3 else h.mean((2, 3))
+
     return forward
 
 # %% ../../nbs/evaluation/features.ipynb #c0847
 def _config(where, name):
     "The `config.json` of a folder, or of a Hub id"
     if Path(where).is_dir():
-        file = Path(where)/'config.json'
-        if not file.is_file(): raise ValueError(f'{where} holds no model: it lacks config.json.')
-        if not list(Path(where).glob('*.safetensors')): raise ValueError(f'{where} has no safetensors weights; pickled ones (.bin, .pt) are refused because opening a pickle can run code. Save them once with `save_pretrained(..., safe_serialization=True)`.')
+        file = Path(where) / 'config.json'
+        if not file.is_file():
+            raise ValueError(f'{where} holds no model: it lacks config.json.')
+        if not list(Path(where).glob('*.safetensors')):
+            raise ValueError(
+                f'{where} has no safetensors weights; pickled ones (.bin, .pt) are refused because opening a pickle can run code. Save them once with `save_pretrained(..., safe_serialization=True)`.'
+            )
         return json.loads(file.read_text())
-    if not re.fullmatch(r'[\w-][\w.-]*/[\w.-]+', where) or Path(where).parent.is_dir(): raise ValueError(f'extractor {name!r}: {where!r} is neither a folder nor a Hub id such as `facebook/dinov2-small`.')
+    if not re.fullmatch(r'[\w-][\w.-]*/[\w.-]+', where) or Path(where).parent.is_dir():
+        raise ValueError(
+            f'extractor {name!r}: {where!r} is neither a folder nor a Hub id such as `facebook/dinov2-small`.'
+        )
     from transformers import PretrainedConfig
+
     return PretrainedConfig.get_config_dict(where)[0]
 
 # %% ../../nbs/evaluation/features.ipynb #c0848
@@ -64,56 +84,105 @@ def _vision(where, kind, size, name):
     "Network, forward, size, mean and spread of a vision model of `transformers`"
     from transformers import AutoModel
     from transformers.utils import cached_file
-    local, config = Path(where).is_dir(), _config(where, name); found = config.get('model_type')
-    if found not in VISION or kind and not found.startswith(kind): raise ValueError(f"{where} is a model of type {found!r}; expected {kind or ', '.join(VISION)}.")
+
+    local, config = Path(where).is_dir(), _config(where, name)
+    found = config.get('model_type')
+    if found not in VISION or kind and not found.startswith(kind):
+        raise ValueError(f"{where} is a model of type {found!r}; expected {kind or ', '.join(VISION)}.")
     net = AutoModel.from_pretrained(where, use_safetensors=True, local_files_only=local)
-    file = cached_file(where, 'preprocessor_config.json', local_files_only=local, _raise_exceptions_for_missing_entries=False)
+    file = cached_file(
+        where, 'preprocessor_config.json', local_files_only=local, _raise_exceptions_for_missing_entries=False
+    )
     pre = json.loads(Path(file).read_text()) if file else {}
-    patch = config.get('patch_size', 1) if found!='convnext' else 1; size = size or min(config.get('image_size') or 224, 224)
-    if size%patch: raise ValueError(f'size = {size} is no multiple of the patches of {where}, which are {patch} pixels wide.')
-    return net, _vision_features(net, found), size, pre.get('image_mean', VISION[found][0]), pre.get('image_std', VISION[found][1])
+    patch = config.get('patch_size', 1) if found != 'convnext' else 1
+    size = size or min(config.get('image_size') or 224, 224)
+    if size % patch:
+        raise ValueError(f'size = {size} is no multiple of the patches of {where}, which are {patch} pixels wide.')
+    return (
+        net,
+        _vision_features(net, found),
+        size,
+        pre.get('image_mean', VISION[found][0]),
+        pre.get('image_std', VISION[found][1]),
+    )
 
 # %% ../../nbs/evaluation/features.ipynb #c0850
-INCEPTION = 'https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth'
+INCEPTION = (
+    'https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth'
+)
 
 # %% ../../nbs/evaluation/features.ipynb #c0851
 def _inception(where, size, name):
     "FID's Inception: 8-bit pixels in, 2048 features out; it brings them to 299 pixels itself, in its own way"
-    file = Path(where) if where else Path(torch.hub.get_dir())/'checkpoints'/INCEPTION.rsplit('/')[-1]
-    try: from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
-    except ImportError as e: raise ImportError(f'extractor {name!r} needs torch-fidelity: pip install torch-fidelity torchvision; and its weights, {INCEPTION}, as {file} or named as `inception:<file>`.') from e
-    if not file.is_file(): raise ValueError(f'extractor {name!r}: no weights at {file}. Download {INCEPTION} there, or name another place as `inception:<file>`.')
-    load_state(file)          # refuses what could run code: torch-fidelity itself opens the file unguarded
+    file = Path(where) if where else Path(torch.hub.get_dir()) / 'checkpoints' / INCEPTION.rsplit('/')[-1]
+    try:
+        from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+    except ImportError as e:
+        raise ImportError(
+            f'extractor {name!r} needs torch-fidelity: pip install torch-fidelity torchvision; and its weights, {INCEPTION}, as {file} or named as `inception:<file>`.'
+        ) from e
+    if not file.is_file():
+        raise ValueError(
+            f'extractor {name!r}: no weights at {file}. Download {INCEPTION} there, or name another place as `inception:<file>`.'
+        )
+    load_state(file)  # refuses what could run code: torch-fidelity itself opens the file unguarded
     net = FeatureExtractorInceptionV3('inception-v3-compat', ['2048'], feature_extractor_weights_path=str(file))
-    return net, lambda x: net((x*255).round().clamp(0, 255).to(torch.uint8))[0], size, 0., 1.
+    return net, lambda x: net((x * 255).round().clamp(0, 255).to(torch.uint8))[0], size, 0.0, 1.0
 
 # %% ../../nbs/evaluation/features.ipynb #c0852
-_TORCHVISION = ((r'^(module|model|resnet)\.', ''), (r'^backbone\.0\.', 'conv1.'), (r'^backbone\.1\.', 'bn1.'), (r'^backbone\.([4-7])\.', lambda m: f'layer{int(m[1])-3}.'),
-    (r'^conv1\.', 'embedder.embedder.convolution.'), (r'^bn1\.', 'embedder.embedder.normalization.'), (r'^layer(\d)\.(\d+)\.', lambda m: f'encoder.stages.{int(m[1])-1}.layers.{m[2]}.'),
-    (r'\.downsample\.0\.', '.shortcut.convolution.'), (r'\.downsample\.1\.', '.shortcut.normalization.'),
-    (r'\.conv(\d)\.', lambda m: f'.layer.{int(m[1])-1}.convolution.'), (r'\.bn(\d)\.', lambda m: f'.layer.{int(m[1])-1}.normalization.'))
+_TORCHVISION = (
+    (r'^(module|model|resnet)\.', ''),
+    (r'^backbone\.0\.', 'conv1.'),
+    (r'^backbone\.1\.', 'bn1.'),
+    (r'^backbone\.([4-7])\.', lambda m: f'layer{int(m[1]) - 3}.'),
+    (r'^conv1\.', 'embedder.embedder.convolution.'),
+    (r'^bn1\.', 'embedder.embedder.normalization.'),
+    (r'^layer(\d)\.(\d+)\.', lambda m: f'encoder.stages.{int(m[1]) - 1}.layers.{m[2]}.'),
+    (r'\.downsample\.0\.', '.shortcut.convolution.'),
+    (r'\.downsample\.1\.', '.shortcut.normalization.'),
+    (r'\.conv(\d)\.', lambda m: f'.layer.{int(m[1]) - 1}.convolution.'),
+    (r'\.bn(\d)\.', lambda m: f'.layer.{int(m[1]) - 1}.normalization.'),
+)
 
 # %% ../../nbs/evaluation/features.ipynb #c0853
 def resnet50_state(
-    state:dict, # Tensors in the layout of `transformers`, of `torchvision` or of RadImageNet
-)->dict:        # For `ResNetModel(ResNetConfig())`; a classifier at its end is left out
+    state: dict,  # Tensors in the layout of `transformers`, of `torchvision` or of RadImageNet
+) -> dict:  # For `ResNetModel(ResNetConfig())`; a classifier at its end is left out
     "A ResNet-50's weights under the names of `transformers`"
+
     def rename(k):
-        for old,new in _TORCHVISION: k = re.sub(old, new, k)
+        for old, new in _TORCHVISION:
+            k = re.sub(old, new, k)
         return k
-    return {rename(k): v for k,v in state.items() if not k.startswith(('fc.', 'classifier.', 'module.fc.', 'model.fc.'))}
+
+    return {
+        rename(k): v for k, v in state.items() if not k.startswith(('fc.', 'classifier.', 'module.fc.', 'model.fc.'))
+    }
 
 # %% ../../nbs/evaluation/features.ipynb #c0854
 def _radimagenet(where, size, name):
     "A ResNet-50 from a folder, or from one file of weights"
     from transformers import ResNetConfig, ResNetModel
-    if where and Path(where).is_dir(): return *_vision(where, 'resnet', size, name)[:3], *_HALF
-    if not where or not Path(where).is_file(): raise ValueError(f'extractor {name!r}: no weights{f" at {where}" if where else ""}. Ask the authors of RadImageNet for its ResNet-50 (https://www.radimagenet.com), and name the file or folder as `radimagenet:<where>`.')
-    if Path(where).suffix=='.safetensors': from safetensors.torch import load_file as read
-    else: read = load_state
-    state = read(where); state = state.get('state_dict', state) if isinstance(state, dict) else {}; net = ResNetModel(ResNetConfig())
-    odd = net.load_state_dict(resnet50_state(state), strict=False); lost = [k for k in odd.missing_keys if 'num_batches' not in k]
-    if lost or odd.unexpected_keys: raise ValueError(f"{where} is no ResNet-50: {len(lost)} tensors missing ({', '.join(lost[:2])}), {len(odd.unexpected_keys)} unknown ({', '.join(odd.unexpected_keys[:2])}).")
+
+    if where and Path(where).is_dir():
+        return *_vision(where, 'resnet', size, name)[:3], *_HALF
+    if not where or not Path(where).is_file():
+        raise ValueError(
+            f'extractor {name!r}: no weights{f" at {where}" if where else ""}. Ask the authors of RadImageNet for its ResNet-50 (https://www.radimagenet.com), and name the file or folder as `radimagenet:<where>`.'
+        )
+    if Path(where).suffix == '.safetensors':
+        from safetensors.torch import load_file as read
+    else:
+        read = load_state
+    state = read(where)
+    state = state.get('state_dict', state) if isinstance(state, dict) else {}
+    net = ResNetModel(ResNetConfig())
+    odd = net.load_state_dict(resnet50_state(state), strict=False)
+    lost = [k for k in odd.missing_keys if 'num_batches' not in k]
+    if lost or odd.unexpected_keys:
+        raise ValueError(
+            f"{where} is no ResNet-50: {len(lost)} tensors missing ({', '.join(lost[:2])}), {len(odd.unexpected_keys)} unknown ({', '.join(odd.unexpected_keys[:2])})."
+        )
     return net, _vision_features(net, 'resnet'), size or 224, *_HALF
 
 # %% ../../nbs/evaluation/features.ipynb #c0856
@@ -125,58 +194,88 @@ EXTRACTORS = {
     'dinov2:<folder or Hub id>': 'DINOv2 of `transformers`; the same for `vit:`, `deit:`, `resnet:`, `convnext:`',
     '<folder or Hub id>': 'any of these; its config.json says which',
     'inception': "FID's own, of torch-fidelity; or `inception:<file of weights>`",
-    'radimagenet:<folder or file>': 'ResNet-50 of radiology, safetensors or plain tensors'}
+    'radimagenet:<folder or file>': 'ResNet-50 of radiology, safetensors or plain tensors',
+}
 
 # %% ../../nbs/evaluation/features.ipynb #c0857
 def _short(name):
     "A name without the folders of one machine"
     kind, where = re.fullmatch(r'([a-z0-9]+:)?(.*)', name).groups()
-    return (kind or '')+Path(where).name if where and Path(where).exists() else name
+    return (kind or '') + Path(where).name if where and Path(where).exists() else name
 
 # %% ../../nbs/evaluation/features.ipynb #c0858
 def _load(name, size):
     "Network, forward, size, mean and spread for an extractor's name; the forward of an encoder takes raw pixels"
     kind, where = name.split(':', 1) if re.match(r'[a-z0-9]+:', name) else ('', name)
-    if name=='efficientnet-lite0': net = imagenet_lite0(); return net, lambda x: net.extract_features(x).mean((2, 3)), size or 128, *IMAGENET
-    if name=='inception' or kind=='inception': return _inception(where if kind else '', size, name)
-    if name=='radimagenet' or kind=='radimagenet': return _radimagenet(where if kind else '', size, name)
-    if kind in ('dinov2', 'vit', 'deit', 'resnet', 'convnext'): return _vision(where, kind, size, name)
-    encoder = name in SHIPPED or name=='biomedclip' or kind=='clip' or name.startswith('hf-hub:') or (Path(name)/'open_clip_config.json').is_file()
-    if not encoder and not (Path(name).is_dir() or re.fullmatch(r'[\w-][\w.-]*/[\w.-]+', name) and not Path(name).parent.is_dir()):
+    if name == 'efficientnet-lite0':
+        net = imagenet_lite0()
+        return net, lambda x: net.extract_features(x).mean((2, 3)), size or 128, *IMAGENET
+    if name == 'inception' or kind == 'inception':
+        return _inception(where if kind else '', size, name)
+    if name == 'radimagenet' or kind == 'radimagenet':
+        return _radimagenet(where if kind else '', size, name)
+    if kind in ('dinov2', 'vit', 'deit', 'resnet', 'convnext'):
+        return _vision(where, kind, size, name)
+    encoder = (
+        name in SHIPPED
+        or name == 'biomedclip'
+        or kind == 'clip'
+        or name.startswith('hf-hub:')
+        or (Path(name) / 'open_clip_config.json').is_file()
+    )
+    if not encoder and not (
+        Path(name).is_dir() or re.fullmatch(r'[\w-][\w.-]*/[\w.-]+', name) and not Path(name).parent.is_dir()
+    ):
         raise ValueError(f"unknown extractor {name!r}. Known: {', '.join(EXTRACTORS)}.")
-    if not encoder and 'vision_config' not in _config(name, name): return _vision(name, '', size, name)
-    enc = load_encoder(where if kind=='clip' else name)
-    if size not in (None, enc.size): raise ValueError(f'{name} takes images of {enc.size} pixels; got size = {size}. Leave `size` out.')
+    if not encoder and 'vision_config' not in _config(name, name):
+        return _vision(name, '', size, name)
+    enc = load_encoder(where if kind == 'clip' else name)
+    if size not in (None, enc.size):
+        raise ValueError(f'{name} takes images of {enc.size} pixels; got size = {size}. Leave `size` out.')
     return enc.model, lambda x: enc.images(x)[1], enc.size, None, None
 
 # %% ../../nbs/evaluation/features.ipynb #c0859
 class Extractor:
     "Image features from a network that is chosen by name; see `EXTRACTORS`"
-    def __init__(self,
-        name:str='efficientnet-lite0', # One of `EXTRACTORS`; `kind:where` names a folder, a file or a Hub id
-        size:int|None=None,            # Side that images are brought to; the network's own if `None` (128 for the default; Inception takes any)
-        device:str='cpu',              # Where the network runs
+
+    def __init__(
+        self,
+        name: str = 'efficientnet-lite0',  # One of `EXTRACTORS`; `kind:where` names a folder, a file or a Hub id
+        size: int
+        | None = None,  # Side that images are brought to; the network's own if `None` (128 for the default; Inception takes any)
+        device: str = 'cpu',  # Where the network runs
     ):
         self.net, self.forward, self.size, self.mean, self.sd = _load(str(name), size)
-        self.name, self.device = _short(str(name)), device; self.net.to(device).eval().requires_grad_(False)
+        self.name, self.device = _short(str(name)), device
+        self.net.to(device).eval().requires_grad_(False)
 
-    def pixels(self, x:torch.Tensor)->torch.Tensor:
+    def pixels(self, x: torch.Tensor) -> torch.Tensor:
         "`(B, 1, size, size)` in [0, 1] as the network takes them"
-        if self.mean is None: return x
-        mean, sd = (v if np.isscalar(v) else torch.tensor(v, dtype=torch.float32, device=x.device).view(1, -1, 1, 1) for v in (self.mean, self.sd))
-        return ((x-mean)/sd).expand(-1, 3, -1, -1)
+        if self.mean is None:
+            return x
+        mean, sd = (
+            v if np.isscalar(v) else torch.tensor(v, dtype=torch.float32, device=x.device).view(1, -1, 1, 1)
+            for v in (self.mean, self.sd)
+        )
+        return ((x - mean) / sd).expand(-1, 3, -1, -1)
 
     @torch.no_grad()
-    def features(self,
-        images:list,       # Square arrays `(n, n)` in [0, 1]
-        batch_size:int=32, # Images at a time
-    )->np.ndarray:         # `(len(images), d)` float32
+    def features(
+        self,
+        images: list,  # Square arrays `(n, n)` in [0, 1]
+        batch_size: int = 32,  # Images at a time
+    ) -> np.ndarray:  # `(len(images), d)` float32
         "One vector for each image"
-        if not len(images): raise ValueError('no images to take features of.')
+        if not len(images):
+            raise ValueError('no images to take features of.')
         out = []
-        images = [np.asarray(i, np.float32) for i in images]; odd = [i.shape for i in images if i.ndim!=2 or len(set(i.shape))>1]
-        if odd: raise ValueError(f'an image of shape {odd[0]}; expected square grey ones, such as `lesion_crops` gives.')
+        images = [np.asarray(i, np.float32) for i in images]
+        odd = [i.shape for i in images if i.ndim != 2 or len(set(i.shape)) > 1]
+        if odd:
+            raise ValueError(f'an image of shape {odd[0]}; expected square grey ones, such as `lesion_crops` gives.')
         for k in range(0, len(images), batch_size):
-            x = torch.from_numpy(np.stack([resize(i, self.size or len(i)) for i in images[k:k+batch_size]]))[:, None]
+            x = torch.from_numpy(np.stack([resize(i, self.size or len(i)) for i in images[k : k + batch_size]]))[
+                :, None
+            ]
             out.append(self.forward(self.pixels(x.to(self.device))).float().cpu().numpy())
         return np.concatenate(out)

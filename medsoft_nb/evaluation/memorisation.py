@@ -20,17 +20,24 @@ from ..statistics.intervals import clustered_interval
 
 # %% ../../nbs/evaluation/memorisation.ipynb #c0953
 SIDE, SHIFT = 40, 3  # Window around a lesion, largest shift, in pixels
-HOW = [('flipped, ' if flip else '')+('as is' if not turn else f'turned {90*turn}') for flip in (0, 1) for turn in range(4)]
+HOW = [
+    ('flipped, ' if flip else '') + ('as is' if not turn else f'turned {90 * turn}')
+    for flip in (0, 1)
+    for turn in range(4)
+]
 
 # %% ../../nbs/evaluation/memorisation.ipynb #c0954
 def _details(manifest):
     "Texture and mask of each lesion, in windows with room for shifts"
-    out, side = [], SIDE+2*SHIFT
+    out, side = [], SIDE + 2 * SHIFT
     for i in range(len(manifest)):
         m = manifest.lesion_mask(i)
-        if m is None or not m.any(): raise ManifestError(f'{manifest.df.image_id.iloc[i]} has no `lesion_mask`: there is no lesion to compare.')
-        x = to_unit(manifest.image(i)); x = ndi.gaussian_filter(x, .8)-ndi.gaussian_filter(x, 2)
-        y0, x0 = (int(round(c))-side//2 for c in ndi.center_of_mass(m)); box = (y0, x0, y0+side, x0+side)
+        if m is None or not m.any():
+            raise ManifestError(f'{manifest.df.image_id.iloc[i]} has no `lesion_mask`: there is no lesion to compare.')
+        x = to_unit(manifest.image(i))
+        x = ndi.gaussian_filter(x, 0.8) - ndi.gaussian_filter(x, 2)
+        y0, x0 = (int(round(c)) - side // 2 for c in ndi.center_of_mass(m))
+        box = (y0, x0, y0 + side, x0 + side)
         out.append((cut_window(x, box, side), cut_window(m.astype(np.float32), box, side)))
     return out
 
@@ -38,83 +45,148 @@ def _details(manifest):
 def _moved(window):
     "All flips, turns and shifts of a window, `(8*(2*SHIFT+1)**2, SIDE*SIDE)`"
     turned = [np.rot90(window[:, ::-1] if flip else window, turn) for flip in (0, 1) for turn in range(4)]
-    return np.array([w[y:y+SIDE, x:x+SIDE].ravel() for w in turned for y,x in product(range(2*SHIFT+1), repeat=2)], np.float32)
+    return np.array(
+        [w[y : y + SIDE, x : x + SIDE].ravel() for w in turned for y, x in product(range(2 * SHIFT + 1), repeat=2)],
+        np.float32,
+    )
 
 # %% ../../nbs/evaluation/memorisation.ipynb #c0956
 def lesion_distances(
-    made:Manifest,  # Lesions with masks
-    train:Manifest, # Lesions that they are compared with
-)->tuple:           # Distances `(len(made), len(train))` from 0 (a copy) to about 1, and which flip or turn was nearest (index of `HOW`)
+    made: Manifest,  # Lesions with masks
+    train: Manifest,  # Lesions that they are compared with
+) -> tuple:  # Distances `(len(made), len(train))` from 0 (a copy) to about 1, and which flip or turn was nearest (index of `HOW`)
     "How far the texture of each lesion is from each training lesion"
-    inner = slice(SHIFT, -SHIFT); syn = _details(made)
-    w = np.stack([ndi.binary_dilation(m[inner, inner]>.5).ravel() for _,m in syn]).astype(np.float32); x = np.stack([p[inner, inner].ravel() for p,_ in syn]).astype(np.float32)
-    n = w.sum(1, keepdims=True); x = w*(x-(w*x).sum(1, keepdims=True)/n); size = np.sqrt((x**2).sum(1, keepdims=True))
+    inner = slice(SHIFT, -SHIFT)
+    syn = _details(made)
+    w = np.stack([ndi.binary_dilation(m[inner, inner] > 0.5).ravel() for _, m in syn]).astype(np.float32)
+    x = np.stack([p[inner, inner].ravel() for p, _ in syn]).astype(np.float32)
+    n = w.sum(1, keepdims=True)
+    x = w * (x - (w * x).sum(1, keepdims=True) / n)
+    size = np.sqrt((x**2).sum(1, keepdims=True))
     best, how = np.empty((len(syn), len(train))), np.empty((len(syn), len(train)), int)
-    for j,(window,_) in enumerate(_details(train)):
-        t = _moved(window); spread = np.sqrt(np.maximum(w@(t**2).T - (w@t.T)**2/n, 1e-9))
-        c = (x@t.T)/np.maximum(size*spread, 1e-9); k = c.argmax(1); best[:, j], how[:, j] = c.max(1), k//(2*SHIFT+1)**2
-    return 1-best, how
+    for j, (window, _) in enumerate(_details(train)):
+        t = _moved(window)
+        spread = np.sqrt(np.maximum(w @ (t**2).T - (w @ t.T) ** 2 / n, 1e-9))
+        c = (x @ t.T) / np.maximum(size * spread, 1e-9)
+        k = c.argmax(1)
+        best[:, j], how[:, j] = c.max(1), k // (2 * SHIFT + 1) ** 2
+    return 1 - best, how
 
 # %% ../../nbs/evaluation/memorisation.ipynb #c0958
-def memorisation_yardstick(train:Manifest, held_out:Manifest)->float:
+def memorisation_yardstick(train: Manifest, held_out: Manifest) -> float:
     "1st percentile of the distances from held-out lesions to their nearest training lesions"
-    return float(np.percentile(lesion_distances(held_out.where(label=held_out.diseases), train.where(label=train.diseases))[0].min(1), 1))
+    return float(
+        np.percentile(
+            lesion_distances(held_out.where(label=held_out.diseases), train.where(label=train.diseases))[0].min(1), 1
+        )
+    )
 
 # %% ../../nbs/evaluation/memorisation.ipynb #c0959
 def memorisation_report(
-    made:Manifest,     # Synthetic images
-    train:Manifest,    # Sick images that the generator was trained on
-    held_out:Manifest, # Real sick images of other patients
-    margin:float=.7,   # A copy is nearer than this share of the yardstick
-    yardstick:float|None=None, # From `memorisation_yardstick`; worked out if `None`
-)->pd.DataFrame:       # image_id, patient_id, nearest_id, how, distance, ratio (to the distance to as many held-out lesions), below (the yardstick), copied
+    made: Manifest,  # Synthetic images
+    train: Manifest,  # Sick images that the generator was trained on
+    held_out: Manifest,  # Real sick images of other patients
+    margin: float = 0.7,  # A copy is nearer than this share of the yardstick
+    yardstick: float | None = None,  # From `memorisation_yardstick`; worked out if `None`
+) -> pd.DataFrame:  # image_id, patient_id, nearest_id, how, distance, ratio (to the distance to as many held-out lesions), below (the yardstick), copied
     "Nearest training lesion of each synthetic one, and whether it is a copy"
     made, train, held_out = (m.where(label=m.diseases) for m in (made, train, held_out))
-    for name,m in dict(train=train, held_out=held_out).items():
-        if not len(m): raise ManifestError(f'`{name}` has no sick images to compare with.')
+    for name, m in dict(train=train, held_out=held_out).items():
+        if not len(m):
+            raise ManifestError(f'`{name}` has no sick images to compare with.')
     shared = set(train.df.patient_id) & set(held_out.df.patient_id)
-    if shared: raise ManifestError(f'patient {sorted(shared)[0]!r} is in both `train` and `held_out`; images count as copies by how near real lesions of *other* patients come.')
-    yardstick = memorisation_yardstick(train, held_out) if yardstick is None else yardstick; d, how = lesion_distances(made, train); k = d.argmin(1); rows = np.arange(len(made))
-    near, other = d[rows, k], lesion_distances(made, held_out.rows(rng('as many', len(held_out)).permutation(len(held_out))[:len(train)]))[0].min(1)
-    return pd.DataFrame(dict(image_id=made.df.image_id.to_numpy(), patient_id=made.df.patient_id.to_numpy(), nearest_id=train.df.image_id.to_numpy()[k], how=[HOW[i] for i in how[rows, k]],
-        distance=near, ratio=near/np.maximum(other, 1e-6), below=near<yardstick, copied=near<margin*yardstick))
+    if shared:
+        raise ManifestError(
+            f'patient {sorted(shared)[0]!r} is in both `train` and `held_out`; images count as copies by how near real lesions of *other* patients come.'
+        )
+    yardstick = memorisation_yardstick(train, held_out) if yardstick is None else yardstick
+    d, how = lesion_distances(made, train)
+    k = d.argmin(1)
+    rows = np.arange(len(made))
+    near, other = (
+        d[rows, k],
+        lesion_distances(made, held_out.rows(rng('as many', len(held_out)).permutation(len(held_out))[: len(train)]))[
+            0
+        ].min(1),
+    )
+    return pd.DataFrame(
+        dict(
+            image_id=made.df.image_id.to_numpy(),
+            patient_id=made.df.patient_id.to_numpy(),
+            nearest_id=train.df.image_id.to_numpy()[k],
+            how=[HOW[i] for i in how[rows, k]],
+            distance=near,
+            ratio=near / np.maximum(other, 1e-6),
+            below=near < yardstick,
+            copied=near < margin * yardstick,
+        )
+    )
 
 # %% ../../nbs/evaluation/memorisation.ipynb #c0960
-class MemorisationError(ValueError): "Synthetic images that repeat training images"
+class MemorisationError(ValueError):
+    "Synthetic images that repeat training images"
 
 # %% ../../nbs/evaluation/memorisation.ipynb #c0961
 def memorisation_gate(
-    made:Manifest, train:Manifest, held_out:Manifest, # As in `memorisation_report`
-    drop:bool=False, # Leave copies out instead of raising
-)->Manifest:         # `made`, or what is left of it
+    made: Manifest,
+    train: Manifest,
+    held_out: Manifest,  # As in `memorisation_report`
+    drop: bool = False,  # Leave copies out instead of raising
+) -> Manifest:  # `made`, or what is left of it
     "`MemorisationError` with the names of copies and originals, if there are any"
-    found = memorisation_report(made, train, held_out); bad = found[found.copied].sort_values('distance')
+    found = memorisation_report(made, train, held_out)
+    bad = found[found.copied].sort_values('distance')
     if len(bad) and not drop:
-        shown = '; '.join(f'{r.image_id} repeats {r.nearest_id} ({r.how}, distance {r.distance:.2f})' for r in bad.head(5).itertuples())
-        raise MemorisationError(f"{len(bad)} of {len(found)} synthetic lesions repeat training lesions: {shown}{' ...' if len(bad)>5 else ''}. Leave them out (`drop=True`), or train with fewer steps or a lower rank.")
+        shown = '; '.join(
+            f'{r.image_id} repeats {r.nearest_id} ({r.how}, distance {r.distance:.2f})'
+            for r in bad.head(5).itertuples()
+        )
+        raise MemorisationError(
+            f"{len(bad)} of {len(found)} synthetic lesions repeat training lesions: {shown}{' ...' if len(bad) > 5 else ''}. Leave them out (`drop=True`), or train with fewer steps or a lower rank."
+        )
     return made.rows(np.flatnonzero(~made.df.image_id.isin(bad.image_id)))
 
 # %% ../../nbs/evaluation/memorisation.ipynb #c0966
 def plot_nearest(
-    report:pd.DataFrame,           # From `memorisation_report`
-    made:Manifest, train:Manifest, # As given to it
-    n:int=6,                       # Pairs
-):                                 # A picture: synthetic lesions above, their nearest training lesions below
+    report: pd.DataFrame,  # From `memorisation_report`
+    made: Manifest,
+    train: Manifest,  # As given to it
+    n: int = 6,  # Pairs
+):  # A picture: synthetic lesions above, their nearest training lesions below
     "Contact sheet of the nearest pairs"
     from medsoft_nb.evaluation.features import lesion_crops
-    top = report.sort_values('distance').head(n); at = lambda m, ids: m.rows([list(m.df.image_id).index(i) for i in ids])
-    return image_grid([*lesion_crops(at(made, top.image_id)), *lesion_crops(at(train, top.nearest_id))], ncols=len(top), scale=1.5, titles=[f'{d:.2f} copy' if c else f'{d:.2f}' for d,c in zip(top.distance, top.copied)], row_titles=['synthetic', 'training'])
+
+    top = report.sort_values('distance').head(n)
+    at = lambda m, ids: m.rows([list(m.df.image_id).index(i) for i in ids])
+    return image_grid(
+        [*lesion_crops(at(made, top.image_id)), *lesion_crops(at(train, top.nearest_id))],
+        ncols=len(top),
+        scale=1.5,
+        titles=[f'{d:.2f} copy' if c else f'{d:.2f}' for d, c in zip(top.distance, top.copied)],
+        row_titles=['synthetic', 'training'],
+    )
 
 # %% ../../nbs/evaluation/memorisation.ipynb #c0969
 def memorisation_table(
-    arms:dict,                         # Name -> manifest of synthetic images
-    train:Manifest, held_out:Manifest, # As in `memorisation_report`
-    dataset:str='', seed:int=0,        # Noted in each row
-)->pd.DataFrame:                       # Tidy: arm, dataset, seed, metric (memorised_below, memorised_copies, memorised_ratio), value, lo, hi, n
+    arms: dict,  # Name -> manifest of synthetic images
+    train: Manifest,
+    held_out: Manifest,  # As in `memorisation_report`
+    dataset: str = '',
+    seed: int = 0,  # Noted in each row
+) -> (
+    pd.DataFrame
+):  # Tidy: arm, dataset, seed, metric (memorised_below, memorised_copies, memorised_ratio), value, lo, hi, n
     "Shares of lesions below the yardstick and of copies, and the mean ratio of distances, with 95 % intervals over patients"
     rows, yardstick = [], memorisation_yardstick(train, held_out)
-    for name,m in arms.items():
+    for name, m in arms.items():
         found = memorisation_report(m, train, held_out, yardstick=yardstick)
-        for metric,v in (('memorised_below', found.below), ('memorised_copies', found.copied), ('memorised_ratio', found.ratio)):
-            value, lo, hi = clustered_interval(v, found.patient_id, seed); rows.append(dict(arm=name, dataset=dataset, seed=seed, metric=metric, value=value, lo=lo, hi=hi, n=len(found)))
+        for metric, v in (
+            ('memorised_below', found.below),
+            ('memorised_copies', found.copied),
+            ('memorised_ratio', found.ratio),
+        ):
+            value, lo, hi = clustered_interval(v, found.patient_id, seed)
+            rows.append(
+                dict(arm=name, dataset=dataset, seed=seed, metric=metric, value=value, lo=lo, hi=hi, n=len(found))
+            )
     return pd.DataFrame(rows)

@@ -21,37 +21,74 @@ from .memorisation import memorisation_table
 # %% ../../nbs/evaluation/quality.ipynb #c0987
 @torch.no_grad()
 def semantic_scores(
-    manifest:Manifest,           # Sick images
-    encoder:MedicalEncoder|None=None, # The shipped one if `None`
-    batch_size:int=32,
-)->np.ndarray:                   # Cosine in [-1, 1] for each image
+    manifest: Manifest,  # Sick images
+    encoder: MedicalEncoder | None = None,  # The shipped one if `None`
+    batch_size: int = 32,
+) -> np.ndarray:  # Cosine in [-1, 1] for each image
     "How well each lesion goes with the prompt of its disease, in the eyes of the medical encoder"
-    encoder, crops = encoder or load_encoder(), lesion_crops(manifest); out = []
-    text = {(l, m): encoder.texts([compose(l, m)]) for l,m in set(zip(manifest.df.label, manifest.df.modality))}
+    encoder, crops = encoder or load_encoder(), lesion_crops(manifest)
+    out = []
+    text = {(l, m): encoder.texts([compose(l, m)]) for l, m in set(zip(manifest.df.label, manifest.df.modality))}
     for k in range(0, len(crops), batch_size):
-        _, seen = encoder.images(torch.from_numpy(np.stack(crops[k:k+batch_size]))[:, None]); rows = manifest.df.iloc[k:k+batch_size]
-        out.append(F.cosine_similarity(seen, torch.cat([text[l, m] for l,m in zip(rows.label, rows.modality)])).cpu().numpy())
+        _, seen = encoder.images(torch.from_numpy(np.stack(crops[k : k + batch_size]))[:, None])
+        rows = manifest.df.iloc[k : k + batch_size]
+        out.append(
+            F.cosine_similarity(seen, torch.cat([text[l, m] for l, m in zip(rows.label, rows.modality)])).cpu().numpy()
+        )
     return np.concatenate(out)
 
 # %% ../../nbs/evaluation/quality.ipynb #c0989
 def quality_table(
-    arms:dict,              # Name -> manifest of synthetic images
-    reference:Manifest,     # Real lesions of held-out patients
-    sources:Manifest|None=None, # Backgrounds, for borders and background; left out if `None`
-    dataset:str='', seed:int=0, # Noted in each row
-    extractor:Extractor|str|None=None, # Of the distances; EfficientNet-Lite0 if `None`
-    train:Manifest|None=None,   # Sick training images, for memorisation; left out if `None`
-    encoder:MedicalEncoder|None=None, # Of the semantic score; the shipped one if `None`
-)->pd.DataFrame:            # Tidy: arm, dataset, seed, metric, value, lo, hi, n, extractor
+    arms: dict,  # Name -> manifest of synthetic images
+    reference: Manifest,  # Real lesions of held-out patients
+    sources: Manifest | None = None,  # Backgrounds, for borders and background; left out if `None`
+    dataset: str = '',
+    seed: int = 0,  # Noted in each row
+    extractor: Extractor | str | None = None,  # Of the distances; EfficientNet-Lite0 if `None`
+    train: Manifest | None = None,  # Sick training images, for memorisation; left out if `None`
+    encoder: MedicalEncoder | None = None,  # Of the semantic score; the shipped one if `None`
+) -> pd.DataFrame:  # Tidy: arm, dataset, seed, metric, value, lo, hi, n, extractor
     "Every image metric of every arm, beside what real lesions have (arm `real`); FID-infinity from 20 images an arm on, seam detectability from ten patients on"
-    ex = extractor if isinstance(extractor, Extractor) else Extractor(extractor or 'efficientnet-lite0'); encoder = encoder or load_encoder()
-    lesions = {name: m.where(label=m.diseases) for name,m in arms.items()}; every = {**lesions, 'real': reference}
-    crops = {name: lesion_crops(m) for name,m in every.items()}; features = {name: ex.features(c) for name,c in crops.items()}
-    n = min([len(features['real'])//2, *(len(m) for m in lesions.values())]); metrics = tuple(m for m in METRICS if m!='fid_infinity' or n>=20)   # a line through sample sizes wants some images
-    found = [distance_table({k: v for k,v in features.items() if k!='real'}, features['real'], metrics, k=max(1, min(5, n-1)), images=crops, seed=seed)]; found[0]['extractor'] = np.where(found[0].metric=='ms_ssim', '', ex.name)
-    row = lambda arm, metric, v, n, name='': pd.DataFrame([dict(arm=arm, metric=metric, value=v[0], lo=v[1], hi=v[2], n=n, extractor=name)])
-    for name,m in every.items():
-        found.append(row(name, 'semantic_score', clustered_interval(semantic_scores(m, encoder), m.df.patient_id, seed), len(m), encoder.name))
-    if sources is not None: found.append(border_table(lesions, sources, seed=seed))
-    if train is not None: found.append(memorisation_table(lesions, train, reference, seed=seed))
-    return pd.concat(found, ignore_index=True).assign(dataset=dataset, seed=seed).fillna({'extractor': ''})[['arm', 'dataset', 'seed', 'metric', 'value', 'lo', 'hi', 'n', 'extractor']]
+    ex = extractor if isinstance(extractor, Extractor) else Extractor(extractor or 'efficientnet-lite0')
+    encoder = encoder or load_encoder()
+    lesions = {name: m.where(label=m.diseases) for name, m in arms.items()}
+    every = {**lesions, 'real': reference}
+    crops = {name: lesion_crops(m) for name, m in every.items()}
+    features = {name: ex.features(c) for name, c in crops.items()}
+    n = min([len(features['real']) // 2, *(len(m) for m in lesions.values())])
+    metrics = tuple(
+        m for m in METRICS if m != 'fid_infinity' or n >= 20
+    )  # a line through sample sizes wants some images
+    found = [
+        distance_table(
+            {k: v for k, v in features.items() if k != 'real'},
+            features['real'],
+            metrics,
+            k=max(1, min(5, n - 1)),
+            images=crops,
+            seed=seed,
+        )
+    ]
+    found[0]['extractor'] = np.where(found[0].metric == 'ms_ssim', '', ex.name)
+    row = lambda arm, metric, v, n, name='': pd.DataFrame(
+        [dict(arm=arm, metric=metric, value=v[0], lo=v[1], hi=v[2], n=n, extractor=name)]
+    )
+    for name, m in every.items():
+        found.append(
+            row(
+                name,
+                'semantic_score',
+                clustered_interval(semantic_scores(m, encoder), m.df.patient_id, seed),
+                len(m),
+                encoder.name,
+            )
+        )
+    if sources is not None:
+        found.append(border_table(lesions, sources, seed=seed))
+    if train is not None:
+        found.append(memorisation_table(lesions, train, reference, seed=seed))
+    return (
+        pd.concat(found, ignore_index=True)
+        .assign(dataset=dataset, seed=seed)
+        .fillna({'extractor': ''})[['arm', 'dataset', 'seed', 'metric', 'value', 'lo', 'hi', 'n', 'extractor']]
+    )

@@ -20,45 +20,56 @@ from .schema import as_text, check_disease, check_keys, check_texts, check_whole
 # %% ../../nbs/knowledge/base.ipynb #c0111
 def freeze(x):
     "Read-only view of nested tables and lists"
-    if isinstance(x, dict): return MappingProxyType({k: freeze(v) for k,v in x.items()})
+    if isinstance(x, dict):
+        return MappingProxyType({k: freeze(v) for k, v in x.items()})
     return tuple(map(freeze, x)) if isinstance(x, list) else x
 
 # %% ../../nbs/knowledge/base.ipynb #c0112
 def read_yaml(
-    path:str|Path, # YAML with `diseases:`
-)->dict:
+    path: str | Path,  # YAML with `diseases:`
+) -> dict:
     "Read a knowledge base as it stands, checked for its outer layout only"
-    try: kb = yaml.safe_load(Path(path).read_text(encoding='utf-8'))
-    except (OSError, UnicodeError, yaml.YAMLError) as e: raise ValueError(f'knowledge base {path} cannot be read: {e}') from e
-    if not isinstance(kb, dict) or not isinstance(kb.get('diseases'), dict): raise ValueError(f'{path} has no `diseases:` table.')
+    try:
+        kb = yaml.safe_load(Path(path).read_text(encoding='utf-8'))
+    except (OSError, UnicodeError, yaml.YAMLError) as e:
+        raise ValueError(f'knowledge base {path} cannot be read: {e}') from e
+    if not isinstance(kb, dict) or not isinstance(kb.get('diseases'), dict):
+        raise ValueError(f'{path} has no `diseases:` table.')
     check_keys(kb, ('version', 'modalities', 'diseases', 'references'), str(path))
-    if not isinstance(kb.get('version', VERSION), int) or kb.get('version', VERSION)>VERSION: raise ValueError(f"{path} is of version {kb['version']!r}; this package reads up to version {VERSION}.")
+    if not isinstance(kb.get('version', VERSION), int) or kb.get('version', VERSION) > VERSION:
+        raise ValueError(f"{path} is of version {kb['version']!r}; this package reads up to version {VERSION}.")
     for k in ('modalities', 'references'):
-        if not isinstance(kb.setdefault(k, {}), dict): raise ValueError(f'{path}: `{k}` is {kb[k]!r}; expected a table, `key: value`.')
+        if not isinstance(kb.setdefault(k, {}), dict):
+            raise ValueError(f'{path}: `{k}` is {kb[k]!r}; expected a table, `key: value`.')
     return kb
 
 # %% ../../nbs/knowledge/base.ipynb #c0113
 def checked(
-    kb:dict,    # As `read_yaml` gives it
-    where:str,  # File, for error messages
-    base:dict,  # Knowledge base that it extends
-)->dict:        # Modalities, diseases and references of this file, in their full form
+    kb: dict,  # As `read_yaml` gives it
+    where: str,  # File, for error messages
+    base: dict,  # Knowledge base that it extends
+) -> dict:  # Modalities, diseases and references of this file, in their full form
     "Check a file's own entries; they may refer to what `base` has"
-    for k,r in kb['references'].items():
+    for k, r in kb['references'].items():
         check_keys(r, CITATION, f'{where}: reference {k!r}')
-        if not r.get('title'): raise ValueError(f'{where}: reference {k!r} lacks its `title`.')
-    for k,m in kb['modalities'].items():
+        if not r.get('title'):
+            raise ValueError(f'{where}: reference {k!r} lacks its `title`.')
+    for k, m in kb['modalities'].items():
         check_keys(m, ('name', 'synonyms', 'sequences'), f'{where}: modality {k!r}')
-        check_texts([m.get('name')], f'{where}: the name of modality {k!r}'); check_texts(m.setdefault('synonyms', []), f'{where}: the synonyms of modality {k!r}')
+        check_texts([m.get('name')], f'{where}: the name of modality {k!r}')
+        check_texts(m.setdefault('synonyms', []), f'{where}: the synonyms of modality {k!r}')
     references, modalities = base['references'] | kb['references'], base['modalities'] | kb['modalities']
-    keys = ('any', *modalities, *(f'{k}-{s}' for k,m in modalities.items() for s in m.get('sequences', ())))
+    keys = ('any', *modalities, *(f'{k}-{s}' for k, m in modalities.items() for s in m.get('sequences', ())))
     for l in kb['diseases']:
-        if not isinstance(l, str): raise ValueError(f'{where}: the disease {l!r} is not text. Put it in quotes: \'{l}\'.')
-    return kb | dict(diseases={l: check_disease(d, references, keys, f'{where}: disease {l!r}') for l,d in kb['diseases'].items()})
+        if not isinstance(l, str):
+            raise ValueError(f'{where}: the disease {l!r} is not text. Put it in quotes: \'{l}\'.')
+    return kb | dict(
+        diseases={l: check_disease(d, references, keys, f'{where}: disease {l!r}') for l, d in kb['diseases'].items()}
+    )
 
 # %% ../../nbs/knowledge/base.ipynb #c0114
 @lru_cache(maxsize=1)
-def shipped()->dict:
+def shipped() -> dict:
     "The shipped knowledge base; never handed out, only copied"
     path = data_path('knowledge', 'vertebra.yml')
     kb = checked(read_yaml(path), path.name, dict(references={}, modalities={}))
@@ -67,73 +78,95 @@ def shipped()->dict:
 
 # %% ../../nbs/knowledge/base.ipynb #c0115
 @lru_cache(maxsize=16)
-def read_knowledge(path:str, shown:str, stamp:tuple):
+def read_knowledge(path: str, shown: str, stamp: tuple):
     "The shipped knowledge base, extended by the file at `path`; `stamp` tells states of the file apart"
     base = copy.deepcopy(shipped())
-    if not path: return freeze(base)
+    if not path:
+        return freeze(base)
     mine = checked(read_yaml(path), shown, base)
-    for k in ('modalities', 'references'): base[k] |= mine[k]
-    for label,entry in mine['diseases'].items():
+    for k in ('modalities', 'references'):
+        base[k] |= mine[k]
+    for label, entry in mine['diseases'].items():
         old = base['diseases'].get(label, {})
-        base['diseases'][label] = {k: v for k,v in old.items() if k!='variants' or 'appearance' not in entry} | entry
+        base['diseases'][label] = {
+            k: v for k, v in old.items() if k != 'variants' or 'appearance' not in entry
+        } | entry
     check_whole(base['diseases'], shown)
     return freeze(base)
 
 # %% ../../nbs/knowledge/base.ipynb #c0116
 def load_knowledge(
-    extra:str|Path|None=None, # YAML of your own with `diseases:`, same layout
-)->MappingProxyType:          # modalities, diseases and references; read-only
+    extra: str | Path | None = None,  # YAML of your own with `diseases:`, same layout
+) -> MappingProxyType:  # modalities, diseases and references; read-only
     "The shipped knowledge base, extended by `extra`"
-    if extra is None: return read_knowledge('', '', ())
-    try: path = Path(extra).resolve(); s = path.stat()
-    except OSError as e: raise ValueError(f'knowledge base {extra} cannot be read: {e}') from e
+    if extra is None:
+        return read_knowledge('', '', ())
+    try:
+        path = Path(extra).resolve()
+        s = path.stat()
+    except OSError as e:
+        raise ValueError(f'knowledge base {extra} cannot be read: {e}') from e
     return read_knowledge(str(path), str(extra), (s.st_mtime_ns, s.st_size))
 
 # %% ../../nbs/knowledge/base.ipynb #c0117
 def known_labels(
-    knowledge:str|Path|None=None, # YAML of your own
-)->list:
+    knowledge: str | Path | None = None,  # YAML of your own
+) -> list:
     "Labels that a prompt can be composed for"
     return list(load_knowledge(knowledge)['diseases'])
 
 # %% ../../nbs/knowledge/base.ipynb #c0121
 def find_label(
-    label:str,                    # A label or one of its synonyms, in any case
-    knowledge:str|Path|None=None, # YAML of your own
-)->str:                           # The label as the knowledge base spells it
+    label: str,  # A label or one of its synonyms, in any case
+    knowledge: str | Path | None = None,  # YAML of your own
+) -> str:  # The label as the knowledge base spells it
     "Look a disease up; `ValueError` lists the known ones"
-    if not isinstance(label, str): raise ValueError(f"the label is {label!r}; expected text, e.g. 'lytic'.")
+    if not isinstance(label, str):
+        raise ValueError(f"the label is {label!r}; expected text, e.g. 'lytic'.")
     diseases, key = load_knowledge(knowledge)['diseases'], label.strip().lower()
-    for l,d in diseases.items():
-        if key in (l.lower(), d['name'].lower(), *(s.lower() for s in (*d.get('synonyms', ()), *d.get('also', ())))): return l
-    raise ValueError(f"no prompt is known for the label {label!r}. Known labels: {', '.join(diseases)}. Fill in the manifest's `prompt` column, or add the disease to a YAML of your own.")
+    for l, d in diseases.items():
+        if key in (l.lower(), d['name'].lower(), *(s.lower() for s in (*d.get('synonyms', ()), *d.get('also', ())))):
+            return l
+    raise ValueError(
+        f"no prompt is known for the label {label!r}. Known labels: {', '.join(diseases)}. Fill in the manifest's `prompt` column, or add the disease to a YAML of your own."
+    )
 
 # %% ../../nbs/knowledge/base.ipynb #c0122
 def find_modality(
-    modality:str,                 # As manifests write it: 'MR', 'CT', 'MRI T2', 'x-ray'
-    knowledge:str|Path|None=None, # YAML of your own
-)->str:                           # Its key, '' if it is unknown
+    modality: str,  # As manifests write it: 'MR', 'CT', 'MRI T2', 'x-ray'
+    knowledge: str | Path | None = None,  # YAML of your own
+) -> str:  # Its key, '' if it is unknown
     "Look a modality up"
-    key = as_text(modality, 'modality').strip().lower(); starts = lambda names: any(re.match(rf'{re.escape(n.lower())}(?!\w)', key) for n in names)
-    for k,m in load_knowledge(knowledge)['modalities'].items():
-        if starts((k, m['name'], *m['synonyms'], *(n for s in m.get('sequences', {}).values() for n in s))): return k
+    key = as_text(modality, 'modality').strip().lower()
+    starts = lambda names: any(re.match(rf'{re.escape(n.lower())}(?!\w)', key) for n in names)
+    for k, m in load_knowledge(knowledge)['modalities'].items():
+        if starts((k, m['name'], *m['synonyms'], *(n for s in m.get('sequences', {}).values() for n in s))):
+            return k
     return ''
 
 # %% ../../nbs/knowledge/base.ipynb #c0123
 def find_sequence(
-    modality:str,                 # As manifests write it
-    knowledge:str|Path|None=None, # YAML of your own
-)->str:                           # 't1', 't2', 'stir', or '' if it says nothing of one
+    modality: str,  # As manifests write it
+    knowledge: str | Path | None = None,  # YAML of your own
+) -> str:  # 't1', 't2', 'stir', or '' if it says nothing of one
     "Sequence that a modality's name tells of"
     m = load_knowledge(knowledge)['modalities'].get(find_modality(modality, knowledge), {})
-    return next((k for k,names in m.get('sequences', {}).items() for n in names if re.search(rf'\b{re.escape(n.lower())}\b', as_text(modality, 'modality').lower())), '')
+    return next(
+        (
+            k
+            for k, names in m.get('sequences', {}).items()
+            for n in names
+            if re.search(rf'\b{re.escape(n.lower())}\b', as_text(modality, 'modality').lower())
+        ),
+        '',
+    )
 
 # %% ../../nbs/knowledge/base.ipynb #c0125
 def by_modality(
-    table,                        # By modality, from the knowledge base
-    modality:str,                 # As in a manifest
-    knowledge:str|Path|None=None, # YAML of your own
-)->tuple:                         # Key that was used ('' if there is none), and its values
+    table,  # By modality, from the knowledge base
+    modality: str,  # As in a manifest
+    knowledge: str | Path | None = None,  # YAML of your own
+) -> tuple:  # Key that was used ('' if there is none), and its values
     "The most specific entry: sequence before modality before 'any'"
     m, s = find_modality(modality, knowledge), find_sequence(modality, knowledge)
     key = next((k for k in (f'{m}-{s}', m, 'any') if k in table), '')
@@ -141,31 +174,41 @@ def by_modality(
 
 # %% ../../nbs/knowledge/base.ipynb #c0126
 def phrases(
-    label:str,       # Disease, or 'healthy'
-    modality:str='', # As in a manifest
-    knowledge:str|Path|None=None, # YAML of your own
-)->list:             # The one that prompts are composed of comes first
+    label: str,  # Disease, or 'healthy'
+    modality: str = '',  # As in a manifest
+    knowledge: str | Path | None = None,  # YAML of your own
+) -> list:  # The one that prompts are composed of comes first
     "How a disease looks in a modality, said in one or several ways; the shipped model was trained with these"
-    return [s['say'] for s in by_modality(load_knowledge(knowledge)['diseases'][find_label(label, knowledge)]['appearance'], modality, knowledge)[1]]
+    return [
+        s['say']
+        for s in by_modality(
+            load_knowledge(knowledge)['diseases'][find_label(label, knowledge)]['appearance'], modality, knowledge
+        )[1]
+    ]
 
 # %% ../../nbs/knowledge/base.ipynb #c0127
 def variants(
-    label:str,       # Disease, or 'healthy'
-    modality:str='', # As in a manifest
-    knowledge:str|Path|None=None, # YAML of your own
-)->list:             # `phrases`, and further ones
+    label: str,  # Disease, or 'healthy'
+    modality: str = '',  # As in a manifest
+    knowledge: str | Path | None = None,  # YAML of your own
+) -> list:  # `phrases`, and further ones
     "All ways to say how a disease looks in a modality"
-    more = by_modality(load_knowledge(knowledge)['diseases'][find_label(label, knowledge)].get('variants', {}), modality, knowledge)[1]
+    more = by_modality(
+        load_knowledge(knowledge)['diseases'][find_label(label, knowledge)].get('variants', {}), modality, knowledge
+    )[1]
     return phrases(label, modality, knowledge) + [s['say'] for s in more]
 
 # %% ../../nbs/knowledge/base.ipynb #c0128
 def mask_settings(
-    label:str,       # Disease, or 'healthy'
-    modality:str='', # As in a manifest
-    knowledge:str|Path|None=None, # YAML of your own
-)->MappingProxyType: # shape, softness_mm, ref, and the ranges that the shape takes, see `MASKS`
+    label: str,  # Disease, or 'healthy'
+    modality: str = '',  # As in a manifest
+    knowledge: str | Path | None = None,  # YAML of your own
+) -> MappingProxyType:  # shape, softness_mm, ref, and the ranges that the shape takes, see `MASKS`
     "What a mask for this disease looks like in a modality"
     label = find_label(label, knowledge)
     said = by_modality(load_knowledge(knowledge)['diseases'][label].get('mask', {}), modality, knowledge)[1]
-    if not said: raise ValueError(f'the knowledge base says nothing of the mask of {label!r}. Add it to a YAML of your own, e.g. `mask: {{any: {{shape: blob, diameter_mm: [5, 20], softness_mm: 3}}}}`.')
+    if not said:
+        raise ValueError(
+            f'the knowledge base says nothing of the mask of {label!r}. Add it to a YAML of your own, e.g. `mask: {{any: {{shape: blob, diameter_mm: [5, 20], softness_mm: 3}}}}`.'
+        )
     return said[0]

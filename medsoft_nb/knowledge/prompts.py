@@ -16,48 +16,68 @@ from .base import find_label, find_modality, load_knowledge, phrases, variants
 
 # %% ../../nbs/knowledge/prompts.ipynb #c0136
 def check_level(
-    label:str,                    # Disease, or 'healthy'
-    level:str,                    # 'L1', 'Th12', 'c5', or '' for none
-    knowledge:str|Path|None=None, # YAML of your own
-)->str:                           # As the knowledge base spells it
+    label: str,  # Disease, or 'healthy'
+    level: str,  # 'L1', 'Th12', 'c5', or '' for none
+    knowledge: str | Path | None = None,  # YAML of your own
+) -> str:  # As the knowledge base spells it
     "Level of a vertebra; `ValueError` if there is none such, or if the disease does not occur there"
-    if not level: return ''
+    if not level:
+        return ''
     key = re.sub('^TH(?=[0-9])', 'T', str(level).strip().upper())
-    if key not in LEVELS: raise ValueError(f'level {str(level)!r} is not a vertebra; use C1 to C7, T1 to T12, L1 to L5 or S1. (A file of your own goes into `knowledge=`.)')
+    if key not in LEVELS:
+        raise ValueError(
+            f'level {str(level)!r} is not a vertebra; use C1 to C7, T1 to T12, L1 to L5 or S1. (A file of your own goes into `knowledge=`.)'
+        )
     for s in load_knowledge(knowledge)['diseases'][find_label(label, knowledge)].get('levels', ()):
-        if s.get('only') and key not in s['at']: raise ValueError(f"{label!r} does not occur at {key}; its levels are {', '.join(s['at'])}.")
+        if s.get('only') and key not in s['at']:
+            raise ValueError(f"{label!r} does not occur at {key}; its levels are {', '.join(s['at'])}.")
     return key
 
 # %% ../../nbs/knowledge/prompts.ipynb #c0137
 def severity_word(
-    label:str,                    # Disease
-    severity:str|int|None,        # Word or number of a grade; `None` for none
-    knowledge:str|Path|None=None, # YAML of your own
-)->str:                           # The word, '' for none
+    label: str,  # Disease
+    severity: str | int | None,  # Word or number of a grade; `None` for none
+    knowledge: str | Path | None = None,  # YAML of your own
+) -> str:  # The word, '' for none
     "Grade of severity as a prompt says it; `ValueError` lists the known ones"
-    if severity is None or severity=='': return ''
+    if severity is None or severity == '':
+        return ''
     grades = load_knowledge(knowledge)['diseases'][find_label(label, knowledge)].get('severity', ())
-    if not grades: raise ValueError(f'severity {severity!r} was asked for, but the knowledge base has no grades for {label!r}; leave `severity` out.')
+    if not grades:
+        raise ValueError(
+            f'severity {severity!r} was asked for, but the knowledge base has no grades for {label!r}; leave `severity` out.'
+        )
     for s in grades:
-        if str(severity).strip().lower()==s['word'].lower() or str(severity).strip()==str(s['grade']): return s['word']
-    raise ValueError(f"severity {severity!r} is not a grade of {label!r}. Known: {', '.join(repr(s['word'])+' ('+str(s['grade'])+')' for s in grades)}.")
+        if str(severity).strip().lower() == s['word'].lower() or str(severity).strip() == str(s['grade']):
+            return s['word']
+    raise ValueError(
+        f"severity {severity!r} is not a grade of {label!r}. Known: {', '.join(repr(s['word']) + ' (' + str(s['grade']) + ')' for s in grades)}."
+    )
 
 # %% ../../nbs/knowledge/prompts.ipynb #c0141
 def compose(
-    label:str,        # Disease, or 'healthy'
-    modality:str='',  # As in a manifest: 'MR', 'MRI T2', 'CT', 'radiograph', or empty
-    level:str='',     # Vertebra, 'C1' to 'S1', or empty
-    severity:str|int|None=None, # Grade of the knowledge base, by word or number
-    seed:int|None=None, # Draws a variant; the canonical prompt if `None`
-    knowledge:str|Path|None=None, # YAML of your own
-)->str:               # About a dozen words
+    label: str,  # Disease, or 'healthy'
+    modality: str = '',  # As in a manifest: 'MR', 'MRI T2', 'CT', 'radiograph', or empty
+    level: str = '',  # Vertebra, 'C1' to 'S1', or empty
+    severity: str | int | None = None,  # Grade of the knowledge base, by word or number
+    seed: int | None = None,  # Draws a variant; the canonical prompt if `None`
+    knowledge: str | Path | None = None,  # YAML of your own
+) -> str:  # About a dozen words
     "Prompt with the disease's name and its appearance in this modality"
     kb, label, m = load_knowledge(knowledge), find_label(label, knowledge), find_modality(modality, knowledge)
-    level, word = check_level(label, level, knowledge), severity_word(label, severity, knowledge); d = kb['diseases'][label]
+    level, word = check_level(label, level, knowledge), severity_word(label, severity, knowledge)
+    d = kb['diseases'][label]
     image = f"sagittal {kb['modalities'][m]['name']} of the spine" if m else 'sagittal image of the spine'
-    name, look, site = d['name'], phrases(label, modality, knowledge)[0], f'of {level}' if level else 'of a vertebral body'
+    name, look, site = (
+        d['name'],
+        phrases(label, modality, knowledge)[0],
+        f'of {level}' if level else 'of a vertebral body',
+    )
     if seed is not None:
-        r = rng('prompt', label, modality, level, word, seed); image = image if m else ''
-        other = str(r.choice([name, *d.get('synonyms', ())])); look = str(r.choice(variants(label, modality, knowledge)))
-        if other!=name or r.random()<.5: name, site = f'{level} {other}'.strip(), ''
+        r = rng('prompt', label, modality, level, word, seed)
+        image = image if m else ''
+        other = str(r.choice([name, *d.get('synonyms', ())]))
+        look = str(r.choice(variants(label, modality, knowledge)))
+        if other != name or r.random() < 0.5:
+            name, site = f'{level} {other}'.strip(), ''
     return ', '.join(p for p in (image, ' '.join(w for w in (word, name, site) if w), look) if p)

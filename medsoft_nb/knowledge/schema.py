@@ -14,175 +14,229 @@ import difflib
 
 # %% ../../nbs/knowledge/schema.ipynb #c0091
 VERSION = 3
-LEVELS = tuple(f'{part}{i}' for part,n in dict(C=7, T=12, L=5, S=1).items() for i in range(1, n+1))
-BY_MODALITY = ('appearance', 'variants')            # Tables of statements, by modality
+LEVELS = tuple(f'{part}{i}' for part, n in dict(C=7, T=12, L=5, S=1).items() for i in range(1, n + 1))
+BY_MODALITY = ('appearance', 'variants')  # Tables of statements, by modality
 FIELDS = ('location', 'levels', 'size', 'severity', 'not')  # Lists of statements
 ENTRY = ('name', 'synonyms', 'also', 'types', 'mask', *BY_MODALITY, *FIELDS)
 STATEMENT = ('say', 'ref', 'range', 'unit', 'at', 'only', 'word', 'grade')
 CITATION = ('author', 'title', 'journal', 'year', 'volume', 'pages', 'doi')
-MASKS = dict(blob=('diameter_mm', 'number', 'front_back', 'head_foot'), body=('grow_mm',), band=('depth', 'width'), disc=('depth',), line=('width_mm',))
-SHARES = dict(depth=1, width=1, front_back=1, head_foot=1)   # The most that these can be
+MASKS = dict(
+    blob=('diameter_mm', 'number', 'front_back', 'head_foot'),
+    body=('grow_mm',),
+    band=('depth', 'width'),
+    disc=('depth',),
+    line=('width_mm',),
+)
+SHARES = dict(depth=1, width=1, front_back=1, head_foot=1)  # The most that these can be
 NEEDED = dict(blob=('diameter_mm',), body=(), band=('depth',), disc=('depth',), line=('width_mm',))
 
 # %% ../../nbs/knowledge/schema.ipynb #c0093
 def guess(
-    word:str, # What was written
-    known,    # What may be written
-)->str:       # End of an error message
+    word: str,  # What was written
+    known,  # What may be written
+) -> str:  # End of an error message
     "What may have been meant, and all that is known"
     near = difflib.get_close_matches(str(word), [str(k) for k in known], 1)
     return (f' Did you mean {near[0]!r}?' if near else '') + f" Known: {', '.join(map(str, known))}."
 
 # %% ../../nbs/knowledge/schema.ipynb #c0094
 def check_keys(
-    table,     # Should be a dict
-    known,     # Its possible keys
-    where:str, # Place, for the error message
-)->None:
+    table,  # Should be a dict
+    known,  # Its possible keys
+    where: str,  # Place, for the error message
+) -> None:
     "Raise unless `table` is a table with known keys"
-    if not isinstance(table, dict): raise ValueError(f'{where} is {table!r}; expected a table, `key: value`.')
+    if not isinstance(table, dict):
+        raise ValueError(f'{where} is {table!r}; expected a table, `key: value`.')
     for k in table:
-        if k not in known: raise ValueError(f'{where} has the unknown key {k!r}.{guess(k, known)}')
+        if k not in known:
+            raise ValueError(f'{where} has the unknown key {k!r}.{guess(k, known)}')
 
 # %% ../../nbs/knowledge/schema.ipynb #c0095
-def as_list(x)->list:
+def as_list(x) -> list:
     "One thing as a list of it, nothing as an empty list"
     return list(x) if isinstance(x, (list, tuple)) else [] if x is None else [x]
 
 # %% ../../nbs/knowledge/schema.ipynb #c0096
-def as_text(x, what:str)->str:
+def as_text(x, what: str) -> str:
     "Text as it is, nothing as empty text; `ValueError` for anything else, such as a missing value of a table"
-    if x is None or isinstance(x, str): return x or ''
+    if x is None or isinstance(x, str):
+        return x or ''
     raise ValueError(f"the {what} is {x!r}; expected text, or '' for none.")
 
 # %% ../../nbs/knowledge/schema.ipynb #c0097
 def check_texts(
-    texts,     # Should be a list of texts
-    where:str, # Place, for the error message
-)->None:
+    texts,  # Should be a list of texts
+    where: str,  # Place, for the error message
+) -> None:
     "Raise unless all are non-empty texts (YAML reads `no`, `1.0` and dates as something else)"
-    if not isinstance(texts, list): raise ValueError(f'{where} is {texts!r}; expected a list, e.g. `[{texts}]`.')
+    if not isinstance(texts, list):
+        raise ValueError(f'{where} is {texts!r}; expected a list, e.g. `[{texts}]`.')
     for t in texts:
-        if not isinstance(t, str) or not t.strip(): raise ValueError(f"{where} holds {t!r}; expected text. Put it in quotes: '{t}'.")
+        if not isinstance(t, str) or not t.strip():
+            raise ValueError(f"{where} holds {t!r}; expected text. Put it in quotes: '{t}'.")
 
 # %% ../../nbs/knowledge/schema.ipynb #c0098
 def check_range(
-    value,     # Should be two numbers, the smaller one first
-    where:str, # Place, for the error message
-)->None:
+    value,  # Should be two numbers, the smaller one first
+    where: str,  # Place, for the error message
+) -> None:
     "Raise unless `value` is a range"
-    if not isinstance(value, list) or len(value)!=2 or any(isinstance(v, bool) or not isinstance(v, (int, float)) or v!=v for v in value):
+    if (
+        not isinstance(value, list)
+        or len(value) != 2
+        or any(isinstance(v, bool) or not isinstance(v, (int, float)) or v != v for v in value)
+    ):
         raise ValueError(f'{where} is {value!r}; expected two numbers, e.g. `[5, 20]`.')
-    if value[0]>value[1]: raise ValueError(f'{where} is upside down: {value[0]} to {value[1]}. Write `[{value[1]}, {value[0]}]`.')
+    if value[0] > value[1]:
+        raise ValueError(f'{where} is upside down: {value[0]} to {value[1]}. Write `[{value[1]}, {value[0]}]`.')
 
 # %% ../../nbs/knowledge/schema.ipynb #c0099
 def check_refs(
-    refs,       # Key of a reference, or a list of them
-    references, # Those that are known
-    where:str,  # Place, for the error message
-)->list:        # The keys
+    refs,  # Key of a reference, or a list of them
+    references,  # Those that are known
+    where: str,  # Place, for the error message
+) -> list:  # The keys
     "Raise unless every key is in the table of references"
     refs = as_list(refs)
     for r in refs:
-        if not isinstance(r, str): raise ValueError(f'{where} refers to {r!r}; expected the key of a reference, or a list of them, e.g. `[shah-2011]`.')
-        if r not in references: raise ValueError(f'{where} refers to {r!r}, which is not in `references:`. Add it there, e.g. `{r}: {{author: ..., title: ..., year: ...}}`.{guess(r, references)}')
+        if not isinstance(r, str):
+            raise ValueError(
+                f'{where} refers to {r!r}; expected the key of a reference, or a list of them, e.g. `[shah-2011]`.'
+            )
+        if r not in references:
+            raise ValueError(
+                f'{where} refers to {r!r}, which is not in `references:`. Add it there, e.g. `{r}: {{author: ..., title: ..., year: ...}}`.{guess(r, references)}'
+            )
     return refs
 
 # %% ../../nbs/knowledge/schema.ipynb #c0100
 def check_statement(
-    s,          # A text, or a table with `say` and `ref`
-    references, # Those that are known
-    where:str,  # Place, for the error message
-)->dict:        # With `say` and a list `ref`, and what else it says
+    s,  # A text, or a table with `say` and `ref`
+    references,  # Those that are known
+    where: str,  # Place, for the error message
+) -> dict:  # With `say` and a list `ref`, and what else it says
     "One statement in its full form"
     s = dict(say=s) if isinstance(s, str) else s
-    check_keys(s, STATEMENT, where); check_texts([s.get('say')], f'{where}: `say`')
-    if 'range' in s: check_range(s['range'], f'{where}: `range`')
+    check_keys(s, STATEMENT, where)
+    check_texts([s.get('say')], f'{where}: `say`')
+    if 'range' in s:
+        check_range(s['range'], f'{where}: `range`')
     for l in as_list(s.get('at')):
-        if l not in LEVELS: raise ValueError(f'{where}: level {l!r} is not a vertebra; use C1 to C7, T1 to T12, L1 to L5 or S1.')
-    if s.get('only') and not as_list(s.get('at')): raise ValueError(f'{where} says `only`, but not at which levels. Add them, e.g. `at: [C1, C2]`.')
+        if l not in LEVELS:
+            raise ValueError(f'{where}: level {l!r} is not a vertebra; use C1 to C7, T1 to T12, L1 to L5 or S1.')
+    if s.get('only') and not as_list(s.get('at')):
+        raise ValueError(f'{where} says `only`, but not at which levels. Add them, e.g. `at: [C1, C2]`.')
     return s | dict(ref=check_refs(s.get('ref'), references, where)) | (dict(at=as_list(s['at'])) if 'at' in s else {})
 
 # %% ../../nbs/knowledge/schema.ipynb #c0101
 def check_table(
-    table,      # By modality: one value or a list of them
-    keys,       # Modalities that there are, and 'any'
-    where:str,  # Place, for the error message
-    check,      # Of one value: `check(value, where)` returns it in its full form
-)->dict:        # By modality: list of values
+    table,  # By modality: one value or a list of them
+    keys,  # Modalities that there are, and 'any'
+    where: str,  # Place, for the error message
+    check,  # Of one value: `check(value, where)` returns it in its full form
+) -> dict:  # By modality: list of values
     "A table by modality in its full form"
     check_keys(table, keys, where)
-    for k,v in table.items():
-        if not as_list(v): raise ValueError(f'{where}: {k!r} is empty; write a text there, or take the line out.')
-    return {k: [check(s, f'{where}, {k!r}') for s in as_list(v)] for k,v in table.items()}
+    for k, v in table.items():
+        if not as_list(v):
+            raise ValueError(f'{where}: {k!r} is empty; write a text there, or take the line out.')
+    return {k: [check(s, f'{where}, {k!r}') for s in as_list(v)] for k, v in table.items()}
 
 # %% ../../nbs/knowledge/schema.ipynb #c0102
 def check_mask_entry(
-    m,          # Settings of a mask
-    references, # Those that are known
-    where:str,  # Place, for the error message
-)->dict:        # With a list `ref`
+    m,  # Settings of a mask
+    references,  # Those that are known
+    where: str,  # Place, for the error message
+) -> dict:  # With a list `ref`
     "Mask settings in their full form"
-    if not isinstance(m, dict) or m.get('shape') not in MASKS: raise ValueError(f'{where} is {m!r}; expected a table with a `shape`, one of {", ".join(MASKS)}.')
+    if not isinstance(m, dict) or m.get('shape') not in MASKS:
+        raise ValueError(f'{where} is {m!r}; expected a table with a `shape`, one of {", ".join(MASKS)}.')
     check_keys(m, ('shape', 'softness_mm', 'ref', *MASKS[m['shape']]), where)
     lacking = [k for k in ('softness_mm', *NEEDED[m['shape']]) if k not in m]
-    if lacking: raise ValueError(f'{where}: a mask of shape {m["shape"]!r} lacks {lacking[0]!r}.')
+    if lacking:
+        raise ValueError(f'{where}: a mask of shape {m["shape"]!r} lacks {lacking[0]!r}.')
     for k in MASKS[m['shape']]:
-        if k in m: check_range(m[k], f'{where}: `{k}`')
-        low = -1 if k in ('front_back', 'head_foot') else 1 if k=='number' else 0
-        if k in m and m[k][0]<low: raise ValueError(f'{where}: `{k}` starts at {m[k][0]}; it must be {low} or more.')
-        if k in m and m[k][1]>SHARES.get(k, 1e4): raise ValueError(f'{where}: `{k}` ends at {m[k][1]}; it must be {SHARES.get(k, 1e4):g} or less.')
-        if k in m and k=='width' and not m[k][0]: raise ValueError(f'{where}: `width` starts at 0, which is no mask; it must be above 0.')
-        if k in m and k=='number' and any(v!=int(v) for v in m[k]): raise ValueError(f'{where}: `number` is {m[k]!r}; expected whole numbers.')
+        if k in m:
+            check_range(m[k], f'{where}: `{k}`')
+        low = -1 if k in ('front_back', 'head_foot') else 1 if k == 'number' else 0
+        if k in m and m[k][0] < low:
+            raise ValueError(f'{where}: `{k}` starts at {m[k][0]}; it must be {low} or more.')
+        if k in m and m[k][1] > SHARES.get(k, 1e4):
+            raise ValueError(f'{where}: `{k}` ends at {m[k][1]}; it must be {SHARES.get(k, 1e4):g} or less.')
+        if k in m and k == 'width' and not m[k][0]:
+            raise ValueError(f'{where}: `width` starts at 0, which is no mask; it must be above 0.')
+        if k in m and k == 'number' and any(v != int(v) for v in m[k]):
+            raise ValueError(f'{where}: `number` is {m[k]!r}; expected whole numbers.')
     check_range([0, m['softness_mm']], f'{where}: `softness_mm` of 0 or more')
-    if m['softness_mm']>1e4: raise ValueError(f"{where}: `softness_mm` is {m['softness_mm']}; expected millimetres.")
+    if m['softness_mm'] > 1e4:
+        raise ValueError(f"{where}: `softness_mm` is {m['softness_mm']}; expected millimetres.")
     return m | dict(ref=check_refs(m.get('ref'), references, where))
 
 # %% ../../nbs/knowledge/schema.ipynb #c0103
 def check_severity(
-    grades:list, # Statements
-    where:str,   # Place, for the error message
-)->None:
+    grades: list,  # Statements
+    where: str,  # Place, for the error message
+) -> None:
     "Raise unless each grade has a word and a number of its own"
     for s in grades:
         check_texts([s.get('word')], f'{where}: `word`')
-        if isinstance(s.get('grade'), bool) or not isinstance(s.get('grade'), int): raise ValueError(f"{where}: the grade of {s['word']!r} is {s.get('grade')!r}; expected a whole number.")
+        if isinstance(s.get('grade'), bool) or not isinstance(s.get('grade'), int):
+            raise ValueError(f"{where}: the grade of {s['word']!r} is {s.get('grade')!r}; expected a whole number.")
     for k in ('word', 'grade'):
-        if len({s[k] for s in grades})<len(grades): raise ValueError(f'{where}: two grades have the same {k!r}: {[s[k] for s in grades]}.')
+        if len({s[k] for s in grades}) < len(grades):
+            raise ValueError(f'{where}: two grades have the same {k!r}: {[s[k] for s in grades]}.')
 
 # %% ../../nbs/knowledge/schema.ipynb #c0104
 def check_disease(
-    entry,      # Of one disease
-    references, # Those that are known
-    keys,       # Modalities that there are, and 'any'
-    where:str,  # Place, for the error message
-)->dict:        # With every statement in its full form
+    entry,  # Of one disease
+    references,  # Those that are known
+    keys,  # Modalities that there are, and 'any'
+    where: str,  # Place, for the error message
+) -> dict:  # With every statement in its full form
     "One disease in its full form"
-    check_keys(entry, ENTRY, where); new = dict(entry)
-    if 'name' in entry: check_texts([entry['name']], f'{where}: `name`')
+    check_keys(entry, ENTRY, where)
+    new = dict(entry)
+    if 'name' in entry:
+        check_texts([entry['name']], f'{where}: `name`')
     for k in ('synonyms', 'also', 'types'):
-        if k in entry: check_texts(entry[k], f'{where}: `{k}`')
-    for k in {*BY_MODALITY} & {*entry}: new[k] = check_table(entry[k], keys, f'{where}: `{k}`', lambda s,w: check_statement(s, references, w))
-    for k in {*FIELDS} & {*entry}: new[k] = [check_statement(s, references, f'{where}: `{k}`') for s in as_list(entry[k])]
-    for k,m in (entry.get('mask') or {}).items() if isinstance(entry.get('mask'), dict) else ():
-        if isinstance(m, list): raise ValueError(f'{where}: `mask`, {k!r} is a list; expected one table.')
-    if 'mask' in entry: new['mask'] = check_table(entry['mask'], keys, f'{where}: `mask`', lambda m,w: check_mask_entry(m, references, w))
+        if k in entry:
+            check_texts(entry[k], f'{where}: `{k}`')
+    for k in {*BY_MODALITY} & {*entry}:
+        new[k] = check_table(entry[k], keys, f'{where}: `{k}`', lambda s, w: check_statement(s, references, w))
+    for k in {*FIELDS} & {*entry}:
+        new[k] = [check_statement(s, references, f'{where}: `{k}`') for s in as_list(entry[k])]
+    for k, m in (entry.get('mask') or {}).items() if isinstance(entry.get('mask'), dict) else ():
+        if isinstance(m, list):
+            raise ValueError(f'{where}: `mask`, {k!r} is a list; expected one table.')
+    if 'mask' in entry:
+        new['mask'] = check_table(
+            entry['mask'], keys, f'{where}: `mask`', lambda m, w: check_mask_entry(m, references, w)
+        )
     check_severity(new.get('severity', []), f'{where}: `severity`')
     return new
 
 # %% ../../nbs/knowledge/schema.ipynb #c0105
 def check_whole(
-    diseases:dict, # All of them, in their full form
-    where:str,     # File, for the error message
-)->None:
+    diseases: dict,  # All of them, in their full form
+    where: str,  # File, for the error message
+) -> None:
     "Raise unless each disease can be prompted for, and no name stands for two"
     owner = {}
-    for label,d in diseases.items():
+    for label, d in diseases.items():
         lacking = [k for k in ('name', 'appearance') if k not in d]
-        if lacking: raise ValueError(f'{where}: disease {label!r} lacks {lacking[0]!r}.')
+        if lacking:
+            raise ValueError(f'{where}: disease {label!r} lacks {lacking[0]!r}.')
         for k in ('appearance', 'mask'):
-            if k in d and 'any' not in d[k]: raise ValueError(f"{where}: the {k} of {label!r} lacks 'any', {'the phrase' if k=='appearance' else 'the settings'} for a modality without one of its own.")
+            if k in d and 'any' not in d[k]:
+                raise ValueError(
+                    f"{where}: the {k} of {label!r} lacks 'any', {'the phrase' if k == 'appearance' else 'the settings'} for a modality without one of its own."
+                )
         for t in d.get('types', ()):
-            if t not in diseases: raise ValueError(f'{where}: {label!r} has the type {t!r}, which is no disease.{guess(t, diseases)}')
+            if t not in diseases:
+                raise ValueError(f'{where}: {label!r} has the type {t!r}, which is no disease.{guess(t, diseases)}')
         for name in {n.lower() for n in (label, d['name'], *d.get('synonyms', ()), *d.get('also', ()))}:
-            if owner.setdefault(name, label)!=label: raise ValueError(f'{where}: {name!r} names two diseases, {owner[name]!r} and {label!r}. Choose another name, or override the `synonyms` of one of them.')
+            if owner.setdefault(name, label) != label:
+                raise ValueError(
+                    f'{where}: {name!r} names two diseases, {owner[name]!r} and {label!r}. Choose another name, or override the `synonyms` of one of them.'
+                )

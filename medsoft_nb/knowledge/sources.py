@@ -16,81 +16,137 @@ from .base import find_label, known_labels, load_knowledge
 
 # %% ../../nbs/knowledge/sources.ipynb #c0153
 def cite(
-    key:str,                      # Of a reference
-    knowledge:str|Path|None=None, # YAML of your own
-)->str:                           # As a reader looks it up; details that are not known are left out
+    key: str,  # Of a reference
+    knowledge: str | Path | None = None,  # YAML of your own
+) -> str:  # As a reader looks it up; details that are not known are left out
     "A reference as text"
     r = load_knowledge(knowledge)['references'][key]
-    where = ''.join((str(r.get('journal', '')), f" {r['year']}" if 'year' in r else '', f";{r['volume']}" if 'volume' in r else '', f":{r['pages']}" if 'pages' in r else ''))
-    return '. '.join(str(p).rstrip('.') for p in (r.get('author'), r['title'], where.strip(), f"doi:{r['doi']}" if 'doi' in r else '') if p)+'.'
+    where = ''.join(
+        (
+            str(r.get('journal', '')),
+            f" {r['year']}" if 'year' in r else '',
+            f";{r['volume']}" if 'volume' in r else '',
+            f":{r['pages']}" if 'pages' in r else '',
+        )
+    )
+    return (
+        '. '.join(
+            str(p).rstrip('.')
+            for p in (r.get('author'), r['title'], where.strip(), f"doi:{r['doi']}" if 'doi' in r else '')
+            if p
+        )
+        + '.'
+    )
 
 # %% ../../nbs/knowledge/sources.ipynb #c0154
 def in_words(
-    s,       # A statement, or the settings of a mask
-)->str:
+    s,  # A statement, or the settings of a mask
+) -> str:
     "A statement as text, with its grade and range"
-    span = lambda v: str(v[0]) if v[0]==v[1] else f'from {v[0]}' if v[1]==float('inf') else f'{v[0]} to {v[1]}'
-    if 'shape' in s: return ', '.join([s['shape'], *(f"{k.replace('_', ' ')} {span(v) if isinstance(v, tuple) else v}" for k,v in s.items() if k not in ('shape', 'ref'))])
-    return (f"{s['word']} (grade {s['grade']}): " if 'word' in s else '') + s['say'] + (f", {span(s['range'])} {s.get('unit', '')}".rstrip() if 'range' in s else '')
+    span = lambda v: str(v[0]) if v[0] == v[1] else f'from {v[0]}' if v[1] == float('inf') else f'{v[0]} to {v[1]}'
+    if 'shape' in s:
+        return ', '.join(
+            [
+                s['shape'],
+                *(
+                    f"{k.replace('_', ' ')} {span(v) if isinstance(v, tuple) else v}"
+                    for k, v in s.items()
+                    if k not in ('shape', 'ref')
+                ),
+            ]
+        )
+    return (
+        (f"{s['word']} (grade {s['grade']}): " if 'word' in s else '')
+        + s['say']
+        + (f", {span(s['range'])} {s.get('unit', '')}".rstrip() if 'range' in s else '')
+    )
 
 # %% ../../nbs/knowledge/sources.ipynb #c0155
 def facts(
-    label:str,                    # Disease, or 'healthy'
-    knowledge:str|Path|None=None, # YAML of your own
-)->pd.DataFrame:                  # field, modality, statement, refs (keys)
+    label: str,  # Disease, or 'healthy'
+    knowledge: str | Path | None = None,  # YAML of your own
+) -> pd.DataFrame:  # field, modality, statement, refs (keys)
     "All that the knowledge base says of a disease"
     d = load_knowledge(knowledge)['diseases'][find_label(label, knowledge)]
-    rows = [(k, m, in_words(s), s['ref']) for k in (*BY_MODALITY, 'mask') for m,said in d.get(k, {}).items() for s in said]
+    rows = [
+        (k, m, in_words(s), s['ref']) for k in (*BY_MODALITY, 'mask') for m, said in d.get(k, {}).items() for s in said
+    ]
     rows += [(k, '', in_words(s), s['ref']) for k in FIELDS for s in d.get(k, ())]
     return pd.DataFrame(rows, columns=['field', 'modality', 'statement', 'refs'])
 
 # %% ../../nbs/knowledge/sources.ipynb #c0157
 def references(
-    label:str|None=None,          # Disease; all of them if `None`
-    knowledge:str|Path|None=None, # YAML of your own
-)->pd.DataFrame:                  # key, fields that it supports, reference as text
+    label: str | None = None,  # Disease; all of them if `None`
+    knowledge: str | Path | None = None,  # YAML of your own
+) -> pd.DataFrame:  # key, fields that it supports, reference as text
     "Sources of what is said of a disease"
-    found = pd.concat([facts(l, knowledge) for l in ([label] if label else known_labels(knowledge))]).explode('refs').dropna(subset=['refs'])
+    found = (
+        pd.concat([facts(l, knowledge) for l in ([label] if label else known_labels(knowledge))])
+        .explode('refs')
+        .dropna(subset=['refs'])
+    )
     fields = found.groupby('refs', sort=True).field.agg(lambda f: ', '.join(dict.fromkeys(f)))
-    return pd.DataFrame(dict(key=fields.index, fields=fields.values, reference=[cite(k, knowledge) for k in fields.index]))
+    return pd.DataFrame(
+        dict(key=fields.index, fields=fields.values, reference=[cite(k, knowledge) for k in fields.index])
+    )
 
 # %% ../../nbs/knowledge/sources.ipynb #c0160
 def sayings(
-    knowledge:str|Path|None=None, # YAML of your own
-)->list:                          # (phrase, disease, modality, field, keys of references)
+    knowledge: str | Path | None = None,  # YAML of your own
+) -> list:  # (phrase, disease, modality, field, keys of references)
     "Every phrase that `compose` can use"
-    kb = load_knowledge(knowledge); rows = [('of a vertebral body', '', '', 'site', ()), *((p, '', '', 'level', ()) for l in LEVELS for p in (f'of {l}', l)), ('sagittal image of the spine', '', '', 'image', ())]
-    rows += [(f"sagittal {m['name']} of the spine", '', k, 'image', ()) for k,m in kb['modalities'].items()]
-    for l,d in kb['diseases'].items():
+    kb = load_knowledge(knowledge)
+    rows = [
+        ('of a vertebral body', '', '', 'site', ()),
+        *((p, '', '', 'level', ()) for l in LEVELS for p in (f'of {l}', l)),
+        ('sagittal image of the spine', '', '', 'image', ()),
+    ]
+    rows += [(f"sagittal {m['name']} of the spine", '', k, 'image', ()) for k, m in kb['modalities'].items()]
+    for l, d in kb['diseases'].items():
         rows += [(n, l, '', 'name', ()) for n in (d['name'], *d.get('synonyms', ()), *d.get('also', ()), l)]
-        rows += [(s['say'], l, m, k, s['ref']) for k in BY_MODALITY for m,said in d.get(k, {}).items() for s in said]
+        rows += [(s['say'], l, m, k, s['ref']) for k in BY_MODALITY for m, said in d.get(k, {}).items() for s in said]
         rows += [(s['word'], l, '', 'severity', s['ref']) for s in d.get('severity', ())]
-    return [(p.lower(), *rest) for p,*rest in rows]
+    return [(p.lower(), *rest) for p, *rest in rows]
 
 # %% ../../nbs/knowledge/sources.ipynb #c0161
 def pieces(
-    prompt:str, # Any text
-    known,      # Phrases in lower case
-)->list:        # (piece, whether it is known), in order
+    prompt: str,  # Any text
+    known,  # Phrases in lower case
+) -> list:  # (piece, whether it is known), in order
     "Cut a prompt into known phrases, the longest first, and what lies between them"
-    rule = '|'.join(re.escape(p) for p in sorted(set(known), key=len, reverse=True)); out, at = [], 0
+    rule = '|'.join(re.escape(p) for p in sorted(set(known), key=len, reverse=True))
+    out, at = [], 0
     for m in re.finditer(rf'(?<![\w-])(?:{rule})(?![\w-])', prompt.lower()):
-        out += [(prompt[at:m.start()].strip(' ,'), False), (prompt[m.start():m.end()], True)]; at = m.end()
+        out += [(prompt[at : m.start()].strip(' ,'), False), (prompt[m.start() : m.end()], True)]
+        at = m.end()
     return [p for p in (*out, (prompt[at:].strip(' ,'), False)) if p[0]]
 
 # %% ../../nbs/knowledge/sources.ipynb #c0162
 def explain(
-    prompt:str,                   # From `compose`, from a manifest, or your own
-    knowledge:str|Path|None=None, # YAML of your own
-)->pd.DataFrame:                  # phrase, disease, modality, field, reference; one row a phrase
+    prompt: str,  # From `compose`, from a manifest, or your own
+    knowledge: str | Path | None = None,  # YAML of your own
+) -> pd.DataFrame:  # phrase, disease, modality, field, reference; one row a phrase
     "Where each phrase of a prompt comes from; what the knowledge base does not know has the field 'unexplained'"
-    if not isinstance(prompt, str): raise ValueError(f'`prompt` is {prompt!r}; expected text.')
-    said = sayings(knowledge); cut = pieces(prompt, [s[0] for s in said])
-    of = lambda piece: [s for s in said if s[0]==piece.lower()]
-    named = {s[1] for p,known in cut if known for s in of(p) if s[3]=='name'}; seen = {s[2] for p,known in cut if known for s in of(p) if s[3]=='image'}
+    if not isinstance(prompt, str):
+        raise ValueError(f'`prompt` is {prompt!r}; expected text.')
+    said = sayings(knowledge)
+    cut = pieces(prompt, [s[0] for s in said])
+    of = lambda piece: [s for s in said if s[0] == piece.lower()]
+    named = {s[1] for p, known in cut if known for s in of(p) if s[3] == 'name'}
+    seen = {s[2] for p, known in cut if known for s in of(p) if s[3] == 'image'}
     rows = []
-    for piece,known in cut:
-        s = max(of(piece), key=lambda s: (s[1] in named, s[2].split('-')[0] in seen)) if known else ('', '', '', 'unexplained', ())
-        note = '; '.join(cite(k, knowledge) for k in s[4]) or ('' if not known else 'wording of this package' if s[3] in ('image', 'site', 'level', 'name') else 'no reference given')
+    for piece, known in cut:
+        s = (
+            max(of(piece), key=lambda s: (s[1] in named, s[2].split('-')[0] in seen))
+            if known
+            else ('', '', '', 'unexplained', ())
+        )
+        note = '; '.join(cite(k, knowledge) for k in s[4]) or (
+            ''
+            if not known
+            else 'wording of this package'
+            if s[3] in ('image', 'site', 'level', 'name')
+            else 'no reference given'
+        )
         rows.append((piece, s[1], s[2], s[3], note))
     return pd.DataFrame(rows, columns=['phrase', 'disease', 'modality', 'field', 'reference'])

@@ -19,163 +19,225 @@ from .structures import centre_within, Frame, sigmoid, stacked, vertebra_frame
 
 # %% ../../nbs/lesions/shapes.ipynb #c0293
 def smooth_noise(
-    r:np.random.Generator, # Source of randomness
-    shape:tuple,           # `(H, W)` in pixels
-    sigma:float,           # Correlation length in pixels
-)->np.ndarray:             # float32 field of unit variance
+    r: np.random.Generator,  # Source of randomness
+    shape: tuple,  # `(H, W)` in pixels
+    sigma: float,  # Correlation length in pixels
+) -> np.ndarray:  # float32 field of unit variance
     "Unit-variance Gaussian field of correlation length `sigma` px, made on a coarse grid when it is smooth"
-    f = max(1, int(sigma/1.5))
-    small = tuple(n//f + 3 for n in shape)
-    n = ndi.gaussian_filter(r.standard_normal(small, dtype=np.float32), sigma/f, mode='wrap', truncate=2.5)
+    f = max(1, int(sigma / 1.5))
+    small = tuple(n // f + 3 for n in shape)
+    n = ndi.gaussian_filter(r.standard_normal(small, dtype=np.float32), sigma / f, mode='wrap', truncate=2.5)
     n /= n.std() + 1e-6
-    if f>1: n = upsample(n, f)
-    return n[:shape[0], :shape[1]]
+    if f > 1:
+        n = upsample(n, f)
+    return n[: shape[0], : shape[1]]
 
 # %% ../../nbs/lesions/shapes.ipynb #c0294
 def upsample(a, f):
     "Bilinear upsampling by a whole factor"
-    w = (np.arange(f, dtype=np.float32)/f)[None, :, None]
-    a = (a[:-1, None]*(1-w) + a[1:, None]*w).reshape(-1, a.shape[1])
+    w = (np.arange(f, dtype=np.float32) / f)[None, :, None]
+    a = (a[:-1, None] * (1 - w) + a[1:, None] * w).reshape(-1, a.shape[1])
     w = w.reshape(1, 1, f)
-    return (a[:, :-1, None]*(1-w) + a[:, 1:, None]*w).reshape(a.shape[0], -1)
+    return (a[:, :-1, None] * (1 - w) + a[:, 1:, None] * w).reshape(a.shape[0], -1)
 
 # %% ../../nbs/lesions/shapes.ipynb #c0295
 @dataclass
 class Levels:
     "Greys that a lesion is painted with: the marrow's own, its spread, and the darkest and brightest tissue near it"
-    bone: float; spread: float; dark: float; bright: float
+
+    bone: float
+    spread: float
+    dark: float
+    bright: float
 
 # %% ../../nbs/lesions/shapes.ipynb #c0296
 def levels_of(image, bone, window):
     "`Levels` of a bone, within a window of the image"
-    x = image[window]; m = bone[window]
+    x = image[window]
+    m = bone[window]
     core = ndi.binary_erosion(m, iterations=2)
-    v = x[core if core.sum()>20 else m]
+    v = x[core if core.sum() > 20 else m]
     return Levels(float(np.median(v)), float(v.std()), *[float(q) for q in np.percentile(x, (3, 97))])
 
 # %% ../../nbs/lesions/shapes.ipynb #c0297
-def blob(r, u, v, cu, cv, ru, rv, rough=.2, edge=.12):
+def blob(r, u, v, cu, cv, ru, rv, rough=0.2, edge=0.12):
     "Soft-edged round lesion of irregular outline in vertebral coordinates"
-    x, y = (u-cu)/ru, (v-cv)/rv
-    ang = np.arctan2(y, x); rad = np.sqrt(x*x + y*y)
-    k = np.arange(2, 6); am, ph = r.normal(0, 1, 4)/k, r.uniform(0, 6.28, 4)
-    out = 1 + rough*sum(a*np.cos(q*ang + p) for q,a,p in zip(k, am, ph))
-    return sigmoid((out - rad)/edge*2).astype(np.float32)
+    x, y = (u - cu) / ru, (v - cv) / rv
+    ang = np.arctan2(y, x)
+    rad = np.sqrt(x * x + y * y)
+    k = np.arange(2, 6)
+    am, ph = r.normal(0, 1, 4) / k, r.uniform(0, 6.28, 4)
+    out = 1 + rough * sum(a * np.cos(q * ang + p) for q, a, p in zip(k, am, ph))
+    return sigmoid((out - rad) / edge * 2).astype(np.float32)
 
 # %% ../../nbs/lesions/shapes.ipynb #c0299
 def random_mask(
-    shape:tuple,       # `(H, W)`
-    seed:int,          # Same seed, same mask
-    kind:str='blob',   # 'blob', 'ellipse' or 'box'
-    size:tuple=(4, 16),# Range of the half-width in pixels
-)->np.ndarray:         # bool, never empty
+    shape: tuple,  # `(H, W)`
+    seed: int,  # Same seed, same mask
+    kind: str = 'blob',  # 'blob', 'ellipse' or 'box'
+    size: tuple = (4, 16),  # Range of the half-width in pixels
+) -> np.ndarray:  # bool, never empty
     "Random shape somewhere in the image"
-    if kind not in ('blob', 'ellipse', 'box'): raise ValueError(f"unknown kind {kind!r}. Use 'blob', 'ellipse' or 'box'.")
-    r = rng('mask', seed, kind); H, W = shape[:2]
-    a, b = np.minimum(r.uniform(*size, 2), min(H, W)/3); t = r.uniform(0, np.pi)
-    cy, cx = r.uniform(b, H-b), r.uniform(a, W-a)
-    yy, xx = np.arange(H)[:, None]-cy, np.arange(W)[None]-cx
-    u, v = (np.cos(t)*xx+np.sin(t)*yy)/a, (np.cos(t)*yy-np.sin(t)*xx)/b
-    edge = 1.
-    if kind=='blob':
-        ang = np.arctan2(v, u); edge = 1 + sum(r.normal(0, .25/k)*np.cos(k*ang+r.uniform(0, 6.3)) for k in range(2, 6))
-    m = np.maximum(abs(u), abs(v))<=1 if kind=='box' else np.hypot(u, v)<=np.maximum(edge, .3)
-    m[int(np.clip(cy, 0, H-1)), int(np.clip(cx, 0, W-1))] = True
+    if kind not in ('blob', 'ellipse', 'box'):
+        raise ValueError(f"unknown kind {kind!r}. Use 'blob', 'ellipse' or 'box'.")
+    r = rng('mask', seed, kind)
+    H, W = shape[:2]
+    a, b = np.minimum(r.uniform(*size, 2), min(H, W) / 3)
+    t = r.uniform(0, np.pi)
+    cy, cx = r.uniform(b, H - b), r.uniform(a, W - a)
+    yy, xx = np.arange(H)[:, None] - cy, np.arange(W)[None] - cx
+    u, v = (np.cos(t) * xx + np.sin(t) * yy) / a, (np.cos(t) * yy - np.sin(t) * xx) / b
+    edge = 1.0
+    if kind == 'blob':
+        ang = np.arctan2(v, u)
+        edge = 1 + sum(r.normal(0, 0.25 / k) * np.cos(k * ang + r.uniform(0, 6.3)) for k in range(2, 6))
+    m = np.maximum(abs(u), abs(v)) <= 1 if kind == 'box' else np.hypot(u, v) <= np.maximum(edge, 0.3)
+    m[int(np.clip(cy, 0, H - 1)), int(np.clip(cx, 0, W - 1))] = True
     return m
 
 # %% ../../nbs/lesions/shapes.ipynb #c0300
 def blob_mask(
-    bone:np.ndarray, frame:Frame, # Mask of the vertebra and its axes
-    m,                     # Settings: `diameter_mm`, and perhaps `number`, `front_back`, `head_foot`
-    r:np.random.Generator, # Source of randomness
-    mm:float,              # Size of a pixel
-)->np.ndarray:
+    bone: np.ndarray,
+    frame: Frame,  # Mask of the vertebra and its axes
+    m,  # Settings: `diameter_mm`, and perhaps `number`, `front_back`, `head_foot`
+    r: np.random.Generator,  # Source of randomness
+    mm: float,  # Size of a pixel
+) -> np.ndarray:
     "Round lesions of irregular outline, no wider than nine tenths of the body's shorter side"
-    u, v = frame.uv((slice(0, bone.shape[0]), slice(0, bone.shape[1]))); out = np.zeros(bone.shape, bool)
-    lo, hi = np.minimum(m['diameter_mm'], 1.8*min(frame.a, frame.b)*mm)
+    u, v = frame.uv((slice(0, bone.shape[0]), slice(0, bone.shape[1])))
+    out = np.zeros(bone.shape, bool)
+    lo, hi = np.minimum(m['diameter_mm'], 1.8 * min(frame.a, frame.b) * mm)
     for _ in range(int(r.integers(*np.add(m.get('number', (1, 1)), (0, 1))))):
-        d, k = r.uniform(lo, hi)/2/mm, r.uniform(.85, 1.18); ru, rv = d*k/frame.a, d/k/frame.b
-        cu, cv = centre_within(r, *m.get('front_back', (-1, 1)), ru), centre_within(r, *m.get('head_foot', (-1, 1)), rv)
-        new = bone & (blob(r, u, v, cu, cv, ru, rv)>.5)
-        out |= new if new.any() else bone & (np.hypot(u-cu, v-cv)==np.hypot(u-cu, v-cv)[bone].min())
+        d, k = r.uniform(lo, hi) / 2 / mm, r.uniform(0.85, 1.18)
+        ru, rv = d * k / frame.a, d / k / frame.b
+        cu, cv = (
+            centre_within(r, *m.get('front_back', (-1, 1)), ru),
+            centre_within(r, *m.get('head_foot', (-1, 1)), rv),
+        )
+        new = bone & (blob(r, u, v, cu, cv, ru, rv) > 0.5)
+        out |= new if new.any() else bone & (np.hypot(u - cu, v - cv) == np.hypot(u - cu, v - cv)[bone].min())
     return out
 
 # %% ../../nbs/lesions/shapes.ipynb #c0301
 def band_mask(
-    bone:np.ndarray, frame:Frame, # Mask of the vertebra and its axes
-    m,                     # Settings: `depth` as a share of the body's height, and perhaps `width` as a share of the endplate
-    r:np.random.Generator, # Source of randomness
-    side:int,              # -1 for the upper endplate, 1 for the lower one
-)->np.ndarray:
+    bone: np.ndarray,
+    frame: Frame,  # Mask of the vertebra and its axes
+    m,  # Settings: `depth` as a share of the body's height, and perhaps `width` as a share of the endplate
+    r: np.random.Generator,  # Source of randomness
+    side: int,  # -1 for the upper endplate, 1 for the lower one
+) -> np.ndarray:
     "Strip of uneven depth that follows an endplate: what leaves the bone when it is moved towards it"
-    u, v = frame.uv((slice(0, bone.shape[0]), slice(0, bone.shape[1]))); w = r.uniform(*m.get('width', (1, 1))); c = r.uniform(w-1, 1-w)
-    depth = r.uniform(*m['depth'])*(1+.18*np.cos(2.2*u+r.uniform(0, 6.3))+.1*np.cos(5*u+r.uniform(0, 6.3)))
-    off = abs(np.clip(u, -1, 1)-c)/w; depth = np.maximum(depth*(1 if w>.95 else np.sqrt(np.clip(1-off**4, 0, 1))), .75/frame.b); far = side*2*frame.b*depth; y, x = np.mgrid[:bone.shape[0], :bone.shape[1]]
-    left = ndi.map_coordinates(bone.astype(np.uint8), [y+far*np.cos(frame.angle), x+far*np.sin(frame.angle)], order=0)==0
-    return bone & left & (side*v>.8-2*depth) & (off<=1+1e-6)
+    u, v = frame.uv((slice(0, bone.shape[0]), slice(0, bone.shape[1])))
+    w = r.uniform(*m.get('width', (1, 1)))
+    c = r.uniform(w - 1, 1 - w)
+    depth = r.uniform(*m['depth']) * (
+        1 + 0.18 * np.cos(2.2 * u + r.uniform(0, 6.3)) + 0.1 * np.cos(5 * u + r.uniform(0, 6.3))
+    )
+    off = abs(np.clip(u, -1, 1) - c) / w
+    depth = np.maximum(depth * (1 if w > 0.95 else np.sqrt(np.clip(1 - off**4, 0, 1))), 0.75 / frame.b)
+    far = side * 2 * frame.b * depth
+    y, x = np.mgrid[: bone.shape[0], : bone.shape[1]]
+    left = (
+        ndi.map_coordinates(
+            bone.astype(np.uint8), [y + far * np.cos(frame.angle), x + far * np.sin(frame.angle)], order=0
+        )
+        == 0
+    )
+    return bone & left & (side * v > 0.8 - 2 * depth) & (off <= 1 + 1e-6)
 
 # %% ../../nbs/lesions/shapes.ipynb #c0302
 def line_mask(
-    bone:np.ndarray, frame:Frame, # Mask of the vertebra and its axes
-    m,                     # Settings: `width_mm`
-    r:np.random.Generator, # Source of randomness
-    mm:float,              # Size of a pixel
-)->np.ndarray:
+    bone: np.ndarray,
+    frame: Frame,  # Mask of the vertebra and its axes
+    m,  # Settings: `width_mm`
+    r: np.random.Generator,  # Source of randomness
+    mm: float,  # Size of a pixel
+) -> np.ndarray:
     "Uneven line through the vertebra and a little beyond its cortex"
-    t, half = r.uniform(0, np.pi), max(r.uniform(*m['width_mm'])/2/mm, .75); y, x = np.mgrid[:bone.shape[0], :bone.shape[1]]
-    along, across = np.cos(t)*(x-frame.x)+np.sin(t)*(y-frame.y), np.cos(t)*(y-frame.y)-np.sin(t)*(x-frame.x)
-    across = across - r.uniform(-.4, .4)*min(frame.a, frame.b) - .06*frame.b*sum(np.cos(k*along/frame.b+r.uniform(0, 6.3)) for k in (2, 5))
-    return (ndi.distance_transform_edt(~bone)*mm<=1.5) & (abs(across)<=half)
+    t, half = r.uniform(0, np.pi), max(r.uniform(*m['width_mm']) / 2 / mm, 0.75)
+    y, x = np.mgrid[: bone.shape[0], : bone.shape[1]]
+    along, across = (
+        np.cos(t) * (x - frame.x) + np.sin(t) * (y - frame.y),
+        np.cos(t) * (y - frame.y) - np.sin(t) * (x - frame.x),
+    )
+    across = (
+        across
+        - r.uniform(-0.4, 0.4) * min(frame.a, frame.b)
+        - 0.06 * frame.b * sum(np.cos(k * along / frame.b + r.uniform(0, 6.3)) for k in (2, 5))
+    )
+    return (ndi.distance_transform_edt(~bone) * mm <= 1.5) & (abs(across) <= half)
 
 # %% ../../nbs/lesions/shapes.ipynb #c0303
 def disc_mask(
-    stack:np.ndarray, k:int, # Vertebrae numbered from head to foot, and the one that is meant
-    m,                     # Settings: `depth` as a share of a body's height
-    r:np.random.Generator, # Source of randomness
-    label:str,             # For the error message
-)->np.ndarray:
+    stack: np.ndarray,
+    k: int,  # Vertebrae numbered from head to foot, and the one that is meant
+    m,  # Settings: `depth` as a share of a body's height
+    r: np.random.Generator,  # Source of randomness
+    label: str,  # For the error message
+) -> np.ndarray:
     "Two facing endplates and the disc between them, with the neighbour above or below"
-    frames = {i: vertebra_frame(stack, i) for i in (k-1, k, k+1) if i and (stack==i).any()}; f = frames[k]
-    near = [i for i in frames if i!=k and np.hypot(frames[i].x-f.x, frames[i].y-f.y)<1.9*(frames[i].b+f.b)]
-    if not near: raise ValueError(f'a mask of {label!r} spans two vertebrae and their disc, but no neighbour of this one is known. Give `anatomy`, and choose a vertebra with another one next to it.')
-    i = int(r.choice(near)); side = 1 if i>k else -1; plate = dict(depth=(.12, .12))
-    bands = band_mask(stack==k, f, m, r, side) | band_mask(stack==i, frames[i], m, r, -side)
-    facing = band_mask(stack==k, f, plate, r, side) | band_mask(stack==i, frames[i], plate, r, -side)
-    hull = Delaunay(np.argwhere(facing)).find_simplex(np.argwhere(np.ones(stack.shape, bool))).reshape(stack.shape)>=0
-    return bands | hull & (stack==0)
+    frames = {i: vertebra_frame(stack, i) for i in (k - 1, k, k + 1) if i and (stack == i).any()}
+    f = frames[k]
+    near = [i for i in frames if i != k and np.hypot(frames[i].x - f.x, frames[i].y - f.y) < 1.9 * (frames[i].b + f.b)]
+    if not near:
+        raise ValueError(
+            f'a mask of {label!r} spans two vertebrae and their disc, but no neighbour of this one is known. Give `anatomy`, and choose a vertebra with another one next to it.'
+        )
+    i = int(r.choice(near))
+    side = 1 if i > k else -1
+    plate = dict(depth=(0.12, 0.12))
+    bands = band_mask(stack == k, f, m, r, side) | band_mask(stack == i, frames[i], m, r, -side)
+    facing = band_mask(stack == k, f, plate, r, side) | band_mask(stack == i, frames[i], plate, r, -side)
+    hull = (
+        Delaunay(np.argwhere(facing)).find_simplex(np.argwhere(np.ones(stack.shape, bool))).reshape(stack.shape) >= 0
+    )
+    return bands | hull & (stack == 0)
 
 # %% ../../nbs/lesions/shapes.ipynb #c0304
 def check_bone(
-    bone:np.ndarray,            # Mask of the vertebra
-    anatomy:np.ndarray|None,    # Instance numbers of all vertebrae, or `None`
-    spacing_mm:float,           # Size of a pixel
-)->tuple:                       # bool mask, vertebrae numbered from head to foot, number of this one
+    bone: np.ndarray,  # Mask of the vertebra
+    anatomy: np.ndarray | None,  # Instance numbers of all vertebrae, or `None`
+    spacing_mm: float,  # Size of a pixel
+) -> tuple:  # bool mask, vertebrae numbered from head to foot, number of this one
     "Raise unless a vertebra, its neighbours and the pixel size fit together"
     b = np.asarray(bone)
-    if b.ndim!=2 or not b.any(): raise ValueError(f'`bone` of shape {b.shape} with {np.count_nonzero(b)} pixels is no vertebra; expected a mask `(H, W)`, e.g. `anatomy==3`.')
-    if not 0<float(spacing_mm)<np.inf: raise ValueError(f'`spacing_mm` is {spacing_mm!r}; expected the size of a pixel in mm, above 0.')
-    if anatomy is None: return b!=0, (b!=0).astype(int), 1
-    if np.shape(anatomy)!=b.shape: raise ValueError(f'`anatomy` has size {np.shape(anatomy)}, `bone` {b.shape}; they must agree.')
-    stack = stacked(anatomy); k = int(np.bincount(stack[b!=0]).argmax())
-    if not k: raise ValueError('`bone` lies outside the vertebrae of `anatomy`; take it from there, e.g. `anatomy==3`.')
-    return b!=0, stack, k
+    if b.ndim != 2 or not b.any():
+        raise ValueError(
+            f'`bone` of shape {b.shape} with {np.count_nonzero(b)} pixels is no vertebra; expected a mask `(H, W)`, e.g. `anatomy==3`.'
+        )
+    if not 0 < float(spacing_mm) < np.inf:
+        raise ValueError(f'`spacing_mm` is {spacing_mm!r}; expected the size of a pixel in mm, above 0.')
+    if anatomy is None:
+        return b != 0, (b != 0).astype(int), 1
+    if np.shape(anatomy) != b.shape:
+        raise ValueError(f'`anatomy` has size {np.shape(anatomy)}, `bone` {b.shape}; they must agree.')
+    stack = stacked(anatomy)
+    k = int(np.bincount(stack[b != 0]).argmax())
+    if not k:
+        raise ValueError('`bone` lies outside the vertebrae of `anatomy`; take it from there, e.g. `anatomy==3`.')
+    return b != 0, stack, k
 
 # %% ../../nbs/lesions/shapes.ipynb #c0305
 def sample_mask(
-    bone:np.ndarray,       # Mask of the vertebra, `(H, W)`
-    label:str,             # Disease, or 'healthy'
-    seed,                  # A number, or a NumPy generator; same number, same mask
-    spacing_mm:float=1.,   # Size of a pixel
-    modality:str='',       # As in a manifest; some diseases are masked differently by modality
-    anatomy:np.ndarray|None=None, # Instance numbers of all vertebrae: gives the axes, and the neighbour where a disease spans two
-    knowledge:str|None=None, # YAML of your own
-)->np.ndarray:             # bool, shape of `bone`, never empty
+    bone: np.ndarray,  # Mask of the vertebra, `(H, W)`
+    label: str,  # Disease, or 'healthy'
+    seed,  # A number, or a NumPy generator; same number, same mask
+    spacing_mm: float = 1.0,  # Size of a pixel
+    modality: str = '',  # As in a manifest; some diseases are masked differently by modality
+    anatomy: np.ndarray
+    | None = None,  # Instance numbers of all vertebrae: gives the axes, and the neighbour where a disease spans two
+    knowledge: str | None = None,  # YAML of your own
+) -> np.ndarray:  # bool, shape of `bone`, never empty
     "Lesion mask drawn as the knowledge base says of this disease"
     m, (b, stack, k) = mask_settings(label, modality, knowledge), check_bone(bone, anatomy, spacing_mm)
     r = seed if isinstance(seed, np.random.Generator) else rng('sample mask', find_label(label, knowledge), seed)
-    f, others = vertebra_frame(stack, k), (stack>0) & (stack!=k) & ~b
-    if m['shape']=='blob': return blob_mask(b, f, m, r, spacing_mm)
-    if m['shape']=='band': return band_mask(b, f, m, r, int(r.choice((-1, 1))))
-    if m['shape']=='line': return line_mask(b, f, m, r, spacing_mm) & ~others
-    if m['shape']=='disc': return disc_mask(stack, k, m, r, label)
-    return (ndi.distance_transform_edt(~b)*spacing_mm<=r.uniform(*m.get('grow_mm', (0, 0)))) & ~others
+    f, others = vertebra_frame(stack, k), (stack > 0) & (stack != k) & ~b
+    if m['shape'] == 'blob':
+        return blob_mask(b, f, m, r, spacing_mm)
+    if m['shape'] == 'band':
+        return band_mask(b, f, m, r, int(r.choice((-1, 1))))
+    if m['shape'] == 'line':
+        return line_mask(b, f, m, r, spacing_mm) & ~others
+    if m['shape'] == 'disc':
+        return disc_mask(stack, k, m, r, label)
+    return (ndi.distance_transform_edt(~b) * spacing_mm <= r.uniform(*m.get('grow_mm', (0, 0)))) & ~others

@@ -16,84 +16,116 @@ from ..knowledge.base import mask_settings
 
 # %% ../../nbs/lesions/soft.ipynb #c0274
 def drawn_mask(
-    mask,                  # Path of an image, or an array: white on black, or painted on a transparent layer; labels up to 20 count whatever their number
-    shape:tuple|None=None, # Of the image it belongs to
-)->np.ndarray:             # bool `(H, W)`
+    mask,  # Path of an image, or an array: white on black, or painted on a transparent layer; labels up to 20 count whatever their number
+    shape: tuple | None = None,  # Of the image it belongs to
+) -> np.ndarray:  # bool `(H, W)`
     "A mask as paint programs save it: what is brighter than half of its brightest, or opaque where transparency varies; `ValueError` where it does not fit the image"
-    if isinstance(mask, (str, Path)) and not Path(mask).is_file(): raise ValueError(f'mask {mask} does not exist.')
+    if isinstance(mask, (str, Path)) and not Path(mask).is_file():
+        raise ValueError(f'mask {mask} does not exist.')
     x = read_image(mask, alpha=True) if isinstance(mask, (str, Path)) else np.asarray(mask)
-    if x.dtype.kind not in 'buif' or x.ndim not in (2, 3) or not x.size: raise ValueError(f'a mask is the path of an image or an array (H, W); got {str(mask)[:60]!r}.')
-    if x.dtype.kind=='f' and not np.isfinite(x).all(): raise ValueError('the mask has values that are not finite.')
-    if x.ndim==3: x = x[..., 3] if x.shape[2]==4 and np.ptp(x[..., 3]) else x[..., :3].max(2)
-    if shape is not None and x.shape!=tuple(shape[:2]): raise ValueError(f'the mask has {x.shape[0]} rows and {x.shape[1]} columns, the image {shape[0]} and {shape[1]}; save it in the size of the image.')
-    m = x>(0 if x.dtype.kind in 'iu' and x.max()<=20 else x.max()/2 if x.max()>0 else 0)
-    if m.mean()>.5: raise ValueError(f'the mask covers {m.mean():.0%} of the image; the lesion is white and the rest black: is it inverted, or the image itself?')
+    if x.dtype.kind not in 'buif' or x.ndim not in (2, 3) or not x.size:
+        raise ValueError(f'a mask is the path of an image or an array (H, W); got {str(mask)[:60]!r}.')
+    if x.dtype.kind == 'f' and not np.isfinite(x).all():
+        raise ValueError('the mask has values that are not finite.')
+    if x.ndim == 3:
+        x = x[..., 3] if x.shape[2] == 4 and np.ptp(x[..., 3]) else x[..., :3].max(2)
+    if shape is not None and x.shape != tuple(shape[:2]):
+        raise ValueError(
+            f'the mask has {x.shape[0]} rows and {x.shape[1]} columns, the image {shape[0]} and {shape[1]}; save it in the size of the image.'
+        )
+    m = x > (0 if x.dtype.kind in 'iu' and x.max() <= 20 else x.max() / 2 if x.max() > 0 else 0)
+    if m.mean() > 0.5:
+        raise ValueError(
+            f'the mask covers {m.mean():.0%} of the image; the lesion is white and the rest black: is it inverted, or the image itself?'
+        )
     return m
 
 # %% ../../nbs/lesions/soft.ipynb #c0277
 def check_mask(
-    mask:np.ndarray,       # `(H, W)`
-    shape:tuple|None=None, # Of the image it belongs to
-    soft:bool=False,       # Values between 0 and 1 are allowed
-)->np.ndarray:             # bool, or float32 if `soft`
+    mask: np.ndarray,  # `(H, W)`
+    shape: tuple | None = None,  # Of the image it belongs to
+    soft: bool = False,  # Values between 0 and 1 are allowed
+) -> np.ndarray:  # bool, or float32 if `soft`
     "Raise `ValueError` unless `mask` is two-dimensional, not empty, of the right size and in range"
     m = np.asarray(mask)
-    if m.ndim!=2: raise ValueError(f'`mask` has shape {m.shape}; expected (H, W).')
-    if shape is not None and m.shape!=tuple(shape[:2]): raise ValueError(f'`mask` has size {m.shape}, the image {tuple(shape[:2])}; they must agree.')
-    if m.dtype.kind=='f' and not np.isfinite(m).all(): raise ValueError('`mask` has values that are not finite.')
-    if not m.any(): raise ValueError('`mask` is empty: nothing would be painted. The lesion is white (or 1), the rest black (0).')
+    if m.ndim != 2:
+        raise ValueError(f'`mask` has shape {m.shape}; expected (H, W).')
+    if shape is not None and m.shape != tuple(shape[:2]):
+        raise ValueError(f'`mask` has size {m.shape}, the image {tuple(shape[:2])}; they must agree.')
+    if m.dtype.kind == 'f' and not np.isfinite(m).all():
+        raise ValueError('`mask` has values that are not finite.')
+    if not m.any():
+        raise ValueError('`mask` is empty: nothing would be painted. The lesion is white (or 1), the rest black (0).')
     lo, hi = m.min(), m.max()
     if soft:
-        if lo<0 or hi>1: raise ValueError(f'a soft mask lies in [0, 1], but `mask` reaches from {lo:g} to {hi:g}. Divide a 0/255 mask by 255.')
+        if lo < 0 or hi > 1:
+            raise ValueError(
+                f'a soft mask lies in [0, 1], but `mask` reaches from {lo:g} to {hi:g}. Divide a 0/255 mask by 255.'
+            )
         return m.astype(np.float32)
-    if len(np.unique(m[m!=0]))>1 or lo<0: raise ValueError(f'`mask` is not binary: values from {lo:g} to {hi:g}. Threshold it first, e.g. `mask > 0.5`.')
-    return m!=0
+    if len(np.unique(m[m != 0])) > 1 or lo < 0:
+        raise ValueError(f'`mask` is not binary: values from {lo:g} to {hi:g}. Threshold it first, e.g. `mask > 0.5`.')
+    return m != 0
 
 # %% ../../nbs/lesions/soft.ipynb #c0278
 def soften(
-    mask:np.ndarray,      # Binary lesion mask, `(H, W)`
-    ramp:float=8.,        # Width of the soft border in pixels; 0 keeps the hard mask
-    anatomy:np.ndarray|None=None, # Vertebra in [0, 1]; multiplied with the result, so that the lesion stays in the bone
-    profile:str='cosine', # How it falls: 'cosine', 'linear', or 'gaussian' (the paper's 15 x 15 kernel, sigma 2.6 at a ramp of 7)
-)->np.ndarray:            # float32 in [0, 1]: 1 on the lesion, exactly 0 at `ramp` pixels from it
+    mask: np.ndarray,  # Binary lesion mask, `(H, W)`
+    ramp: float = 8.0,  # Width of the soft border in pixels; 0 keeps the hard mask
+    anatomy: np.ndarray
+    | None = None,  # Vertebra in [0, 1]; multiplied with the result, so that the lesion stays in the bone
+    profile: str = 'cosine',  # How it falls: 'cosine', 'linear', or 'gaussian' (the paper's 15 x 15 kernel, sigma 2.6 at a ramp of 7)
+) -> np.ndarray:  # float32 in [0, 1]: 1 on the lesion, exactly 0 at `ramp` pixels from it
     "Soft mask that is 1 on the lesion and fades to 0 across its border"
     m = check_mask(mask)
-    if ramp<0: raise ValueError(f'`ramp` is {ramp:g} pixels; it must be 0 or more.')
-    if profile not in ('cosine', 'linear', 'gaussian'): raise ValueError(f"unknown profile {profile!r}. Use 'cosine', 'linear' or 'gaussian'.")
-    if ramp==0: s = m.astype(np.float32)
+    if ramp < 0:
+        raise ValueError(f'`ramp` is {ramp:g} pixels; it must be 0 or more.')
+    if profile not in ('cosine', 'linear', 'gaussian'):
+        raise ValueError(f"unknown profile {profile!r}. Use 'cosine', 'linear' or 'gaussian'.")
+    if ramp == 0:
+        s = m.astype(np.float32)
     else:
-        d = np.clip(ndi.distance_transform_edt(~m)/ramp, 0, 1)
-        if profile=='cosine': s = .5 + .5*np.cos(np.pi*d)
-        elif profile=='linear': s = 1 - d
-        else: s = (np.exp(-.5*(d*7/2.6)**2)-np.exp(-.5*(7/2.6)**2))/(1-np.exp(-.5*(7/2.6)**2))
-        s = np.where(d>=1, 0, s).clip(0, 1).astype(np.float32)
+        d = np.clip(ndi.distance_transform_edt(~m) / ramp, 0, 1)
+        if profile == 'cosine':
+            s = 0.5 + 0.5 * np.cos(np.pi * d)
+        elif profile == 'linear':
+            s = 1 - d
+        else:
+            s = (np.exp(-0.5 * (d * 7 / 2.6) ** 2) - np.exp(-0.5 * (7 / 2.6) ** 2)) / (
+                1 - np.exp(-0.5 * (7 / 2.6) ** 2)
+            )
+        s = np.where(d >= 1, 0, s).clip(0, 1).astype(np.float32)
     if anatomy is not None:
-        if np.shape(anatomy)!=m.shape: raise ValueError(f'`anatomy` has size {np.shape(anatomy)}, `mask` {m.shape}; they must agree.')
-        s = s*np.asarray(anatomy, np.float32).clip(0, 1)
-        if not s.any(): raise ValueError('the mask lies outside the anatomy: nothing would be painted.')
+        if np.shape(anatomy) != m.shape:
+            raise ValueError(f'`anatomy` has size {np.shape(anatomy)}, `mask` {m.shape}; they must agree.')
+        s = s * np.asarray(anatomy, np.float32).clip(0, 1)
+        if not s.any():
+            raise ValueError('the mask lies outside the anatomy: nothing would be painted.')
     return s
 
 # %% ../../nbs/lesions/soft.ipynb #c0281
 def box_mask(
-    box,         # x, y, width, height as fractions of the image: four numbers, or text with commas
-    shape:tuple, # `(H, W)` of the image
-)->np.ndarray:   # bool
+    box,  # x, y, width, height as fractions of the image: four numbers, or text with commas
+    shape: tuple,  # `(H, W)` of the image
+) -> np.ndarray:  # bool
     "Ellipse inscribed in a box"
     x, y, w, h = (float(v) for v in (box.split(',') if isinstance(box, str) else box))
-    if not (0<=x<1 and 0<=y<1 and 0<w<=1.0001-x and 0<h<=1.0001-y): raise ValueError(f'box {box!r} does not lie in the image; give x, y, width, height as fractions from 0 to 1.')
+    if not (0 <= x < 1 and 0 <= y < 1 and 0 < w <= 1.0001 - x and 0 < h <= 1.0001 - y):
+        raise ValueError(f'box {box!r} does not lie in the image; give x, y, width, height as fractions from 0 to 1.')
     H, W = shape[:2]
-    yy, xx = (np.arange(H)[:, None]+.5)/H, (np.arange(W)[None]+.5)/W
-    m = ((xx-x-w/2)/(w/2))**2 + ((yy-y-h/2)/(h/2))**2 <= 1
-    if not m.any(): raise ValueError(f'box {box!r} covers no pixel of an image of {W} x {H}.')
+    yy, xx = (np.arange(H)[:, None] + 0.5) / H, (np.arange(W)[None] + 0.5) / W
+    m = ((xx - x - w / 2) / (w / 2)) ** 2 + ((yy - y - h / 2) / (h / 2)) ** 2 <= 1
+    if not m.any():
+        raise ValueError(f'box {box!r} covers no pixel of an image of {W} x {H}.')
     return m
 
 # %% ../../nbs/lesions/soft.ipynb #c0283
 def softness(
-    label:str,             # Disease, or 'healthy'
-    modality:str='',       # As in a manifest
-    spacing_mm:float=1.,   # Size of a pixel
-    knowledge:str|None=None, # YAML of your own
-)->float:                  # Pixels; the `ramp` of `soften`
+    label: str,  # Disease, or 'healthy'
+    modality: str = '',  # As in a manifest
+    spacing_mm: float = 1.0,  # Size of a pixel
+    knowledge: str | None = None,  # YAML of your own
+) -> float:  # Pixels; the `ramp` of `soften`
     "Width of the soft border that the knowledge base gives this disease"
-    if not 0<float(spacing_mm)<np.inf: raise ValueError(f'`spacing_mm` is {spacing_mm!r}; expected the size of a pixel in mm, above 0.')
-    return mask_settings(label, modality, knowledge)['softness_mm']/spacing_mm
+    if not 0 < float(spacing_mm) < np.inf:
+        raise ValueError(f'`spacing_mm` is {spacing_mm!r}; expected the size of a pixel in mm, above 0.')
+    return mask_settings(label, modality, knowledge)['softness_mm'] / spacing_mm

@@ -16,102 +16,120 @@ from scipy import ndimage as ndi
 # %% ../../nbs/lesions/structures.ipynb #c0253
 def sigmoid(x):
     "Logistic function, in float32"
-    return .5 + .5*np.tanh(np.float32(.5)*x)
+    return 0.5 + 0.5 * np.tanh(np.float32(0.5) * x)
 
 # %% ../../nbs/lesions/structures.ipynb #c0255
 @dataclass
 class Frame:
     "A vertebral body's own axes: `u` from front to back, `v` from head to foot, both -1 to 1 across the body"
-    x: float; y: float; angle: float; a: float; b: float
+
+    x: float
+    y: float
+    angle: float
+    a: float
+    b: float
+
     def window(self, shape, reach=1.9):
-        r = reach*max(self.a, self.b)
-        sl = [slice(max(0, int(c-r)), max(0, min(n, int(c+r)+1))) for c,n in zip((self.y, self.x), shape)]
+        r = reach * max(self.a, self.b)
+        sl = [slice(max(0, int(c - r)), max(0, min(n, int(c + r) + 1))) for c, n in zip((self.y, self.x), shape)]
         return tuple(sl)
+
     def uv(self, window):
         yy = np.arange(window[0].start, window[0].stop, dtype=np.float32)[:, None] - np.float32(self.y)
         xx = np.arange(window[1].start, window[1].stop, dtype=np.float32)[None] - np.float32(self.x)
         c, s = np.float32(np.cos(self.angle)), np.float32(np.sin(self.angle))
-        return (c*xx - s*yy)/np.float32(self.a), (s*xx + c*yy)/np.float32(self.b)
+        return (c * xx - s * yy) / np.float32(self.a), (s * xx + c * yy) / np.float32(self.b)
+
     def xy(self, u, v):
         c, s = np.cos(self.angle), np.sin(self.angle)
-        return self.x + c*u*self.a + s*v*self.b, self.y - s*u*self.a + c*v*self.b
+        return self.x + c * u * self.a + s * v * self.b, self.y - s * u * self.a + c * v * self.b
 
 # %% ../../nbs/lesions/structures.ipynb #c0257
 def vertebra_frame(
-    anatomy:np.ndarray, # Instance mask `(H, W)`, 0 = background
-    number:int,         # Instance whose frame is wanted
-)->Frame:               # Axes estimated from the mask and the neighbours' centres
+    anatomy: np.ndarray,  # Instance mask `(H, W)`, 0 = background
+    number: int,  # Instance whose frame is wanted
+) -> Frame:  # Axes estimated from the mask and the neighbours' centres
     "Frame of one body, from the mask alone: its axis follows the neighbours' centres"
     ids = [k for k in np.unique(anatomy) if k]
-    c = {k: ndi.center_of_mass(anatomy==k) for k in ids}
-    i = ids.index(number); lo, hi = ids[max(0, i-1)], ids[min(len(ids)-1, i+1)]
+    c = {k: ndi.center_of_mass(anatomy == k) for k in ids}
+    i = ids.index(number)
+    lo, hi = ids[max(0, i - 1)], ids[min(len(ids) - 1, i + 1)]
     yc, xc = c[number]
-    ang = np.arctan2(c[hi][1]-c[lo][1], c[hi][0]-c[lo][0]) if lo!=hi else 0.
-    f = Frame(xc, yc, float(ang), 1., 1.)
-    ys, xs = np.nonzero(anatomy==number); cs, s = np.cos(ang), np.sin(ang)
-    u, v = cs*(xs-xc) - s*(ys-yc), s*(xs-xc) + cs*(ys-yc)
-    a, b = np.sqrt(3*u.var())+.3, np.sqrt(3*v.var())+.3   # half-widths of a filled box of that variance
+    ang = np.arctan2(c[hi][1] - c[lo][1], c[hi][0] - c[lo][0]) if lo != hi else 0.0
+    f = Frame(xc, yc, float(ang), 1.0, 1.0)
+    ys, xs = np.nonzero(anatomy == number)
+    cs, s = np.cos(ang), np.sin(ang)
+    u, v = cs * (xs - xc) - s * (ys - yc), s * (xs - xc) + cs * (ys - yc)
+    a, b = np.sqrt(3 * u.var()) + 0.3, np.sqrt(3 * v.var()) + 0.3  # half-widths of a filled box of that variance
     return Frame(xc, yc, float(ang), float(a), float(b))
 
 # %% ../../nbs/lesions/structures.ipynb #c0258
-def axes(bone:np.ndarray)->tuple:
+def axes(bone: np.ndarray) -> tuple:
     "Centre (y, x) and half-widths (y, x) of a vertebra's mask, robust to spurs"
     ys, xs = np.nonzero(bone)
-    return np.array([ys.mean(), xs.mean()]), np.sqrt(3*np.array([ys.var(), xs.var()]))+.5
+    return np.array([ys.mean(), xs.mean()]), np.sqrt(3 * np.array([ys.var(), xs.var()])) + 0.5
 
 # %% ../../nbs/lesions/structures.ipynb #c0259
 def carry(
-    from_bone:np.ndarray, to_bone:np.ndarray, # Masks of two vertebrae, in any two images
-    r:np.random.Generator|None=None, # Varies place and size a little; `None` for none
-)->tuple:                        # Scale (2,) and offset (2,) for `scipy.ndimage.affine_transform`
+    from_bone: np.ndarray,
+    to_bone: np.ndarray,  # Masks of two vertebrae, in any two images
+    r: np.random.Generator | None = None,  # Varies place and size a little; `None` for none
+) -> tuple:  # Scale (2,) and offset (2,) for `scipy.ndimage.affine_transform`
     "Map that lays one vertebra over another, in proportion"
     (c0, h0), (c1, h1) = axes(from_bone), axes(to_bone)
-    grow = 1. if r is None else r.uniform(.85, 1.15); shift = 0 if r is None else r.normal(0, .06, 2)
-    k = h0/h1/grow
-    return k, c0 - k*(c1+shift*h1)
+    grow = 1.0 if r is None else r.uniform(0.85, 1.15)
+    shift = 0 if r is None else r.normal(0, 0.06, 2)
+    k = h0 / h1 / grow
+    return k, c0 - k * (c1 + shift * h1)
 
 # %% ../../nbs/lesions/structures.ipynb #c0260
 def transfer_mask(
-    lesion:np.ndarray,     # Lesion mask in its own image
-    from_bone:np.ndarray,  # Mask of the vertebra that it lies in, same image
-    to_bone:np.ndarray,    # Mask of another vertebra, in any image
-    r:np.random.Generator|None=None, # Varies place and size a little; `None` for none
-    spill:int=3,           # Pixels that it may reach beyond the vertebra
-)->np.ndarray:             # bool, shape of `to_bone`
+    lesion: np.ndarray,  # Lesion mask in its own image
+    from_bone: np.ndarray,  # Mask of the vertebra that it lies in, same image
+    to_bone: np.ndarray,  # Mask of another vertebra, in any image
+    r: np.random.Generator | None = None,  # Varies place and size a little; `None` for none
+    spill: int = 3,  # Pixels that it may reach beyond the vertebra
+) -> np.ndarray:  # bool, shape of `to_bone`
     "Carry a lesion mask from its vertebra to another one"
     k, offset = carry(from_bone, to_bone, r)
-    m = ndi.affine_transform(lesion.astype(np.float32), k, offset, output_shape=to_bone.shape, order=1)>.5
+    m = ndi.affine_transform(lesion.astype(np.float32), k, offset, output_shape=to_bone.shape, order=1) > 0.5
     m &= ndi.binary_dilation(to_bone, iterations=spill)
     return m if m.any() else np.asarray(to_bone, bool)
 
 # %% ../../nbs/lesions/structures.ipynb #c0261
-def lesion_bone(lesion:np.ndarray, anatomy:np.ndarray)->int:
+def lesion_bone(lesion: np.ndarray, anatomy: np.ndarray) -> int:
     "Instance number of the vertebra that holds most of a lesion, 0 if none does"
-    n = np.bincount(anatomy[lesion].astype(int), minlength=1); n[0] = 0
+    n = np.bincount(anatomy[lesion].astype(int), minlength=1)
+    n[0] = 0
     return int(n.argmax()) if n.any() else 0
 
 # %% ../../nbs/lesions/structures.ipynb #c0262
-def whole_bones(anatomy:np.ndarray|None, min_area:int=150)->list:
+def whole_bones(anatomy: np.ndarray | None, min_area: int = 150) -> list:
     "Instance numbers of vertebrae that lie inside the image and are large enough"
-    if anatomy is None: return []
+    if anatomy is None:
+        return []
     edge = set(np.unique(np.r_[anatomy[0], anatomy[-1], anatomy[:, 0], anatomy[:, -1]]))
-    return [int(k) for k in np.unique(anatomy) if k and k not in edge and (anatomy==k).sum()>=min_area]
+    return [int(k) for k in np.unique(anatomy) if k and k not in edge and (anatomy == k).sum() >= min_area]
 
 # %% ../../nbs/lesions/structures.ipynb #c0267
 def stacked(
-    anatomy:np.ndarray, # Instance numbers in any order, 0 = background
-)->np.ndarray:          # The same instances, numbered from 1 from head to foot
+    anatomy: np.ndarray,  # Instance numbers in any order, 0 = background
+) -> np.ndarray:  # The same instances, numbered from 1 from head to foot
     "Number vertebrae by their place, since sources number them differently"
-    an = np.asarray(anatomy).astype(int); ids = np.unique(an[an>0])
-    rank = np.zeros(max(an.max(), 0)+1, int); rank[ids[np.argsort([y for y,_ in ndi.center_of_mass(an>0, an, ids)])]] = np.arange(1, len(ids)+1)
+    an = np.asarray(anatomy).astype(int)
+    ids = np.unique(an[an > 0])
+    rank = np.zeros(max(an.max(), 0) + 1, int)
+    rank[ids[np.argsort([y for y, _ in ndi.center_of_mass(an > 0, an, ids)])]] = np.arange(1, len(ids) + 1)
     return rank[an]
 
 # %% ../../nbs/lesions/structures.ipynb #c0268
 def centre_within(
-    r:np.random.Generator, # Source of randomness
-    lo:float, hi:float,    # Where the centre may lie, -1 to 1 across the body
-    half:float,            # Half-width of the lesion, same scale
-)->float:
+    r: np.random.Generator,  # Source of randomness
+    lo: float,
+    hi: float,  # Where the centre may lie, -1 to 1 across the body
+    half: float,  # Half-width of the lesion, same scale
+) -> float:
     "Centre of a lesion that stays inside the body, as far as it can"
-    room = max(1-half, 0); lo, hi = np.clip((lo, hi), -room, room)
+    room = max(1 - half, 0)
+    lo, hi = np.clip((lo, hi), -room, room)
     return r.uniform(lo, hi)

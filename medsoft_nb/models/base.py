@@ -22,88 +22,135 @@ PARTS = ('vae', 'unet', 'text_encoder', 'tokenizer', 'scheduler')
 
 # %% ../../nbs/models/base.ipynb #c0378
 def check_folder(
-    folder:str|Path, # A model in diffusers layout
-)->None:
+    folder: str | Path,  # A model in diffusers layout
+) -> None:
     "Raise `ValueError` unless `folder` is an inpainting base in safetensors with a 9-channel U-Net"
     folder = Path(folder)
-    missing = [p for p in PARTS if not (folder/p).is_dir()]
-    if missing: raise ValueError(f"{folder} is not a diffusers inpainting model: it lacks {', '.join(missing)}. Expected sub-folders: {', '.join(PARTS)}.")
+    missing = [p for p in PARTS if not (folder / p).is_dir()]
+    if missing:
+        raise ValueError(
+            f"{folder} is not a diffusers inpainting model: it lacks {', '.join(missing)}. Expected sub-folders: {', '.join(PARTS)}."
+        )
     for part in ('vae', 'unet', 'text_encoder'):
-        if not list((folder/part).glob('*.safetensors')):
-            pickled = [p.name for p in (folder/part).glob('*') if p.suffix in ('.bin', '.pt', '.pth', '.ckpt')]
-            raise ValueError(f"{folder/part} has no safetensors weights" + (f", only pickled ones ({pickled[0]}), which are refused because opening a pickle can run code. Convert it once in a sandbox: load it with `use_safetensors=False` and `save_pretrained(..., safe_serialization=True)`." if pickled else "."))
-    bare = [p for p in ('vae', 'unet', 'text_encoder') if not (folder/p/'config.json').is_file()]
-    if bare: raise ValueError(f"{folder/bare[0]} has weights but no config.json, which says how the model is built. Copy it from where the weights come from.")
-    channels = json.loads((folder/'unet'/'config.json').read_text()).get('in_channels')
-    if channels!=9: raise ValueError(f"{folder/'unet'} takes {channels} input channels; an inpainting base takes 9 (noisy latent 4, mask 1, masked image 4). Use an inpainting checkpoint.")
+        if not list((folder / part).glob('*.safetensors')):
+            pickled = [p.name for p in (folder / part).glob('*') if p.suffix in ('.bin', '.pt', '.pth', '.ckpt')]
+            raise ValueError(
+                f"{folder / part} has no safetensors weights"
+                + (
+                    f", only pickled ones ({pickled[0]}), which are refused because opening a pickle can run code. Convert it once in a sandbox: load it with `use_safetensors=False` and `save_pretrained(..., safe_serialization=True)`."
+                    if pickled
+                    else "."
+                )
+            )
+    bare = [p for p in ('vae', 'unet', 'text_encoder') if not (folder / p / 'config.json').is_file()]
+    if bare:
+        raise ValueError(
+            f"{folder / bare[0]} has weights but no config.json, which says how the model is built. Copy it from where the weights come from."
+        )
+    channels = json.loads((folder / 'unet' / 'config.json').read_text()).get('in_channels')
+    if channels != 9:
+        raise ValueError(
+            f"{folder / 'unet'} takes {channels} input channels; an inpainting base takes 9 (noisy latent 4, mask 1, masked image 4). Use an inpainting checkpoint."
+        )
 
 # %% ../../nbs/models/base.ipynb #c0379
 def resolve_model(
-    name:str|Path, # Shipped name, folder, or Hub id
-)->str:            # Folder (checked), or the Hub id as it is
+    name: str | Path,  # Shipped name, folder, or Hub id
+) -> str:  # Folder (checked), or the Hub id as it is
     "Where the base `name` lives; raises `ValueError` for an unknown name or unfit weights"
     name = str(name)
     folder = data_path('models', name) if name in SHIPPED else Path(name)
     if folder.is_dir():
         check_folder(folder)
         return str(folder)
-    if re.fullmatch(r'[\w-][\w.-]*/[\w.-]+', name) and not Path(name).parent.is_dir(): return name
-    raise ValueError(f"unknown base model {name!r}: not a shipped name ({', '.join(SHIPPED)}), not a folder, and not a Hub id such as 'owner/model'.")
+    if re.fullmatch(r'[\w-][\w.-]*/[\w.-]+', name) and not Path(name).parent.is_dir():
+        return name
+    raise ValueError(
+        f"unknown base model {name!r}: not a shipped name ({', '.join(SHIPPED)}), not a folder, and not a Hub id such as 'owner/model'."
+    )
 
 # %% ../../nbs/models/base.ipynb #c0381
 def load_base(
-    name:str|Path='medsoft-tiny', # Shipped name, folder, or Hub id
-    dtype:torch.dtype=torch.float32, # Of the weights once loaded; files are usually fp16
-    device:str='cpu',             # Where the weights go
-)->dict:                          # vae, unet, text_encoder, tokenizer, scheduler
+    name: str | Path = 'medsoft-tiny',  # Shipped name, folder, or Hub id
+    dtype: torch.dtype = torch.float32,  # Of the weights once loaded; files are usually fp16
+    device: str = 'cpu',  # Where the weights go
+) -> dict:  # vae, unet, text_encoder, tokenizer, scheduler
     "Load the five parts of an inpainting base"
     path = resolve_model(name)
     kw = dict(use_safetensors=True)
     parts = dict(
         vae=AutoencoderKL.from_pretrained(path, subfolder='vae', dtype=dtype, **kw),
         unet=UNet2DConditionModel.from_pretrained(path, subfolder='unet', dtype=dtype, **kw),
-        text_encoder=CLIPTextModel.from_pretrained(path, subfolder='text_encoder', dtype=dtype, **kw))
+        text_encoder=CLIPTextModel.from_pretrained(path, subfolder='text_encoder', dtype=dtype, **kw),
+    )
     channels = parts['unet'].config.in_channels
-    if channels!=9: raise ValueError(f"{name}: the U-Net takes {channels} input channels; an inpainting base takes 9.")
-    for m in parts.values(): m.to(device).eval().requires_grad_(False)
-    return parts | dict(tokenizer=CLIPTokenizer.from_pretrained(path, subfolder='tokenizer'), scheduler=DDIMScheduler.from_pretrained(path, subfolder='scheduler'))
+    if channels != 9:
+        raise ValueError(f"{name}: the U-Net takes {channels} input channels; an inpainting base takes 9.")
+    for m in parts.values():
+        m.to(device).eval().requires_grad_(False)
+    return parts | dict(
+        tokenizer=CLIPTokenizer.from_pretrained(path, subfolder='tokenizer'),
+        scheduler=DDIMScheduler.from_pretrained(path, subfolder='scheduler'),
+    )
 
 # %% ../../nbs/models/base.ipynb #c0382
 def weight_hashes(
-    folder:str|Path, # Model folder, or a Hub id (which gives an empty dictionary)
-)->dict:             # Relative file name -> first 16 hex digits of its SHA-256
+    folder: str | Path,  # Model folder, or a Hub id (which gives an empty dictionary)
+) -> dict:  # Relative file name -> first 16 hex digits of its SHA-256
     "Fingerprint of every weight file, for the provenance of what they make"
     folder = Path(data_path('models', str(folder)) if str(folder) in SHIPPED else folder)
     return {str(p.relative_to(folder)): sha256(p)[:16] for p in sorted(folder.rglob('*.safetensors'))}
 
 # %% ../../nbs/models/base.ipynb #c0383
 def encode_prompts(
-    base:dict,    # From `load_base`
-    prompts:list, # Texts
-)->torch.Tensor:  # `(len(prompts), tokens, width)`
+    base: dict,  # From `load_base`
+    prompts: list,  # Texts
+) -> torch.Tensor:  # `(len(prompts), tokens, width)`
     "Text encoder's last hidden states, padded to the tokenizer's length"
     tok, enc = base['tokenizer'], base['text_encoder']
-    ids = tok(list(prompts), padding='max_length', max_length=tok.model_max_length, truncation=True, return_tensors='pt').input_ids
-    with torch.no_grad(): return enc(ids.to(enc.device))[0]
+    ids = tok(
+        list(prompts), padding='max_length', max_length=tok.model_max_length, truncation=True, return_tensors='pt'
+    ).input_ids
+    with torch.no_grad():
+        return enc(ids.to(enc.device))[0]
 
 # %% ../../nbs/models/base.ipynb #c0384
-def make_scheduler(prediction:str='epsilon')->DDIMScheduler:
+def make_scheduler(prediction: str = 'epsilon') -> DDIMScheduler:
     "Stable Diffusion's noise schedule"
-    return DDIMScheduler(beta_start=.00085, beta_end=.012, beta_schedule='scaled_linear', clip_sample=False, set_alpha_to_one=False, steps_offset=1, prediction_type=prediction)
+    return DDIMScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule='scaled_linear',
+        clip_sample=False,
+        set_alpha_to_one=False,
+        steps_offset=1,
+        prediction_type=prediction,
+    )
 
 # %% ../../nbs/models/base.ipynb #c0385
 def save_base(
-    base:dict,       # Parts as from `load_base`
-    folder:str|Path, # Where they go
-    dtype:torch.dtype=torch.float16, # Of the files
-)->Path:
+    base: dict,  # Parts as from `load_base`
+    folder: str | Path,  # Where they go
+    dtype: torch.dtype = torch.float16,  # Of the files
+) -> Path:
     "Write a base in diffusers layout; plain diffusers' `StableDiffusionInpaintPipeline` reads it too"
     folder = Path(folder)
-    for name,part in base.items():
+    for name, part in base.items():
         if name in ('vae', 'unet', 'text_encoder'):
-            copy.deepcopy(part).to(dtype).save_pretrained(folder/name)
-        else: part.save_pretrained(folder/name)
+            copy.deepcopy(part).to(dtype).save_pretrained(folder / name)
+        else:
+            part.save_pretrained(folder / name)
     lib = lambda p: [type(p).__module__.split('.')[0], type(p).__name__]
-    write_json(folder/'model_index.json', dict(_class_name='StableDiffusionInpaintPipeline', _diffusers_version=diffusers.__version__, **{n: lib(p) for n,p in base.items()},
-        safety_checker=[None, None], feature_extractor=[None, None], image_encoder=[None, None], requires_safety_checker=False))
+    write_json(
+        folder / 'model_index.json',
+        dict(
+            _class_name='StableDiffusionInpaintPipeline',
+            _diffusers_version=diffusers.__version__,
+            **{n: lib(p) for n, p in base.items()},
+            safety_checker=[None, None],
+            feature_extractor=[None, None],
+            image_encoder=[None, None],
+            requires_safety_checker=False,
+        ),
+    )
     return folder

@@ -23,132 +23,196 @@ from .encoders import load_encoder, MedicalEncoder
 from .msc import composite_tokens, MSC, token_mask
 
 # %% ../../nbs/models/controller.ipynb #c0440
-def transformer_blocks(unet:nn.Module)->list:
+def transformer_blocks(unet: nn.Module) -> list:
     "Transformer blocks of a U-Net, in a fixed order"
-    return [m for _,m in unet.named_modules() if isinstance(m, BasicTransformerBlock)]
+    return [m for _, m in unet.named_modules() if isinstance(m, BasicTransformerBlock)]
 
 # %% ../../nbs/models/controller.ipynb #c0441
 class Adapter(ModelMixin, ConfigMixin):
     "A third attention for every transformer block of a U-Net"
+
     @register_to_config
-    def __init__(self,
-        widths:list, # Of each block's hidden states
-        heads:list,  # Attention heads of each block
-        tokens:int,  # Width of the conditioning tokens
+    def __init__(
+        self,
+        widths: list,  # Of each block's hidden states
+        heads: list,  # Attention heads of each block
+        tokens: int,  # Width of the conditioning tokens
     ):
         super().__init__()
         self.norms = nn.ModuleList(nn.LayerNorm(w) for w in widths)
-        self.attentions = nn.ModuleList(Attention(w, cross_attention_dim=tokens, heads=h, dim_head=w//h) for w,h in zip(widths, heads))
-        for a in self.attentions: nn.init.zeros_(a.to_out[0].weight); nn.init.zeros_(a.to_out[0].bias)
+        self.attentions = nn.ModuleList(
+            Attention(w, cross_attention_dim=tokens, heads=h, dim_head=w // h) for w, h in zip(widths, heads)
+        )
+        for a in self.attentions:
+            nn.init.zeros_(a.to_out[0].weight)
+            nn.init.zeros_(a.to_out[0].bias)
 
     @classmethod
-    def for_unet(cls, unet:nn.Module, tokens:int)->'Adapter':
+    def for_unet(cls, unet: nn.Module, tokens: int) -> 'Adapter':
         "An untrained adapter that fits `unet`"
         blocks = transformer_blocks(unet)
-        if not blocks: raise ValueError(f'{type(unet).__name__} has no transformer block for an adapter to enter.')
+        if not blocks:
+            raise ValueError(f'{type(unet).__name__} has no transformer block for an adapter to enter.')
         return cls([b.attn1.to_q.in_features for b in blocks], [b.attn1.heads for b in blocks], tokens)
 
     @contextmanager
-    def on(self,
-        unet:nn.Module,      # The U-Net that is steered
-        tokens:torch.Tensor|None, # Conditioning `(B, n, D)`, or `None` for none
-        scale:float=1.,      # Strength; 0 is off
+    def on(
+        self,
+        unet: nn.Module,  # The U-Net that is steered
+        tokens: torch.Tensor | None,  # Conditioning `(B, n, D)`, or `None` for none
+        scale: float = 1.0,  # Strength; 0 is off
     ):
         "Steer every call of `unet` inside the `with` block"
-        hooks = [] if tokens is None or scale==0 else self._hooks(unet, tokens, scale)
-        try: yield self
+        hooks = [] if tokens is None or scale == 0 else self._hooks(unet, tokens, scale)
+        try:
+            yield self
         finally:
-            for h in hooks: h.remove()
+            for h in hooks:
+                h.remove()
 
     def _hooks(self, unet, tokens, scale):
-        blocks = transformer_blocks(unet); fit = [b.attn1.to_q.in_features for b in blocks]
-        if fit!=list(self.config.widths): raise ValueError(f'the adapter was made for blocks of {list(self.config.widths)} channels, the U-Net has {fit}.')
-        if tokens.shape[-1]!=self.config.tokens: raise ValueError(f'the conditioning tokens are {tokens.shape[-1]} wide, the adapter takes {self.config.tokens}.')
-        live = tokens.flatten(1).any(1).nonzero()[:, 0]; tokens = tokens[live] if len(live)<len(tokens) else tokens
-        return [h for b,norm,attention in zip(blocks, self.norms, self.attentions) for h in self._steer(b, norm, attention, tokens, live, scale)]
+        blocks = transformer_blocks(unet)
+        fit = [b.attn1.to_q.in_features for b in blocks]
+        if fit != list(self.config.widths):
+            raise ValueError(
+                f'the adapter was made for blocks of {list(self.config.widths)} channels, the U-Net has {fit}.'
+            )
+        if tokens.shape[-1] != self.config.tokens:
+            raise ValueError(
+                f'the conditioning tokens are {tokens.shape[-1]} wide, the adapter takes {self.config.tokens}.'
+            )
+        live = tokens.flatten(1).any(1).nonzero()[:, 0]
+        tokens = tokens[live] if len(live) < len(tokens) else tokens
+        return [
+            h
+            for b, norm, attention in zip(blocks, self.norms, self.attentions)
+            for h in self._steer(b, norm, attention, tokens, live, scale)
+        ]
 
     @staticmethod
     def _steer(block, norm, attention, tokens, live, scale):
         seen, split = {}, lambda t: t.unflatten(-1, (attention.heads, -1)).transpose(1, 2)
-        def before(_, args): seen['h'] = args[0]                              # what self-attention will be added to
+
+        def before(_, args):
+            seen['h'] = args[0]  # what self-attention will be added to
+
         def look(h, kind):
-            if torch.is_grad_enabled() or 'kv' not in seen: seen['kv'] = [split(to(tokens.to(kind))) for to in (attention.to_k, attention.to_v)]   # alike in every denoising step
+            if torch.is_grad_enabled() or 'kv' not in seen:
+                seen['kv'] = [
+                    split(to(tokens.to(kind))) for to in (attention.to_k, attention.to_v)
+                ]  # alike in every denoising step
             out = F.scaled_dot_product_attention(split(attention.to_q(norm(h))), *seen['kv'])
             return attention.to_out[0](out.transpose(1, 2).flatten(2)).to(kind)
+
         def after(_, args, out):
-            h = seen['h']+out
-            if len(live)==len(out): return out + scale*look(h, out.dtype)
-            add = attention.to_out[0].bias.to(out.dtype).expand_as(out)   # all that attention gives where every token is zero
-            return out + scale*(add.index_copy(0, live, look(h[live], out.dtype)) if len(live) else add)
+            h = seen['h'] + out
+            if len(live) == len(out):
+                return out + scale * look(h, out.dtype)
+            add = (
+                attention.to_out[0].bias.to(out.dtype).expand_as(out)
+            )  # all that attention gives where every token is zero
+            return out + scale * (add.index_copy(0, live, look(h[live], out.dtype)) if len(live) else add)
+
         return block.norm1.register_forward_pre_hook(before), block.attn1.register_forward_hook(after)
 
 # %% ../../nbs/models/controller.ipynb #c0446
 class Controller:
     "Encoder, MSC and adapter of one U-Net"
-    def __init__(self, encoder:MedicalEncoder, msc:MSC, adapter:Adapter):
-        want = (encoder.grid, encoder.width, encoder.pooled); has = (msc.config.grid, msc.config.width, msc.config.pooled)
-        if want!=has: raise ValueError(f'the encoder gives (grid, width, pooled) = {want}, the MSC was made for {has}.')
-        if adapter.config.tokens!=encoder.width: raise ValueError(f'the adapter takes tokens of width {adapter.config.tokens}, the encoder gives {encoder.width}.')
+
+    def __init__(self, encoder: MedicalEncoder, msc: MSC, adapter: Adapter):
+        want = (encoder.grid, encoder.width, encoder.pooled)
+        has = (msc.config.grid, msc.config.width, msc.config.pooled)
+        if want != has:
+            raise ValueError(f'the encoder gives (grid, width, pooled) = {want}, the MSC was made for {has}.')
+        if adapter.config.tokens != encoder.width:
+            raise ValueError(
+                f'the adapter takes tokens of width {adapter.config.tokens}, the encoder gives {encoder.width}.'
+            )
         self.encoder, self.msc, self.adapter = encoder, msc, adapter
 
     @classmethod
-    def new(cls, encoder:MedicalEncoder, unet:nn.Module, seed:int=0, msc:MSC|None=None, **kwargs)->'Controller':
+    def new(
+        cls, encoder: MedicalEncoder, unet: nn.Module, seed: int = 0, msc: MSC | None = None, **kwargs
+    ) -> 'Controller':
         "An untrained controller, or one around a trained `msc`; `kwargs` go to a new `MSC`"
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            return cls(encoder, msc or MSC(encoder.grid, encoder.width, encoder.pooled, **kwargs).eval(), Adapter.for_unet(unet, encoder.width).eval())
+            return cls(
+                encoder,
+                msc or MSC(encoder.grid, encoder.width, encoder.pooled, **kwargs).eval(),
+                Adapter.for_unet(unet, encoder.width).eval(),
+            )
 
-    def parts(self)->dict: return dict(msc=self.msc, adapter=self.adapter)
-    def to(self, *args, **kwargs)->'Controller':
-        for m in (self.encoder, self.msc, self.adapter): m.to(*args, **kwargs)
+    def parts(self) -> dict:
+        return dict(msc=self.msc, adapter=self.adapter)
+
+    def to(self, *args, **kwargs) -> 'Controller':
+        for m in (self.encoder, self.msc, self.adapter):
+            m.to(*args, **kwargs)
         return self
 
-    def look(self,
-        windows:torch.Tensor, # `(B, 1, n, n)` in [0, 1]
-        soft:torch.Tensor,    # `(B, 1, n, n)` in [0, 1]
-    )->tuple:                 # Patch tokens and pooled image of the erased windows, masked patches
+    def look(
+        self,
+        windows: torch.Tensor,  # `(B, 1, n, n)` in [0, 1]
+        soft: torch.Tensor,  # `(B, 1, n, n)` in [0, 1]
+    ) -> tuple:  # Patch tokens and pooled image of the erased windows, masked patches
         "What the encoder sees where the lesion region is erased"
-        region = (soft>=.5).float()
-        tokens, pooled = self.encoder.images(windows*(1-region))
+        region = (soft >= 0.5).float()
+        tokens, pooled = self.encoder.images(windows * (1 - region))
         return tokens, pooled, token_mask(region, self.encoder.grid).to(tokens.device)
 
     @torch.no_grad()
-    def tokens(self,
-        windows:torch.Tensor, # `(B, 1, n, n)` in [0, 1]
-        soft:torch.Tensor,    # `(B, 1, n, n)` in [0, 1]
-        prompts:list,         # One text each
-        raw:bool=False,       # The predicted tokens as they are, as the released code does
-    )->torch.Tensor:          # Conditioning tokens `(B, ceil(g/2)**2, D)`; `(B, g*g, D)` if `raw`
+    def tokens(
+        self,
+        windows: torch.Tensor,  # `(B, 1, n, n)` in [0, 1]
+        soft: torch.Tensor,  # `(B, 1, n, n)` in [0, 1]
+        prompts: list,  # One text each
+        raw: bool = False,  # The predicted tokens as they are, as the released code does
+    ) -> torch.Tensor:  # Conditioning tokens `(B, ceil(g/2)**2, D)`; `(B, g*g, D)` if `raw`
         "Conditioning tokens for the U-Net"
         context, pooled, mask = self.look(windows, soft)
-        with autocast(context.device): predicted, _ = self.msc(context, pooled, self.encoder.texts(prompts), mask)
+        with autocast(context.device):
+            predicted, _ = self.msc(context, pooled, self.encoder.texts(prompts), mask)
         return predicted.float() if raw else composite_tokens(predicted.float(), context, mask)
 
-    def save_pretrained(self,
-        folder:str|Path,                 # Gets `msc/`, `adapter/` and `controller.json`
-        dtype:torch.dtype=torch.float16, # Of the files
-    )->Path:
+    def save_pretrained(
+        self,
+        folder: str | Path,  # Gets `msc/`, `adapter/` and `controller.json`
+        dtype: torch.dtype = torch.float16,  # Of the files
+    ) -> Path:
         "Write MSC and adapter; the encoder is named, not copied"
         folder = Path(folder)
-        for name,part in self.parts().items():
-            nn.Module.to(copy.deepcopy(part), dtype).save_pretrained(folder/name); config = folder/name/'config.json'
-            write_json(config, {k: v for k,v in read_json(config).items() if k!='_name_or_path'})   # where it was loaded from is nobody's business
-        write_json(folder/'controller.json', dict(encoder=self.encoder.name))
+        for name, part in self.parts().items():
+            nn.Module.to(copy.deepcopy(part), dtype).save_pretrained(folder / name)
+            config = folder / name / 'config.json'
+            write_json(
+                config, {k: v for k, v in read_json(config).items() if k != '_name_or_path'}
+            )  # where it was loaded from is nobody's business
+        write_json(folder / 'controller.json', dict(encoder=self.encoder.name))
         return folder
 
 # %% ../../nbs/models/controller.ipynb #c0447
 def load_controller(
-    name:str|Path='medsoft-tiny', # Shipped name, or a folder that `save_pretrained` wrote
-    encoder:str|Path|MedicalEncoder|None=None, # The one it was trained with if `None`
-    dtype:torch.dtype=torch.float32, # Of the weights once loaded
-    device:str='cpu',
-)->Controller:
+    name: str | Path = 'medsoft-tiny',  # Shipped name, or a folder that `save_pretrained` wrote
+    encoder: str | Path | MedicalEncoder | None = None,  # The one it was trained with if `None`
+    dtype: torch.dtype = torch.float32,  # Of the weights once loaded
+    device: str = 'cpu',
+) -> Controller:
     "Load MSC, adapter and their encoder; `ValueError` for an unknown name or pickled weights"
     folder = data_path('models', str(name)) if str(name) in SHIPPED else Path(name)
-    lacks = [p for p in ('controller.json', 'msc', 'adapter') if not (folder/p).exists()]
-    if lacks: raise ValueError(f"{name} holds no controller: it lacks {', '.join(lacks)}. Give a shipped name ({', '.join(SHIPPED)}) or a folder written by `Controller.save_pretrained`.")
+    lacks = [p for p in ('controller.json', 'msc', 'adapter') if not (folder / p).exists()]
+    if lacks:
+        raise ValueError(
+            f"{name} holds no controller: it lacks {', '.join(lacks)}. Give a shipped name ({', '.join(SHIPPED)}) or a folder written by `Controller.save_pretrained`."
+        )
     for part in ('msc', 'adapter'):
-        if not list((folder/part).glob('*.safetensors')): raise ValueError(f'{folder/part} has no safetensors weights; pickled ones are refused because opening a pickle can run code.')
-    if not isinstance(encoder, MedicalEncoder): encoder = load_encoder(encoder or read_json(folder/'controller.json')['encoder'], dtype, device)
-    load = lambda cls, part: cls.from_pretrained(folder/part, use_safetensors=True, dtype=dtype).to(device).eval().requires_grad_(False)
+        if not list((folder / part).glob('*.safetensors')):
+            raise ValueError(
+                f'{folder / part} has no safetensors weights; pickled ones are refused because opening a pickle can run code.'
+            )
+    if not isinstance(encoder, MedicalEncoder):
+        encoder = load_encoder(encoder or read_json(folder / 'controller.json')['encoder'], dtype, device)
+    load = lambda cls, part: (
+        cls.from_pretrained(folder / part, use_safetensors=True, dtype=dtype).to(device).eval().requires_grad_(False)
+    )
     return Controller(encoder, load(MSC, 'msc'), load(Adapter, 'adapter'))

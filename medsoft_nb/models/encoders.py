@@ -18,93 +18,133 @@ from .base import SHIPPED
 # %% ../../nbs/models/encoders.ipynb #c0405
 class MedicalEncoder:
     "A frozen vision-language encoder: patch tokens and pooled vector of images, pooled vector of texts"
-    def __init__(self,
-        model:torch.nn.Module, # CLIP-like
-        tokenize,              # `list[str]` -> tensors for the model
-        size:int,              # Side of its images in pixels
-        mean:tuple, std:tuple, # Of its channels
-        name:str='',           # What it was loaded as
+
+    def __init__(
+        self,
+        model: torch.nn.Module,  # CLIP-like
+        tokenize,  # `list[str]` -> tensors for the model
+        size: int,  # Side of its images in pixels
+        mean: tuple,
+        std: tuple,  # Of its channels
+        name: str = '',  # What it was loaded as
     ):
         self.model, self.tokenize, self.size, self.name = model.eval().requires_grad_(False), tokenize, size, name
         self.mean, self.std = (torch.tensor(v, dtype=torch.float32).view(1, -1, 1, 1) for v in (mean, std))
-        with torch.no_grad(): tokens, pooled = self.images(torch.zeros(1, 1, 32, 32))
+        with torch.no_grad():
+            tokens, pooled = self.images(torch.zeros(1, 1, 32, 32))
         self.grid, self.width, self.pooled = math.isqrt(tokens.shape[1]), tokens.shape[2], pooled.shape[1]
 
     @property
-    def device(self): return next(self.model.parameters()).device
-    @property
-    def dtype(self): return next(self.model.parameters()).dtype
-    def to(self, *args, **kwargs): self.model.to(*args, **kwargs); return self
+    def device(self):
+        return next(self.model.parameters()).device
 
-    def pixels(self,
-        x:torch.Tensor, # `(B, 1, H, W)` in [0, 1]
-    )->torch.Tensor:    # `(B, 3, size, size)`, normalised
+    @property
+    def dtype(self):
+        return next(self.model.parameters()).dtype
+
+    def to(self, *args, **kwargs):
+        self.model.to(*args, **kwargs)
+        return self
+
+    def pixels(
+        self,
+        x: torch.Tensor,  # `(B, 1, H, W)` in [0, 1]
+    ) -> torch.Tensor:  # `(B, 3, size, size)`, normalised
         "Images as the encoder takes them"
-        if x.shape[-2:]!=(self.size, self.size): x = F.interpolate(x.float(), (self.size, self.size), mode='bilinear', antialias=True, align_corners=False).clamp(0, 1)
-        return ((x.expand(-1, self.mean.shape[1], -1, -1)-self.mean.to(x.device))/self.std.to(x.device)).to(self.device, self.dtype)
+        if x.shape[-2:] != (self.size, self.size):
+            x = F.interpolate(
+                x.float(), (self.size, self.size), mode='bilinear', antialias=True, align_corners=False
+            ).clamp(0, 1)
+        return ((x.expand(-1, self.mean.shape[1], -1, -1) - self.mean.to(x.device)) / self.std.to(x.device)).to(
+            self.device, self.dtype
+        )
 
     @torch.no_grad()
-    def images(self,
-        x:torch.Tensor, # `(B, 1, H, W)` in [0, 1]
-    )->tuple:           # Patch tokens `(B, grid**2, width)`, pooled `(B, pooled)`; float32
+    def images(
+        self,
+        x: torch.Tensor,  # `(B, 1, H, W)` in [0, 1]
+    ) -> tuple:  # Patch tokens `(B, grid**2, width)`, pooled `(B, pooled)`; float32
         "What the encoder sees"
         tokens, pooled = self._images(self.pixels(x))
         return tokens.float(), pooled.float()
 
     @torch.no_grad()
-    def texts(self,
-        prompts:list, # Texts
-    )->torch.Tensor:  # `(len(prompts), pooled)`, float32
+    def texts(
+        self,
+        prompts: list,  # Texts
+    ) -> torch.Tensor:  # `(len(prompts), pooled)`, float32
         "What the encoder reads"
         return self._texts(self.tokenize(list(prompts))).float()
 
 # %% ../../nbs/models/encoders.ipynb #c0406
 class TransformersEncoder(MedicalEncoder):
     "CLIP or SigLIP of `transformers`"
+
     def _images(self, pixels):
         v = self.model.vision_model(pixel_values=pixels)
-        if not hasattr(self.model, 'visual_projection'): return v.last_hidden_state, v.pooler_output     # SigLIP: no class token, no projection
-        return self.model.vision_model.post_layernorm(v.last_hidden_state[:, 1:]), self.model.visual_projection(v.pooler_output)
+        if not hasattr(self.model, 'visual_projection'):
+            return v.last_hidden_state, v.pooler_output  # SigLIP: no class token, no projection
+        return self.model.vision_model.post_layernorm(v.last_hidden_state[:, 1:]), self.model.visual_projection(
+            v.pooler_output
+        )
+
     def _texts(self, tokens):
-        out = self.model.get_text_features(**{k: v.to(self.device) for k,v in tokens.items()})
+        out = self.model.get_text_features(**{k: v.to(self.device) for k, v in tokens.items()})
         return getattr(out, 'pooler_output', out)
 
 # %% ../../nbs/models/encoders.ipynb #c0407
 class OpenClipEncoder(MedicalEncoder):
     "`open_clip` with a timm vision transformer, such as BiomedCLIP"
+
     def _images(self, pixels):
-        trunk = self.model.visual.trunk; skip = getattr(trunk, 'num_prefix_tokens', 1)
+        trunk = self.model.visual.trunk
+        skip = getattr(trunk, 'num_prefix_tokens', 1)
         return trunk.forward_features(pixels)[:, skip:], self.model.encode_image(pixels)
-    def _texts(self, tokens): return self.model.encode_text(tokens.to(self.device))
+
+    def _texts(self, tokens):
+        return self.model.encode_text(tokens.to(self.device))
 
 # %% ../../nbs/models/encoders.ipynb #c0408
 def load_encoder(
-    name:str|Path='medsoft-tiny', # Shipped name, folder, or Hub id; 'biomedclip' for Microsoft's
-    dtype:torch.dtype=torch.float32, # Of the weights once loaded
-    device:str='cpu',             # Where they go
-)->MedicalEncoder:
+    name: str | Path = 'medsoft-tiny',  # Shipped name, folder, or Hub id; 'biomedclip' for Microsoft's
+    dtype: torch.dtype = torch.float32,  # Of the weights once loaded
+    device: str = 'cpu',  # Where they go
+) -> MedicalEncoder:
     "Load a medical vision-language encoder; `ValueError` for an unknown name, pickled weights or a model without a vision and a text part"
     name = str(name)
     path = data_path('models', name, 'encoder') if name in SHIPPED else Path(name)
-    if name=='biomedclip' or name.startswith('hf-hub:') or (path/'open_clip_config.json').is_file(): return _open_clip(name, path, dtype, device)
-    if path.is_dir(): check_encoder(path)
+    if name == 'biomedclip' or name.startswith('hf-hub:') or (path / 'open_clip_config.json').is_file():
+        return _open_clip(name, path, dtype, device)
+    if path.is_dir():
+        check_encoder(path)
     elif not re.fullmatch(r'[\w-][\w.-]*/[\w.-]+', name) or Path(name).parent.is_dir():
-        raise ValueError(f"unknown encoder {name!r}: not a shipped name ({', '.join(SHIPPED)}), not 'biomedclip', not a folder, and not a Hub id such as 'owner/model'.")
+        raise ValueError(
+            f"unknown encoder {name!r}: not a shipped name ({', '.join(SHIPPED)}), not 'biomedclip', not a folder, and not a Hub id such as 'owner/model'."
+        )
     where = str(path) if path.is_dir() else name
     model = AutoModel.from_pretrained(where, dtype=dtype, use_safetensors=True)
-    if not hasattr(model, 'vision_model') or not hasattr(model, 'get_text_features'): raise ValueError(f"{name} is a {type(model).__name__}; an encoder has a vision and a text part, as CLIP and SigLIP have.")
+    if not hasattr(model, 'vision_model') or not hasattr(model, 'get_text_features'):
+        raise ValueError(
+            f"{name} is a {type(model).__name__}; an encoder has a vision and a text part, as CLIP and SigLIP have."
+        )
     tok, pre = AutoTokenizer.from_pretrained(where), _preprocessing(where)
     length = min(tok.model_max_length, model.config.text_config.max_position_embeddings)
     read = lambda texts: tok(texts, padding='max_length', max_length=length, truncation=True, return_tensors='pt')
-    return TransformersEncoder(model.to(device), read, model.config.vision_config.image_size, pre['image_mean'], pre['image_std'], name)
+    return TransformersEncoder(
+        model.to(device), read, model.config.vision_config.image_size, pre['image_mean'], pre['image_std'], name
+    )
 
 # %% ../../nbs/models/encoders.ipynb #c0409
-def check_encoder(folder:Path)->None:
+def check_encoder(folder: Path) -> None:
     "Raise `ValueError` unless `folder` holds a model in safetensors"
     folder = Path(folder)
-    lacks = [f for f in ('config.json', 'preprocessor_config.json') if not (folder/f).is_file()]
-    if lacks: raise ValueError(f"{folder} is not an encoder: it lacks {', '.join(lacks)}.")
-    if not list(folder.glob('*.safetensors')): raise ValueError(f"{folder} has no safetensors weights; pickled ones (.bin, .pt) are refused because opening a pickle can run code. Save them once with `save_pretrained(..., safe_serialization=True)`.")
+    lacks = [f for f in ('config.json', 'preprocessor_config.json') if not (folder / f).is_file()]
+    if lacks:
+        raise ValueError(f"{folder} is not an encoder: it lacks {', '.join(lacks)}.")
+    if not list(folder.glob('*.safetensors')):
+        raise ValueError(
+            f"{folder} has no safetensors weights; pickled ones (.bin, .pt) are refused because opening a pickle can run code. Save them once with `save_pretrained(..., safe_serialization=True)`."
+        )
 
 # %% ../../nbs/models/encoders.ipynb #c0410
 BIOMEDCLIP = 'hf-hub:microsoft/BiomedCLIP-PubMedBERT_256-vit_base_patch16_224'
@@ -113,18 +153,25 @@ BIOMEDCLIP = 'hf-hub:microsoft/BiomedCLIP-PubMedBERT_256-vit_base_patch16_224'
 def _preprocessing(where):
     "Mean and spread from `preprocessor_config.json`"
     from transformers.utils import cached_file
+
     found = read_json(cached_file(where, 'preprocessor_config.json'))
-    return {'image_mean': [.5]*3, 'image_std': [.5]*3} | found
+    return {'image_mean': [0.5] * 3, 'image_std': [0.5] * 3} | found
 
 # %% ../../nbs/models/encoders.ipynb #c0412
 def _open_clip(name, path, dtype, device):
     "BiomedCLIP and its kind, from a folder in open_clip's layout or from the Hub"
-    try: import open_clip
-    except ImportError as e: raise ImportError(f"{name} needs open_clip: pip install 'medsoft_nb[encoders]'") from e
-    if path.is_dir() and not list(path.glob('*.safetensors')): raise ValueError(f"{path} has no safetensors weights; pickled ones are refused because opening a pickle can run code.")
-    source = f'local-dir:{path}' if path.is_dir() else BIOMEDCLIP if name=='biomedclip' else name
+    try:
+        import open_clip
+    except ImportError as e:
+        raise ImportError(f"{name} needs open_clip: pip install 'medsoft_nb[encoders]'") from e
+    if path.is_dir() and not list(path.glob('*.safetensors')):
+        raise ValueError(
+            f"{path} has no safetensors weights; pickled ones are refused because opening a pickle can run code."
+        )
+    source = f'local-dir:{path}' if path.is_dir() else BIOMEDCLIP if name == 'biomedclip' else name
     model, _ = open_clip.create_model_from_pretrained(source, device=device)
     tok, pre = open_clip.get_tokenizer(source), open_clip.get_model_preprocess_cfg(model)
-    if not hasattr(getattr(model, 'visual', None), 'trunk'): raise ValueError(f"{name}: its vision part is no timm transformer, so it has no patch tokens to give.")
+    if not hasattr(getattr(model, 'visual', None), 'trunk'):
+        raise ValueError(f"{name}: its vision part is no timm transformer, so it has no patch tokens to give.")
     size = pre['size'] if isinstance(pre['size'], int) else pre['size'][0]
     return OpenClipEncoder(model.to(dtype), tok, size, pre['mean'], pre['std'], name)

@@ -15,53 +15,91 @@ from safetensors import safe_open
 from peft import LoraConfig, get_peft_model_state_dict
 from ..core.files import atomic_path
 
-
 # %% ../../nbs/models/lora.ipynb #c0456
-LORA_TARGETS = ('to_q', 'to_k', 'to_v', 'to_out.0', 'ff.net.0.proj', 'ff.net.2', 'proj_in', 'proj_out', 'conv1', 'conv2')
+LORA_TARGETS = (
+    'to_q',
+    'to_k',
+    'to_v',
+    'to_out.0',
+    'ff.net.0.proj',
+    'ff.net.2',
+    'proj_in',
+    'proj_out',
+    'conv1',
+    'conv2',
+)
 
 # %% ../../nbs/models/lora.ipynb #c0457
 LORA_FILE = 'pytorch_lora_weights.safetensors'
 
 # %% ../../nbs/models/lora.ipynb #c0458
 def check_lora(
-    lora:str|Path|None, # File from `train`
-    rank:int|None=None, # That it must have
-)->None:
+    lora: str | Path | None,  # File from `train`
+    rank: int | None = None,  # That it must have
+) -> None:
     "Raise `ValueError` unless `lora` is a LoRA file in safetensors, of the given rank"
-    if lora is None: return
+    if lora is None:
+        return
     lora = Path(lora)
-    if not lora.is_file(): raise ValueError(f'LoRA file {lora} does not exist.')
-    if lora.suffix!='.safetensors': raise ValueError(f'{lora} is not a safetensors file; pickled weights are refused.')
-    if rank is None: return
-    with safe_open(lora, 'pt') as f: ranks = {f.get_slice(k).get_shape()[0] for k in f.keys() if 'lora_A' in k or 'lora.down' in k}
-    if ranks!={rank}: raise ValueError(f"the LoRA {lora} is of rank {', '.join(map(str, sorted(ranks))) or 'none'}, `rank` is {rank}; they must agree.")
+    if not lora.is_file():
+        raise ValueError(f'LoRA file {lora} does not exist.')
+    if lora.suffix != '.safetensors':
+        raise ValueError(f'{lora} is not a safetensors file; pickled weights are refused.')
+    if rank is None:
+        return
+    with safe_open(lora, 'pt') as f:
+        ranks = {f.get_slice(k).get_shape()[0] for k in f.keys() if 'lora_A' in k or 'lora.down' in k}
+    if ranks != {rank}:
+        raise ValueError(
+            f"the LoRA {lora} is of rank {', '.join(map(str, sorted(ranks))) or 'none'}, `rank` is {rank}; they must agree."
+        )
 
 # %% ../../nbs/models/lora.ipynb #c0459
 def add_lora(
     unet,
-    rank:int,                   # Of the update matrices; alpha is the same
-    targets:tuple=LORA_TARGETS, # Layers that get one
-    start:str|Path|None=None,   # LoRA file to go on from
-)->None:
+    rank: int,  # Of the update matrices; alpha is the same
+    targets: tuple = LORA_TARGETS,  # Layers that get one
+    start: str | Path | None = None,  # LoRA file to go on from
+) -> None:
     "Put trainable LoRA layers into `unet`, new or from a file"
-    if start is None: unet.add_adapter(LoraConfig(r=rank, lora_alpha=rank, init_lora_weights='gaussian', target_modules=list(targets)), 'default')
-    else: unet.load_lora_adapter(Path(start).parent, weight_name=Path(start).name, prefix='unet', adapter_name='default', use_safetensors=True)
-    for n,p in unet.named_parameters(): p.requires_grad_('lora_' in n)
+    if start is None:
+        unet.add_adapter(
+            LoraConfig(r=rank, lora_alpha=rank, init_lora_weights='gaussian', target_modules=list(targets)), 'default'
+        )
+    else:
+        unet.load_lora_adapter(
+            Path(start).parent,
+            weight_name=Path(start).name,
+            prefix='unet',
+            adapter_name='default',
+            use_safetensors=True,
+        )
+    for n, p in unet.named_parameters():
+        p.requires_grad_('lora_' in n)
 
 # %% ../../nbs/models/lora.ipynb #c0460
-def sort_header(path:Path)->None:
+def sort_header(path: Path) -> None:
     "Write a safetensors file's metadata in sorted order, so that equal weights give equal files"
-    b = path.read_bytes(); n = int.from_bytes(b[:8], 'little'); head = json.loads(b[8:8+n])
+    b = path.read_bytes()
+    n = int.from_bytes(b[:8], 'little')
+    head = json.loads(b[8 : 8 + n])
     head['__metadata__'] = dict(sorted(head.get('__metadata__', {}).items()))
-    text = json.dumps(head, separators=(',', ':')).encode(); text += b' '*(-len(text) % 8)
-    path.write_bytes(len(text).to_bytes(8, 'little')+text+b[8+n:])
+    text = json.dumps(head, separators=(',', ':')).encode()
+    text += b' ' * (-len(text) % 8)
+    path.write_bytes(len(text).to_bytes(8, 'little') + text + b[8 + n :])
 
 # %% ../../nbs/models/lora.ipynb #c0461
-def save_lora(unet, folder:Path)->Path:
+def save_lora(unet, folder: Path) -> Path:
     "Write `pytorch_lora_weights.safetensors`, readable by diffusers' `load_lora_weights`"
-    meta = unet.peft_config['default'].to_dict(); meta['target_modules'] = sorted(meta['target_modules'])
-    with atomic_path(Path(folder)/LORA_FILE) as tmp:
-        StableDiffusionInpaintPipeline.save_lora_weights(tmp.parent, unet_lora_layers=get_peft_model_state_dict(unet), weight_name=tmp.name,
-            unet_lora_adapter_metadata=meta)
-        sort_header(tmp); tmp.chmod(0o644)
-    return Path(folder)/LORA_FILE
+    meta = unet.peft_config['default'].to_dict()
+    meta['target_modules'] = sorted(meta['target_modules'])
+    with atomic_path(Path(folder) / LORA_FILE) as tmp:
+        StableDiffusionInpaintPipeline.save_lora_weights(
+            tmp.parent,
+            unet_lora_layers=get_peft_model_state_dict(unet),
+            weight_name=tmp.name,
+            unet_lora_adapter_metadata=meta,
+        )
+        sort_header(tmp)
+        tmp.chmod(0o644)
+    return Path(folder) / LORA_FILE

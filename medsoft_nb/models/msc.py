@@ -16,66 +16,79 @@ from diffusers.configuration_utils import register_to_config
 # %% ../../nbs/models/msc.ipynb #c0423
 class MSC(ModelMixin, ConfigMixin):
     "Predicts an encoder's patch tokens and pooled image of the finished picture"
+
     @register_to_config
-    def __init__(self,
-        grid:int=8,      # Patches along a side, g
-        width:int=160,   # Of the patch tokens, D
-        pooled:int=128,  # Of the pooled vectors, D'
-        layers:int=3,    # Transformer layers; 24 at full size
-        heads:int=4,     # Attention heads; 16 at full size
-        expansion:int=4, # Feed-forward width in units of D
+    def __init__(
+        self,
+        grid: int = 8,  # Patches along a side, g
+        width: int = 160,  # Of the patch tokens, D
+        pooled: int = 128,  # Of the pooled vectors, D'
+        layers: int = 3,  # Transformer layers; 24 at full size
+        heads: int = 4,  # Attention heads; 16 at full size
+        expansion: int = 4,  # Feed-forward width in units of D
     ):
         super().__init__()
-        if width%heads: raise ValueError(f'`width` is {width}, which {heads} heads cannot share evenly.')
+        if width % heads:
+            raise ValueError(f'`width` is {width}, which {heads} heads cannot share evenly.')
         mlp = lambda i: nn.Sequential(nn.Linear(i, width), nn.GELU(), nn.Linear(width, width))
-        self.position, self.masked = nn.Parameter(torch.randn(1, grid**2, width)*.02), nn.Embedding(2, width)
+        self.position, self.masked = nn.Parameter(torch.randn(1, grid**2, width) * 0.02), nn.Embedding(2, width)
         self.spatial, self.image, self.text = mlp(width), mlp(pooled), mlp(pooled)
-        layer = nn.TransformerEncoderLayer(width, heads, expansion*width, dropout=0., activation='gelu', batch_first=True, norm_first=True)
+        layer = nn.TransformerEncoderLayer(
+            width, heads, expansion * width, dropout=0.0, activation='gelu', batch_first=True, norm_first=True
+        )
         self.body = nn.TransformerEncoder(layer, layers, enable_nested_tensor=False)
-        self.norm, self.out = nn.LayerNorm(width), nn.Identity() if pooled==width else nn.Linear(width, pooled)
+        self.norm, self.out = nn.LayerNorm(width), nn.Identity() if pooled == width else nn.Linear(width, pooled)
 
-    def forward(self,
-        tokens:torch.Tensor, # Patch tokens of the erased image `(B, g*g, D)`
-        image:torch.Tensor,  # Its pooled vector `(B, D')`
-        text:torch.Tensor,   # Pooled prompt `(B, D')`
-        mask:torch.Tensor,   # 1 where a patch is masked `(B, g*g)`
-    )->tuple:                # Predicted patch tokens `(B, g*g, D)` and pooled image `(B, D')`
+    def forward(
+        self,
+        tokens: torch.Tensor,  # Patch tokens of the erased image `(B, g*g, D)`
+        image: torch.Tensor,  # Its pooled vector `(B, D')`
+        text: torch.Tensor,  # Pooled prompt `(B, D')`
+        mask: torch.Tensor,  # 1 where a patch is masked `(B, g*g)`
+    ) -> tuple:  # Predicted patch tokens `(B, g*g, D)` and pooled image `(B, D')`
         h = self.spatial(tokens + self.position + self.masked(mask.long()))
         h = self.body(torch.cat([self.image(image)[:, None], h, self.text(text)[:, None]], 1))
         return h[:, 1:-1], self.out(self.norm(h[:, 0]))
 
 # %% ../../nbs/models/msc.ipynb #c0427
 def token_mask(
-    mask:torch.Tensor, # `(B, 1, H, W)`, 0 outside the lesion region
-    grid:int,          # Patches along a side
-)->torch.Tensor:       # `(B, grid*grid)`, 1 where any pixel of the patch is masked
+    mask: torch.Tensor,  # `(B, 1, H, W)`, 0 outside the lesion region
+    grid: int,  # Patches along a side
+) -> torch.Tensor:  # `(B, grid*grid)`, 1 where any pixel of the patch is masked
     "Which patches a mask touches"
-    return F.adaptive_max_pool2d((mask>0).float(), grid).flatten(1)
+    return F.adaptive_max_pool2d((mask > 0).float(), grid).flatten(1)
 
 # %% ../../nbs/models/msc.ipynb #c0428
 def msc_loss(
-    tokens:torch.Tensor, pooled:torch.Tensor,           # Predicted, from `MSC`
-    true_tokens:torch.Tensor, true_pooled:torch.Tensor, # Of the complete image
-    mask:torch.Tensor,      # `(B, g*g)`
-    all_tokens:bool=False,  # Sum over all tokens, as the released code does
-)->torch.Tensor:
+    tokens: torch.Tensor,
+    pooled: torch.Tensor,  # Predicted, from `MSC`
+    true_tokens: torch.Tensor,
+    true_pooled: torch.Tensor,  # Of the complete image
+    mask: torch.Tensor,  # `(B, g*g)`
+    all_tokens: bool = False,  # Sum over all tokens, as the released code does
+) -> torch.Tensor:
     "$L_{msc}$ of the paper, over the masked tokens"
-    error = (tokens.float()-true_tokens).pow(2).mean(-1)
-    return (error if all_tokens else error*mask).sum()/(mask.sum()+1) + F.mse_loss(pooled.float(), true_pooled)
+    error = (tokens.float() - true_tokens).pow(2).mean(-1)
+    return (error if all_tokens else error * mask).sum() / (mask.sum() + 1) + F.mse_loss(pooled.float(), true_pooled)
 
 # %% ../../nbs/models/msc.ipynb #c0431
 def pool_tokens(
-    tokens:torch.Tensor, # `(B, g*g, D)`
-)->torch.Tensor:         # `(B, ceil(g/2)**2, D)`
+    tokens: torch.Tensor,  # `(B, g*g, D)`
+) -> torch.Tensor:  # `(B, ceil(g/2)**2, D)`
     "Average of 2 x 2 neighbouring tokens"
     g = math.isqrt(tokens.shape[1])
-    return F.avg_pool2d(tokens.transpose(1, 2).unflatten(2, (g, g)), 2, ceil_mode=True, count_include_pad=False).flatten(2).transpose(1, 2)
+    return (
+        F.avg_pool2d(tokens.transpose(1, 2).unflatten(2, (g, g)), 2, ceil_mode=True, count_include_pad=False)
+        .flatten(2)
+        .transpose(1, 2)
+    )
 
 # %% ../../nbs/models/msc.ipynb #c0432
 def composite_tokens(
-    predicted:torch.Tensor, context:torch.Tensor, # `(B, g*g, D)`
-    mask:torch.Tensor,                            # `(B, g*g)`
-)->torch.Tensor:                                  # `(B, ceil(g/2)**2, D)`
+    predicted: torch.Tensor,
+    context: torch.Tensor,  # `(B, g*g, D)`
+    mask: torch.Tensor,  # `(B, g*g)`
+) -> torch.Tensor:  # `(B, ceil(g/2)**2, D)`
     "Predicted tokens where the mask is, those of the erased image elsewhere, pooled"
     m = mask[..., None]
-    return pool_tokens(m*predicted + (1-m)*context)
+    return pool_tokens(m * predicted + (1 - m) * context)

@@ -17,32 +17,66 @@ from .base import make_scheduler
 
 # %% ../../nbs/models/tiny.ipynb #c0399
 def tiny_tokenizer(
-    folder:str|Path, # Where its files go
-    length:int=16,   # Longest prompt, in tokens
-)->CLIPTokenizer:
+    folder: str | Path,  # Where its files go
+    length: int = 16,  # Longest prompt, in tokens
+) -> CLIPTokenizer:
     "CLIP tokenizer that spells every word in letters"
     chars = [chr(c) for c in range(33, 127)]
-    words = chars + [c+'</w>' for c in chars] + ['ly', '<|startoftext|>', '<|endoftext|>']
-    folder = Path(folder); folder.mkdir(parents=True, exist_ok=True)
-    (folder/'vocab.json').write_text(json.dumps({w:i for i,w in enumerate(words)}))
-    (folder/'merges.txt').write_text('#version: 0.2\nl y\n')
-    return CLIPTokenizer(str(folder/'vocab.json'), str(folder/'merges.txt'), model_max_length=length)
+    words = chars + [c + '</w>' for c in chars] + ['ly', '<|startoftext|>', '<|endoftext|>']
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / 'vocab.json').write_text(json.dumps({w: i for i, w in enumerate(words)}))
+    (folder / 'merges.txt').write_text('#version: 0.2\nl y\n')
+    return CLIPTokenizer(str(folder / 'vocab.json'), str(folder / 'merges.txt'), model_max_length=length)
 
 # %% ../../nbs/models/tiny.ipynb #c0400
 def tiny_components(
-    seed:int=0,      # Of the random weights
-    channels:int=1,  # Image channels of the autoencoder, 1 or 3
-    width:int=16,    # Channels of the first block
-)->dict:             # As from `load_base`
+    seed: int = 0,  # Of the random weights
+    channels: int = 1,  # Image channels of the autoencoder, 1 or 3
+    width: int = 16,  # Channels of the first block
+) -> dict:  # As from `load_base`
     "An inpainting base of real classes with random weights, a few hundred thousand parameters"
     torch.manual_seed(seed)
-    with tempfile.TemporaryDirectory() as d: tok = tiny_tokenizer(d)
+    with tempfile.TemporaryDirectory() as d:
+        tok = tiny_tokenizer(d)
     end = tok.eos_token_id
-    vae = AutoencoderKL(in_channels=channels, out_channels=channels, down_block_types=('DownEncoderBlock2D',)*3, up_block_types=('UpDecoderBlock2D',)*3,
-        block_out_channels=(width,)*3, layers_per_block=1, latent_channels=4, norm_num_groups=8, sample_size=64, mid_block_add_attention=False)
-    unet = UNet2DConditionModel(sample_size=16, in_channels=9, out_channels=4, down_block_types=('DownBlock2D', 'CrossAttnDownBlock2D'), up_block_types=('CrossAttnUpBlock2D', 'UpBlock2D'),
-        block_out_channels=(width, 2*width), layers_per_block=1, cross_attention_dim=32, attention_head_dim=2, norm_num_groups=8)
-    text = CLIPTextModel(CLIPTextConfig(vocab_size=len(tok), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2, max_position_embeddings=tok.model_max_length,
-        bos_token_id=end-1, eos_token_id=end, pad_token_id=end))
-    for m in (vae, unet, text): m.eval().requires_grad_(False)
+    vae = AutoencoderKL(
+        in_channels=channels,
+        out_channels=channels,
+        down_block_types=('DownEncoderBlock2D',) * 3,
+        up_block_types=('UpDecoderBlock2D',) * 3,
+        block_out_channels=(width,) * 3,
+        layers_per_block=1,
+        latent_channels=4,
+        norm_num_groups=8,
+        sample_size=64,
+        mid_block_add_attention=False,
+    )
+    unet = UNet2DConditionModel(
+        sample_size=16,
+        in_channels=9,
+        out_channels=4,
+        down_block_types=('DownBlock2D', 'CrossAttnDownBlock2D'),
+        up_block_types=('CrossAttnUpBlock2D', 'UpBlock2D'),
+        block_out_channels=(width, 2 * width),
+        layers_per_block=1,
+        cross_attention_dim=32,
+        attention_head_dim=2,
+        norm_num_groups=8,
+    )
+    text = CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(tok),
+            hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            max_position_embeddings=tok.model_max_length,
+            bos_token_id=end - 1,
+            eos_token_id=end,
+            pad_token_id=end,
+        )
+    )
+    for m in (vae, unet, text):
+        m.eval().requires_grad_(False)
     return dict(vae=vae, unet=unet, text_encoder=text, tokenizer=tok, scheduler=make_scheduler())

@@ -17,79 +17,95 @@ BLENDS = ('linear', 'threshold', 'none')
 
 # %% ../../nbs/painting/blend.ipynb #c0481
 def latent_mask(
-    soft:torch.Tensor, # `(B, 1, H, W)` in [0, 1]
-    factor:int,        # Pixels a latent, e.g. 8 for Stable Diffusion
-)->torch.Tensor:       # `(B, 1, H/factor, W/factor)`
+    soft: torch.Tensor,  # `(B, 1, H, W)` in [0, 1]
+    factor: int,  # Pixels a latent, e.g. 8 for Stable Diffusion
+) -> torch.Tensor:  # `(B, 1, H/factor, W/factor)`
     "Area average of a soft mask on the latent grid"
-    return F.avg_pool2d(soft, factor) if factor>1 else soft
+    return F.avg_pool2d(soft, factor) if factor > 1 else soft
 
 # %% ../../nbs/painting/blend.ipynb #c0482
 def blend_latents(
-    generated:torch.Tensor, # `(B, C, h, w)` at the current noise level
-    original:torch.Tensor,  # The image's own latent at the same noise level
-    mask:torch.Tensor,      # `(B, 1, h, w)` in [0, 1]
-    mode:str='linear',      # One of `BLENDS`
-    progress:float=1.,      # 0 when denoising starts, 1 when it ends
-)->torch.Tensor:
+    generated: torch.Tensor,  # `(B, C, h, w)` at the current noise level
+    original: torch.Tensor,  # The image's own latent at the same noise level
+    mask: torch.Tensor,  # `(B, 1, h, w)` in [0, 1]
+    mode: str = 'linear',  # One of `BLENDS`
+    progress: float = 1.0,  # 0 when denoising starts, 1 when it ends
+) -> torch.Tensor:
     "Latent for the next denoising step"
-    if mode=='none': return generated
-    if mode=='linear': w = mask
-    elif mode=='threshold': w = (mask > 1-progress).to(mask) if progress<1 else (mask>0).to(mask)
-    else: raise ValueError(f"unknown blend {mode!r}. Use one of {', '.join(BLENDS)}.")
-    return w*generated + (1-w)*original
+    if mode == 'none':
+        return generated
+    if mode == 'linear':
+        w = mask
+    elif mode == 'threshold':
+        w = (mask > 1 - progress).to(mask) if progress < 1 else (mask > 0).to(mask)
+    else:
+        raise ValueError(f"unknown blend {mode!r}. Use one of {', '.join(BLENDS)}.")
+    return w * generated + (1 - w) * original
 
 # %% ../../nbs/painting/blend.ipynb #c0485
 def match_band(
-    generated:np.ndarray, # Decoded image, float
-    image:np.ndarray,     # Original on the same scale
-    soft:np.ndarray,      # Soft mask
-)->np.ndarray:            # `generated`, with its grey matched to `image` where the mask fades
+    generated: np.ndarray,  # Decoded image, float
+    image: np.ndarray,  # Original on the same scale
+    soft: np.ndarray,  # Soft mask
+) -> np.ndarray:  # `generated`, with its grey matched to `image` where the mask fades
     "Remove the autoencoder's grey cast: match mean and spread in the ramp"
-    w = soft*(1-soft)
-    if w.sum() < 2: w = ndi.binary_dilation(soft>0, iterations=2).astype(np.float32) - (soft>0)  # a hard mask: its outer rim
-    if w.sum() < 2: return generated
-    mean = lambda x: (w*x).sum()/w.sum()
+    w = soft * (1 - soft)
+    if w.sum() < 2:
+        w = ndi.binary_dilation(soft > 0, iterations=2).astype(np.float32) - (soft > 0)  # a hard mask: its outer rim
+    if w.sum() < 2:
+        return generated
+    mean = lambda x: (w * x).sum() / w.sum()
     a, b = mean(generated), mean(image)
-    sa, sb = np.sqrt(mean((generated-a)**2)), np.sqrt(mean((image-b)**2))
-    return (generated-a)*np.clip(sb/max(sa, 1e-6), .8, 1.25) + b
+    sa, sb = np.sqrt(mean((generated - a) ** 2)), np.sqrt(mean((image - b) ** 2))
+    return (generated - a) * np.clip(sb / max(sa, 1e-6), 0.8, 1.25) + b
 
 # %% ../../nbs/painting/blend.ipynb #c0486
 def match_grain(
-    generated:np.ndarray, # Decoded image, float `(H, W)`
-    lost:np.ndarray,      # Original minus its own reconstruction, same shape
-    soft:np.ndarray,      # Soft mask
-    noise:np.ndarray,     # White noise of unit variance, same shape
-)->np.ndarray:            # `generated` with grain of the strength and fineness of `lost` where `soft` is above 0
+    generated: np.ndarray,  # Decoded image, float `(H, W)`
+    lost: np.ndarray,  # Original minus its own reconstruction, same shape
+    soft: np.ndarray,  # Soft mask
+    noise: np.ndarray,  # White noise of unit variance, same shape
+) -> np.ndarray:  # `generated` with grain of the strength and fineness of `lost` where `soft` is above 0
     "Give back the fine grain that an autoencoder loses, as fresh noise with the same spectrum"
-    inside = lost[soft>0]; sd = 1.4826*np.median(abs(inside-np.median(inside))) if inside.size else 0.
-    if sd<1e-6: return generated
-    n = np.fft.irfft2(np.fft.rfft2(noise)*abs(np.fft.rfft2(lost.clip(-3*sd, 3*sd))), s=lost.shape)
-    s = np.clip(soft, 1e-3, 1)     # blended with weight s, noise of this height has the full variance across the ramp
-    return (generated + n/max(n.std(), 1e-9)*sd*np.sqrt(2/s-1)*(soft>0)).astype(np.float32)
+    inside = lost[soft > 0]
+    sd = 1.4826 * np.median(abs(inside - np.median(inside))) if inside.size else 0.0
+    if sd < 1e-6:
+        return generated
+    n = np.fft.irfft2(np.fft.rfft2(noise) * abs(np.fft.rfft2(lost.clip(-3 * sd, 3 * sd))), s=lost.shape)
+    s = np.clip(soft, 1e-3, 1)  # blended with weight s, noise of this height has the full variance across the ramp
+    return (generated + n / max(n.std(), 1e-9) * sd * np.sqrt(2 / s - 1) * (soft > 0)).astype(np.float32)
 
 # %% ../../nbs/painting/blend.ipynb #c0487
 def composite(
-    image:np.ndarray,     # Original, `(H, W)` or `(H, W, 3)`; uint8, uint16 or float
-    generated:np.ndarray, # `(H, W)` float, on the image's own scale
-    soft:np.ndarray,      # `(H, W)` in [0, 1]
-)->np.ndarray:            # Type and shape of `image`; where `soft` is 0, its very bits
+    image: np.ndarray,  # Original, `(H, W)` or `(H, W, 3)`; uint8, uint16 or float
+    generated: np.ndarray,  # `(H, W)` float, on the image's own scale
+    soft: np.ndarray,  # `(H, W)` in [0, 1]
+) -> np.ndarray:  # Type and shape of `image`; where `soft` is 0, its very bits
     "Blend a generated image into the original in the original's bit depth"
     s, g, x = soft.astype(np.float64), generated.astype(np.float64), image.astype(np.float64)
-    if image.ndim==3: s, g = s[..., None], g[..., None] + x - x.mean(2, keepdims=True)   # the lesion changes the grey, the colour stays
-    y = s*g + (1-s)*x
-    if image.dtype.kind in 'ui': y = np.round(y).clip(np.iinfo(image.dtype).min, np.iinfo(image.dtype).max)
-    return np.where(s==0, image, y.astype(image.dtype))
+    if image.ndim == 3:
+        s, g = (
+            s[..., None],
+            g[..., None] + x - x.mean(2, keepdims=True),
+        )  # the lesion changes the grey, the colour stays
+    y = s * g + (1 - s) * x
+    if image.dtype.kind in 'ui':
+        y = np.round(y).clip(np.iinfo(image.dtype).min, np.iinfo(image.dtype).max)
+    return np.where(s == 0, image, y.astype(image.dtype))
 
 # %% ../../nbs/painting/blend.ipynb #c0488
 def put_back(
-    image:np.ndarray,  # Original, any size and depth
-    window:np.ndarray, # Generated window in [0, 1], at the size of `box`
-    box:tuple,         # y0, x0, y1, x1
-    soft:np.ndarray,   # Soft mask of the whole image
-)->np.ndarray:         # New image; `image` is left alone
+    image: np.ndarray,  # Original, any size and depth
+    window: np.ndarray,  # Generated window in [0, 1], at the size of `box`
+    box: tuple,  # y0, x0, y1, x1
+    soft: np.ndarray,  # Soft mask of the whole image
+) -> np.ndarray:  # New image; `image` is left alone
     "Blend a generated window into its place"
-    y0, x0, y1, x1 = box; H, W = soft.shape; lo, hi = grey_range(image)
+    y0, x0, y1, x1 = box
+    H, W = soft.shape
+    lo, hi = grey_range(image)
     here = slice(max(y0, 0), min(y1, H)), slice(max(x0, 0), min(x1, W))
-    there = slice(here[0].start-y0, here[0].stop-y0), slice(here[1].start-x0, here[1].stop-x0)
-    out = image.copy(); out[here] = composite(image[here], window[there]*(hi-lo)+lo, soft[here])
+    there = slice(here[0].start - y0, here[0].stop - y0), slice(here[1].start - x0, here[1].stop - x0)
+    out = image.copy()
+    out[here] = composite(image[here], window[there] * (hi - lo) + lo, soft[here])
     return out

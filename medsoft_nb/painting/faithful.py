@@ -12,31 +12,47 @@ import torch
 from .blend import latent_mask
 
 # %% ../../nbs/painting/faithful.ipynb #c0496
-SWITCHES = ('inverted-mask', 'black-erase', 'binary-mask', 'all-tokens-loss', 'raw-tokens', 'no-guidance', 'one-prompt', 'last-blend-only')
+SWITCHES = (
+    'inverted-mask',
+    'black-erase',
+    'binary-mask',
+    'all-tokens-loss',
+    'raw-tokens',
+    'no-guidance',
+    'one-prompt',
+    'last-blend-only',
+)
 ONE_PROMPT = 'salt-and-pepper diffuse lesions'
 
 # %% ../../nbs/painting/faithful.ipynb #c0497
 def faithful(
-    switches='all', # 'all', or names of switches: a list, or text with commas; empty for none
-)->tuple:           # In the order of `SWITCHES`
+    switches='all',  # 'all', or names of switches: a list, or text with commas; empty for none
+) -> tuple:  # In the order of `SWITCHES`
     "Check names of switches; `ValueError` lists the known ones"
-    if switches=='all': return SWITCHES
-    names = [s.strip() for s in switches.split(',') if s.strip()] if isinstance(switches, str) else list(switches or ())
+    if switches == 'all':
+        return SWITCHES
+    names = (
+        [s.strip() for s in switches.split(',') if s.strip()] if isinstance(switches, str) else list(switches or ())
+    )
     wrong = [n for n in names if n not in SWITCHES]
-    if wrong: raise ValueError(f"unknown faithful switch {wrong[0]!r}. Known: {', '.join(SWITCHES)}; or 'all'.")
+    if wrong:
+        raise ValueError(f"unknown faithful switch {wrong[0]!r}. Known: {', '.join(SWITCHES)}; or 'all'.")
     return tuple(s for s in SWITCHES if s in names)
 
 # %% ../../nbs/painting/faithful.ipynb #c0500
 def erase(
-    x:torch.Tensor,    # Windows `(B, 1, n, n)` in [0, 1]
-    soft:torch.Tensor, # Soft masks, same shape
-    factor:int,        # Pixels a latent
-    switches:tuple=(), # From `faithful`
-    training:bool=False, # `inverted-mask` acts in training only
-)->tuple:              # Erased windows `(B, 1, n, n)` in [0, 1], mask on the latent grid `(B, 1, n/factor, n/factor)`
+    x: torch.Tensor,  # Windows `(B, 1, n, n)` in [0, 1]
+    soft: torch.Tensor,  # Soft masks, same shape
+    factor: int,  # Pixels a latent
+    switches: tuple = (),  # From `faithful`
+    training: bool = False,  # `inverted-mask` acts in training only
+) -> tuple:  # Erased windows `(B, 1, n, n)` in [0, 1], mask on the latent grid `(B, 1, n/factor, n/factor)`
     "Picture without the masked part, and the mask for the U-Net"
-    if training and 'inverted-mask' in switches: soft = 1-soft
-    if 'binary-mask' in switches: soft = (soft>=.5).to(soft)
+    if training and 'inverted-mask' in switches:
+        soft = 1 - soft
+    if 'binary-mask' in switches:
+        soft = (soft >= 0.5).to(soft)
     m = latent_mask(soft, factor)
-    if 'binary-mask' in switches: m = (m>=.5).to(m)
-    return x*(1-soft) + (0. if 'black-erase' in switches else .5)*soft, m
+    if 'binary-mask' in switches:
+        m = (m >= 0.5).to(m)
+    return x * (1 - soft) + (0.0 if 'black-erase' in switches else 0.5) * soft, m

@@ -32,145 +32,259 @@ from ..models.lora import check_lora
 @dataclass
 class GenerateConfig:
     "Settings of a batch of synthetic images; kept beside them"
-    n_per_label:int=50         # Images of each label
-    masks:str='donors'         # 'donors': masks of real lesions; 'knowledge': drawn as the knowledge base says
-    ramp:float|None=None       # Soft border in pixels, 0 is the hard mask; if `None`, 6, or for drawn masks what the knowledge base says of the disease
-    anatomy_limit:bool=False   # Keep the soft mask inside the (dilated) vertebra
-    steps:int=20               # Denoising steps
-    guidance_scale:float=2.    # 1 is off
-    blend:str='linear'         # 'linear', 'threshold' or 'none'
-    band_correction:bool=True  # Match the grey in the ramp
-    grain:bool=True            # Give back the grain that the autoencoder loses
-    controller_scale:float=1.  # Strength of the medical semantics, where a controller is given
-    bare_labels:bool=False     # Prompts are the bare labels
-    faithful:tuple=()          # Switches of `painting.faithful`
-    roi:int|str|None=None      # Window side in pixels, or 'auto'; the base's own size if `None`
-    batch_size:int=16          # Images a batch
-    seed:int=0                 # Of everything random
+
+    n_per_label: int = 50  # Images of each label
+    masks: str = 'donors'  # 'donors': masks of real lesions; 'knowledge': drawn as the knowledge base says
+    ramp: float | None = (
+        None  # Soft border in pixels, 0 is the hard mask; if `None`, 6, or for drawn masks what the knowledge base says of the disease
+    )
+    anatomy_limit: bool = False  # Keep the soft mask inside the (dilated) vertebra
+    steps: int = 20  # Denoising steps
+    guidance_scale: float = 2.0  # 1 is off
+    blend: str = 'linear'  # 'linear', 'threshold' or 'none'
+    band_correction: bool = True  # Match the grey in the ramp
+    grain: bool = True  # Give back the grain that the autoencoder loses
+    controller_scale: float = 1.0  # Strength of the medical semantics, where a controller is given
+    bare_labels: bool = False  # Prompts are the bare labels
+    faithful: tuple = ()  # Switches of `painting.faithful`
+    roi: int | str | None = None  # Window side in pixels, or 'auto'; the base's own size if `None`
+    batch_size: int = 16  # Images a batch
+    seed: int = 0  # Of everything random
 
     def __post_init__(self):
-        if self.n_per_label<1: raise ValueError(f'`n_per_label` is {self.n_per_label}; it must be 1 or more.')
-        if self.ramp is not None and not 0<=self.ramp<np.inf: raise ValueError(f'`ramp` is {self.ramp} pixels; it must be 0 or more.')
-        if self.masks not in ('donors', 'knowledge'): raise ValueError(f"`masks` is {self.masks!r}; use 'donors' or 'knowledge'.")
+        if self.n_per_label < 1:
+            raise ValueError(f'`n_per_label` is {self.n_per_label}; it must be 1 or more.')
+        if self.ramp is not None and not 0 <= self.ramp < np.inf:
+            raise ValueError(f'`ramp` is {self.ramp} pixels; it must be 0 or more.')
+        if self.masks not in ('donors', 'knowledge'):
+            raise ValueError(f"`masks` is {self.masks!r}; use 'donors' or 'knowledge'.")
 
 # %% ../../nbs/painting/generate.ipynb #c0564
-def memory_hash(pipe:MedSoftPipeline)->str:
+def memory_hash(pipe: MedSoftPipeline) -> str:
     "Fingerprint of a pipeline's weights as they are in memory, 16 hex digits"
     h = hashlib.sha256()
     for part in ('vae', 'text_encoder', 'unet'):
-        for name,t in getattr(pipe, part).state_dict().items():
-            h.update(f'{part}.{name}'.encode()); h.update(t.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+        for name, t in getattr(pipe, part).state_dict().items():
+            h.update(f'{part}.{name}'.encode())
+            h.update(t.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return h.hexdigest()[:16]
 
 # %% ../../nbs/painting/generate.ipynb #c0565
 def controller_hash(
-    controller:str|Path|None, # Shipped name or folder
-)->str:
+    controller: str | Path | None,  # Shipped name or folder
+) -> str:
     "Fingerprint of a controller's weight files, 16 hex digits; '' for none"
-    if not controller: return ''
+    if not controller:
+        return ''
     folder = data_path('models', str(controller)) if str(controller) in SHIPPED else Path(controller)
-    files = [p for part in ('msc', 'adapter') for p in sorted((folder/part).glob('*.safetensors'))]
-    if not files: raise ValueError(f'{controller} holds no controller: no weights in {folder/"msc"} or {folder/"adapter"}.')
+    files = [p for part in ('msc', 'adapter') for p in sorted((folder / part).glob('*.safetensors'))]
+    if not files:
+        raise ValueError(f'{controller} holds no controller: no weights in {folder / "msc"} or {folder / "adapter"}.')
     return hashlib.sha256(''.join(sha256(p) for p in files).encode()).hexdigest()[:16]
 
 # %% ../../nbs/painting/generate.ipynb #c0566
 def begin(
-    out:Path, settings:dict, # Folder, and what its images depend on
-    n:int, nbytes:int,       # Images wanted in all, and bytes of one
-)->set:                      # Ids that are done
+    out: Path,
+    settings: dict,  # Folder, and what its images depend on
+    n: int,
+    nbytes: int,  # Images wanted in all, and bytes of one
+) -> set:  # Ids that are done
     "Prepare or resume an output folder; other settings, or too little space for what is left, are refused first"
-    file = out/'settings.json'; done = set(Manifest.load(out/'manifest.csv').df.image_id) if (out/'manifest.csv').exists() else set()
+    file = out / 'settings.json'
+    done = set(Manifest.load(out / 'manifest.csv').df.image_id) if (out / 'manifest.csv').exists() else set()
     if file.exists() and done:
         old = read_json(file)
-        diff = [k for k in settings if old.get(k)!=settings[k]]
-        if diff: raise ValueError(f'{out} holds images made with other settings ({diff[0]}: {old.get(diff[0])!r}, now {settings[diff[0]]!r}). Use another folder, or remove it.')
-    require_space(out, (n-len(done))*4*nbytes)
-    if not (done and file.exists()): write_json(file, settings)
-    if done: get_logger().info('%s: %d images are there already', out, len(done))
+        diff = [k for k in settings if old.get(k) != settings[k]]
+        if diff:
+            raise ValueError(
+                f'{out} holds images made with other settings ({diff[0]}: {old.get(diff[0])!r}, now {settings[diff[0]]!r}). Use another folder, or remove it.'
+            )
+    require_space(out, (n - len(done)) * 4 * nbytes)
+    if not (done and file.exists()):
+        write_json(file, settings)
+    if done:
+        get_logger().info('%s: %d images are there already', out, len(done))
     return done
 
 # %% ../../nbs/painting/generate.ipynb #c0567
-def append_rows(out:Path, rows:list)->Manifest:
+def append_rows(out: Path, rows: list) -> Manifest:
     "Add rows to the folder's manifest, atomically"
     new = Manifest(pd.DataFrame(rows), out)
-    m = Manifest.load(out/'manifest.csv').concat(new) if (out/'manifest.csv').exists() else new
-    m = Manifest(m.df.sort_values('image_id', kind='stable'), out); m.save(out/'manifest.csv')
+    m = Manifest.load(out / 'manifest.csv').concat(new) if (out / 'manifest.csv').exists() else new
+    m = Manifest(m.df.sort_values('image_id', kind='stable'), out)
+    m.save(out / 'manifest.csv')
     return m
 
 # %% ../../nbs/painting/generate.ipynb #c0568
-def write_sample(out:Path, backgrounds:Manifest, donors:Manifest|None, place:Place, image_id:str, label:str, image:np.ndarray, soft:np.ndarray, **more)->dict:
+def write_sample(
+    out: Path,
+    backgrounds: Manifest,
+    donors: Manifest | None,
+    place: Place,
+    image_id: str,
+    label: str,
+    image: np.ndarray,
+    soft: np.ndarray,
+    **more,
+) -> dict:
     "Save one synthetic image with its masks; returns its row"
     b = backgrounds.df.iloc[place.background]
-    files = dict(image=f"images/{image_id}{'.tif' if image.dtype.kind=='f' else '.png'}", soft_mask=f'soft/{image_id}.png', lesion_mask=f'lesion/{image_id}.png', anatomy_mask=f'anatomy/{image_id}.png')
-    write_image(out/files['image'], image); write_image(out/files['soft_mask'], np.ceil(soft*65535).astype(np.uint16))
+    files = dict(
+        image=f"images/{image_id}{'.tif' if image.dtype.kind == 'f' else '.png'}",
+        soft_mask=f'soft/{image_id}.png',
+        lesion_mask=f'lesion/{image_id}.png',
+        anatomy_mask=f'anatomy/{image_id}.png',
+    )
+    write_image(out / files['image'], image)
+    write_image(out / files['soft_mask'], np.ceil(soft * 65535).astype(np.uint16))
     bones = backgrounds.anatomy(place.background)
-    write_image(out/files['lesion_mask'], place.mask); write_image(out/files['anatomy_mask'], bones.astype(np.uint8 if bones.max()<256 else np.uint16))
-    return dict(image_id=image_id, patient_id=b.patient_id, label=label, modality=b.modality, plane=b['plane'], spacing_mm=b.spacing_mm, split=b.split, origin='synthetic',
-        source_id=b.image_id, sha256=sha256(out/files['image']), donor_id='' if place.donor is None else donors.df.image_id.iloc[place.donor], vertebra=place.bone, **files, **more)
+    write_image(out / files['lesion_mask'], place.mask)
+    write_image(out / files['anatomy_mask'], bones.astype(np.uint8 if bones.max() < 256 else np.uint16))
+    return dict(
+        image_id=image_id,
+        patient_id=b.patient_id,
+        label=label,
+        modality=b.modality,
+        plane=b['plane'],
+        spacing_mm=b.spacing_mm,
+        split=b.split,
+        origin='synthetic',
+        source_id=b.image_id,
+        sha256=sha256(out / files['image']),
+        donor_id='' if place.donor is None else donors.df.image_id.iloc[place.donor],
+        vertebra=place.bone,
+        **files,
+        **more,
+    )
 
 # %% ../../nbs/painting/generate.ipynb #c0569
 def with_lora(
-    pipe:MedSoftPipeline, # Left as it is
-    lora:str|Path,        # File from `train`
-    scale:float=1.,       # Strength of the LoRA
-)->MedSoftPipeline:
+    pipe: MedSoftPipeline,  # Left as it is
+    lora: str | Path,  # File from `train`
+    scale: float = 1.0,  # Strength of the LoRA
+) -> MedSoftPipeline:
     "The pipeline with a LoRA fused into copies of its U-Net and text encoder (fused is fastest)"
     lora = Path(lora)
     check_lora(lora)
-    new = MedSoftPipeline(**(pipe.components|{k: copy.deepcopy(getattr(pipe, k)) for k in ('unet', 'text_encoder')}))
-    new.load_lora_weights(lora.parent, weight_name=lora.name); new.fuse_lora(lora_scale=scale); new.unload_lora_weights()
-    new.controller = pipe.controller; new.set_progress_bar_config(**getattr(pipe, '_progress_bar_config', {}))
+    new = MedSoftPipeline(**(pipe.components | {k: copy.deepcopy(getattr(pipe, k)) for k in ('unet', 'text_encoder')}))
+    new.load_lora_weights(lora.parent, weight_name=lora.name)
+    new.fuse_lora(lora_scale=scale)
+    new.unload_lora_weights()
+    new.controller = pipe.controller
+    new.set_progress_bar_config(**getattr(pipe, '_progress_bar_config', {}))
     return new
 
 # %% ../../nbs/painting/generate.ipynb #c0571
 def generate(
-    pipe:MedSoftPipeline,  # The base
-    backgrounds:Manifest,  # Healthy training images with `anatomy_mask`
-    donors:Manifest|None,  # Sick training images with masks; not used with `masks='knowledge'`
-    out:str|Path,          # Folder for images, masks, `manifest.csv`, `settings.json`
-    labels:list,           # Diseases, or 'healthy' for synthetic healthy images with the same masks
-    config:GenerateConfig=None, # Settings
-    lora:str|Path|None=None, # LoRA file for the U-Net
-    controller:str|Path|None=None, # Folder or shipped name of a controller, for medical semantics
-)->Manifest:               # Of all images in `out`
+    pipe: MedSoftPipeline,  # The base
+    backgrounds: Manifest,  # Healthy training images with `anatomy_mask`
+    donors: Manifest | None,  # Sick training images with masks; not used with `masks='knowledge'`
+    out: str | Path,  # Folder for images, masks, `manifest.csv`, `settings.json`
+    labels: list,  # Diseases, or 'healthy' for synthetic healthy images with the same masks
+    config: GenerateConfig = None,  # Settings
+    lora: str | Path | None = None,  # LoRA file for the U-Net
+    controller: str | Path | None = None,  # Folder or shipped name of a controller, for medical semantics
+) -> Manifest:  # Of all images in `out`
     "Paint lesions into healthy images; goes on where a killed batch stopped"
     config, out = config or GenerateConfig(), Path(out)
-    labels = list(dict.fromkeys(find_label(l) if config.masks=='knowledge' else l for l in labels))
-    if not labels: raise ValueError('`labels` is empty: name the diseases to paint.')
+    labels = list(dict.fromkeys(find_label(l) if config.masks == 'knowledge' else l for l in labels))
+    if not labels:
+        raise ValueError('`labels` is empty: name the diseases to paint.')
     check_sources(backgrounds, donors, labels, config.masks)
-    source = Path(str(pipe.config.get('_name_or_path', ''))); weights = weight_hashes(source) if (source/'unet').is_dir() else {}
-    settings = asdict(config) | dict(faithful=list(check_switches(config.faithful)), labels=labels, base=weights, weights=memory_hash(pipe), lora=sha256(lora)[:16] if lora else '', controller=controller_hash(controller), backgrounds=backgrounds.fingerprint, donors=donors.fingerprint if config.masks=='donors' else '')
-    if lora: pipe = with_lora(pipe, lora)
-    if controller: pipe = MedSoftPipeline(**pipe.components).load_controller(controller); pipe.set_progress_bar_config(disable=True)
-    require_space(out, config.n_per_label*len(labels)*4*backgrounds.image(0).nbytes if not out.exists() else 0)
+    source = Path(str(pipe.config.get('_name_or_path', '')))
+    weights = weight_hashes(source) if (source / 'unet').is_dir() else {}
+    settings = asdict(config) | dict(
+        faithful=list(check_switches(config.faithful)),
+        labels=labels,
+        base=weights,
+        weights=memory_hash(pipe),
+        lora=sha256(lora)[:16] if lora else '',
+        controller=controller_hash(controller),
+        backgrounds=backgrounds.fingerprint,
+        donors=donors.fingerprint if config.masks == 'donors' else '',
+    )
+    if lora:
+        pipe = with_lora(pipe, lora)
+    if controller:
+        pipe = MedSoftPipeline(**pipe.components).load_controller(controller)
+        pipe.set_progress_bar_config(disable=True)
+    require_space(out, config.n_per_label * len(labels) * 4 * backgrounds.image(0).nbytes if not out.exists() else 0)
     with alone(out):
-        done = begin(out, settings, config.n_per_label*len(labels), backgrounds.image(0).nbytes)
+        done = begin(out, settings, config.n_per_label * len(labels), backgrounds.image(0).nbytes)
         todo = [(l, k) for l in labels for k in range(config.n_per_label) if f'synthetic-{l}-{k:05d}' not in done]
         for start in progress(range(0, len(todo), config.batch_size), desc='generate'):
-            append_rows(out, generate_batch(pipe, backgrounds, donors, out, todo[start:start+config.batch_size], config, settings))
-    return Manifest.load(out/'manifest.csv')
+            append_rows(
+                out,
+                generate_batch(
+                    pipe, backgrounds, donors, out, todo[start : start + config.batch_size], config, settings
+                ),
+            )
+    return Manifest.load(out / 'manifest.csv')
 
 # %% ../../nbs/painting/generate.ipynb #c0572
-def prompt_for(label:str, place:Place, backgrounds:Manifest, donors:Manifest)->str:
+def prompt_for(label: str, place: Place, backgrounds: Manifest, donors: Manifest) -> str:
     "The donor's own prompt where the manifest has one, else one from the knowledge base"
-    own = donors.df.prompt.iloc[place.donor] if label!=HEALTHY and place.donor is not None else ''
+    own = donors.df.prompt.iloc[place.donor] if label != HEALTHY and place.donor is not None else ''
     return own or compose(label, backgrounds.df.modality.iloc[place.background])
 
 # %% ../../nbs/painting/generate.ipynb #c0573
-def ramp_for(label:str, place:Place, backgrounds:Manifest, config:GenerateConfig)->float:
+def ramp_for(label: str, place: Place, backgrounds: Manifest, config: GenerateConfig) -> float:
     "Width of the soft border in pixels"
-    if config.ramp is not None: return config.ramp
+    if config.ramp is not None:
+        return config.ramp
     row = backgrounds.df.iloc[place.background]
-    return softness(label, row.modality, row.spacing_mm) if config.masks=='knowledge' else 6.
+    return softness(label, row.modality, row.spacing_mm) if config.masks == 'knowledge' else 6.0
 
 # %% ../../nbs/painting/generate.ipynb #c0574
-def generate_batch(pipe, backgrounds, donors, out, todo, config, settings)->list:
+def generate_batch(pipe, backgrounds, donors, out, todo, config, settings) -> list:
     "Paint and write a few images; returns their rows"
-    places = [place_lesion(backgrounds, donors, l, config.seed, k, config.masks) for l,k in todo]
-    limit = lambda p: soften(ndi.binary_dilation(backgrounds.anatomy(p.background)==p.bone, iterations=2), 2) if config.anatomy_limit else None
-    ramps = [ramp_for(l, p, backgrounds, config) for (l,_),p in zip(todo, places)]; soft = [soften(p.mask, a, limit(p)) for p,a in zip(places, ramps)]
-    prompts = [l if config.bare_labels else prompt_for(l, p, backgrounds, donors) for (l,_),p in zip(todo, places)]
-    images = pipe(prompts, [backgrounds.image(p.background) for p in places], soft, num_inference_steps=config.steps, guidance_scale=config.guidance_scale,
-        blend=config.blend, band_correction=config.band_correction, grain=config.grain, roi=config.roi, controller_scale=config.controller_scale, faithful=config.faithful, generator=[torch_generator('image', config.seed, l, k) for l,k in todo]).images
-    more = dict(steps=config.steps, guidance_scale=config.guidance_scale, blend=config.blend, lora=settings['lora'], controller=settings['controller'], base=settings['base'].get('unet/diffusion_pytorch_model.safetensors', ''), weights=settings['weights'])
-    return [write_sample(out, backgrounds, donors, p, f'synthetic-{l}-{k:05d}', l, x, s, prompt=t, seed=config.seed, number=k, ramp=a, **more) for (l,k),p,x,s,t,a in zip(todo, places, images, soft, prompts, ramps)]
+    places = [place_lesion(backgrounds, donors, l, config.seed, k, config.masks) for l, k in todo]
+    limit = lambda p: (
+        soften(ndi.binary_dilation(backgrounds.anatomy(p.background) == p.bone, iterations=2), 2)
+        if config.anatomy_limit
+        else None
+    )
+    ramps = [ramp_for(l, p, backgrounds, config) for (l, _), p in zip(todo, places)]
+    soft = [soften(p.mask, a, limit(p)) for p, a in zip(places, ramps)]
+    prompts = [l if config.bare_labels else prompt_for(l, p, backgrounds, donors) for (l, _), p in zip(todo, places)]
+    images = pipe(
+        prompts,
+        [backgrounds.image(p.background) for p in places],
+        soft,
+        num_inference_steps=config.steps,
+        guidance_scale=config.guidance_scale,
+        blend=config.blend,
+        band_correction=config.band_correction,
+        grain=config.grain,
+        roi=config.roi,
+        controller_scale=config.controller_scale,
+        faithful=config.faithful,
+        generator=[torch_generator('image', config.seed, l, k) for l, k in todo],
+    ).images
+    more = dict(
+        steps=config.steps,
+        guidance_scale=config.guidance_scale,
+        blend=config.blend,
+        lora=settings['lora'],
+        controller=settings['controller'],
+        base=settings['base'].get('unet/diffusion_pytorch_model.safetensors', ''),
+        weights=settings['weights'],
+    )
+    return [
+        write_sample(
+            out,
+            backgrounds,
+            donors,
+            p,
+            f'synthetic-{l}-{k:05d}',
+            l,
+            x,
+            s,
+            prompt=t,
+            seed=config.seed,
+            number=k,
+            ramp=a,
+            **more,
+        )
+        for (l, k), p, x, s, t, a in zip(todo, places, images, soft, prompts, ramps)
+    ]

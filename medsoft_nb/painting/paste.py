@@ -21,33 +21,72 @@ from .places import check_sources, Place, place_lesion
 from .generate import append_rows, begin, write_sample
 
 # %% ../../nbs/painting/paste.ipynb #c0581
-def paste(backgrounds:Manifest, donors:Manifest, place:Place, soft:np.ndarray)->np.ndarray:
+def paste(backgrounds: Manifest, donors: Manifest, place: Place, soft: np.ndarray) -> np.ndarray:
     "The background with the donor's lesion in it"
     x, y = backgrounds.image(place.background), to_unit(donors.image(place.donor))
-    bones, own, lesion = backgrounds.anatomy(place.background), donors.anatomy(place.donor), donors.lesion_mask(place.donor)
-    a, b = own==lesion_bone(lesion, own), bones==place.bone
-    k, offset = carry(a, b); moved = ndi.affine_transform(y, k, offset, output_shape=b.shape, order=1, mode='reflect')
-    ring = a & ~lesion; ring = ring if ring.sum()>30 else ndi.binary_dilation(a, iterations=5) & ~ndi.binary_dilation(a)
-    target = to_unit(x); ring_b = b if (a & ~lesion).sum()>30 else ndi.binary_dilation(b, iterations=5) & ~ndi.binary_dilation(b)
-    gain = np.clip(target[ring_b].std()/max(y[ring].std(), 1e-6), .6, 1.6)
+    bones, own, lesion = (
+        backgrounds.anatomy(place.background),
+        donors.anatomy(place.donor),
+        donors.lesion_mask(place.donor),
+    )
+    a, b = own == lesion_bone(lesion, own), bones == place.bone
+    k, offset = carry(a, b)
+    moved = ndi.affine_transform(y, k, offset, output_shape=b.shape, order=1, mode='reflect')
+    ring = a & ~lesion
+    ring = ring if ring.sum() > 30 else ndi.binary_dilation(a, iterations=5) & ~ndi.binary_dilation(a)
+    target = to_unit(x)
+    ring_b = b if (a & ~lesion).sum() > 30 else ndi.binary_dilation(b, iterations=5) & ~ndi.binary_dilation(b)
+    gain = np.clip(target[ring_b].std() / max(y[ring].std(), 1e-6), 0.6, 1.6)
     lo, hi = grey_range(x)
-    return composite(x, ((moved-y[ring].mean())*gain + target[ring_b].mean()).clip(0, 1)*(hi-lo)+lo, soft)
+    return composite(x, ((moved - y[ring].mean()) * gain + target[ring_b].mean()).clip(0, 1) * (hi - lo) + lo, soft)
 
 # %% ../../nbs/painting/paste.ipynb #c0582
 def copy_paste(
-    backgrounds:Manifest, donors:Manifest, # As in `generate`
-    out:str|Path,           # Folder
-    labels:list,            # Diseases
-    n_per_label:int=50,     # Images of each
-    ramp:float=6.,          # Soft border in pixels
-    seed:int=0,             # Places are those of `generate` with the same seed
-)->Manifest:
+    backgrounds: Manifest,
+    donors: Manifest,  # As in `generate`
+    out: str | Path,  # Folder
+    labels: list,  # Diseases
+    n_per_label: int = 50,  # Images of each
+    ramp: float = 6.0,  # Soft border in pixels
+    seed: int = 0,  # Places are those of `generate` with the same seed
+) -> Manifest:
     "Soft copy-paste of real lesions, the control without a generator"
-    out = Path(out); check_sources(backgrounds, donors, labels)
-    done = begin(out, dict(method='copy-paste', labels=list(labels), n_per_label=n_per_label, ramp=ramp, seed=seed, backgrounds=backgrounds.fingerprint, donors=donors.fingerprint), n_per_label*len(labels), backgrounds.image(0).nbytes); rows = []
+    out = Path(out)
+    check_sources(backgrounds, donors, labels)
+    done = begin(
+        out,
+        dict(
+            method='copy-paste',
+            labels=list(labels),
+            n_per_label=n_per_label,
+            ramp=ramp,
+            seed=seed,
+            backgrounds=backgrounds.fingerprint,
+            donors=donors.fingerprint,
+        ),
+        n_per_label * len(labels),
+        backgrounds.image(0).nbytes,
+    )
+    rows = []
     for l in labels:
         for k in range(n_per_label):
-            if f'synthetic-{l}-{k:05d}' in done: continue
-            p = place_lesion(backgrounds, donors, l, seed, k); soft = soften(p.mask, ramp)
-            rows.append(write_sample(out, backgrounds, donors, p, f'synthetic-{l}-{k:05d}', l, paste(backgrounds, donors, p, soft), soft, seed=seed, number=k, ramp=ramp))
-    return append_rows(out, rows) if rows else Manifest.load(out/'manifest.csv')
+            if f'synthetic-{l}-{k:05d}' in done:
+                continue
+            p = place_lesion(backgrounds, donors, l, seed, k)
+            soft = soften(p.mask, ramp)
+            rows.append(
+                write_sample(
+                    out,
+                    backgrounds,
+                    donors,
+                    p,
+                    f'synthetic-{l}-{k:05d}',
+                    l,
+                    paste(backgrounds, donors, p, soft),
+                    soft,
+                    seed=seed,
+                    number=k,
+                    ramp=ramp,
+                )
+            )
+    return append_rows(out, rows) if rows else Manifest.load(out / 'manifest.csv')

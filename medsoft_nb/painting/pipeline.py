@@ -30,188 +30,285 @@ from .faithful import erase, faithful as check_switches, ONE_PROMPT
 @dataclass
 class MedSoftOutput(BaseOutput):
     "What a call gives back"
-    images: list # Arrays in the type and size of the inputs, or PIL images
+
+    images: list  # Arrays in the type and size of the inputs, or PIL images
     boxes: list  # Window of each, y0, x0, y1, x1
+
     def _repr_html_(self):
         images = [np.asarray(x) for x in self.images]
-        return as_html(images[:12], f"{len(images)} painted image{'s'*(len(images)!=1)}; the first was painted in the window {self.boxes[0]} (y0, x0, y1, x1)", titles=[f'{k}' for k in range(len(images))])
+        return as_html(
+            images[:12],
+            f"{len(images)} painted image{'s' * (len(images) != 1)}; the first was painted in the window {self.boxes[0]} (y0, x0, y1, x1)",
+            titles=[f'{k}' for k in range(len(images))],
+        )
 
 # %% ../../nbs/painting/pipeline.ipynb #c0509
 def check_inputs(
-    prompts:list, images:list, masks:list, # One of each for every sample
-    blend:str, steps:int, generators:list|None,
-)->None:
+    prompts: list,
+    images: list,
+    masks: list,  # One of each for every sample
+    blend: str,
+    steps: int,
+    generators: list | None,
+) -> None:
     "Raise `ValueError` before anything is computed"
-    if not (len(prompts)==len(images)==len(masks)): raise ValueError(f'{len(prompts)} prompts, {len(images)} images and {len(masks)} masks; give one of each for every sample, or a single prompt.')
-    if blend not in BLENDS: raise ValueError(f"unknown blend {blend!r}. Use one of {', '.join(BLENDS)}.")
-    if steps<1: raise ValueError(f'`num_inference_steps` is {steps}; it must be 1 or more.')
-    if generators is not None and len(generators)!=len(images): raise ValueError(f'{len(generators)} generators for {len(images)} images; give one each.')
-    for k,(x,m) in enumerate(zip(images, masks)):
-        if x.ndim not in (2, 3) or x.ndim==3 and x.shape[2]!=3: raise ValueError(f'image {k} has shape {x.shape}; expected (H, W) or (H, W, 3).')
-        if x.dtype.kind not in 'uf': raise ValueError(f'image {k} has type {x.dtype}; expected uint8, uint16 or float.')
-        if x.dtype.kind=='f' and not np.isfinite(x).all(): raise ValueError(f'image {k} has values that are not finite.')
+    if not (len(prompts) == len(images) == len(masks)):
+        raise ValueError(
+            f'{len(prompts)} prompts, {len(images)} images and {len(masks)} masks; give one of each for every sample, or a single prompt.'
+        )
+    if blend not in BLENDS:
+        raise ValueError(f"unknown blend {blend!r}. Use one of {', '.join(BLENDS)}.")
+    if steps < 1:
+        raise ValueError(f'`num_inference_steps` is {steps}; it must be 1 or more.')
+    if generators is not None and len(generators) != len(images):
+        raise ValueError(f'{len(generators)} generators for {len(images)} images; give one each.')
+    for k, (x, m) in enumerate(zip(images, masks)):
+        if x.ndim not in (2, 3) or x.ndim == 3 and x.shape[2] != 3:
+            raise ValueError(f'image {k} has shape {x.shape}; expected (H, W) or (H, W, 3).')
+        if x.dtype.kind not in 'uf':
+            raise ValueError(f'image {k} has type {x.dtype}; expected uint8, uint16 or float.')
+        if x.dtype.kind == 'f' and not np.isfinite(x).all():
+            raise ValueError(f'image {k} has values that are not finite.')
         check_mask(m, x.shape, soft=True)
 
 # %% ../../nbs/painting/pipeline.ipynb #c0510
-def _as_list(x)->list: return list(x) if isinstance(x, (list, tuple)) else [x]
+def _as_list(x) -> list:
+    return list(x) if isinstance(x, (list, tuple)) else [x]
 
 # %% ../../nbs/painting/pipeline.ipynb #c0512
 class MedSoftPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
     "Soft-mask inpainting with any 9-channel latent diffusion model"
+
     model_cpu_offload_seq = 'text_encoder->unet->vae'
     _lora_loadable_modules = ['unet', 'text_encoder']
 
-    def __init__(self,
-        vae:AutoencoderKL,            # 1 or 3 image channels
-        text_encoder:CLIPTextModel,
-        tokenizer:CLIPTokenizer,
-        unet:UNet2DConditionModel,    # 9 input channels
-        scheduler,                    # Any diffusers scheduler with `add_noise`
+    def __init__(
+        self,
+        vae: AutoencoderKL,  # 1 or 3 image channels
+        text_encoder: CLIPTextModel,
+        tokenizer: CLIPTokenizer,
+        unet: UNet2DConditionModel,  # 9 input channels
+        scheduler,  # Any diffusers scheduler with `add_noise`
     ):
         super().__init__()
-        if unet.config.in_channels!=9: raise ValueError(f'the U-Net takes {unet.config.in_channels} input channels; an inpainting base takes 9 (noisy latent 4, mask 1, masked image 4).')
+        if unet.config.in_channels != 9:
+            raise ValueError(
+                f'the U-Net takes {unet.config.in_channels} input channels; an inpainting base takes 9 (noisy latent 4, mask 1, masked image 4).'
+            )
         self.register_modules(vae=vae, text_encoder=text_encoder, tokenizer=tokenizer, unet=unet, scheduler=scheduler)
         self.controller = None
 
     @classmethod
-    def from_pretrained(cls,
-        name='medsoft-tiny', # Shipped name, folder, or Hub id
-        **kwargs,            # Passed on to `DiffusionPipeline.from_pretrained`
-    )->'MedSoftPipeline':
+    def from_pretrained(
+        cls,
+        name='medsoft-tiny',  # Shipped name, folder, or Hub id
+        **kwargs,  # Passed on to `DiffusionPipeline.from_pretrained`
+    ) -> 'MedSoftPipeline':
         "Load an inpainting base; weights are safetensors only"
-        return super().from_pretrained(resolve_model(name), **({'dtype': torch.float32, 'use_safetensors': True} | kwargs))
+        return super().from_pretrained(
+            resolve_model(name), **({'dtype': torch.float32, 'use_safetensors': True} | kwargs)
+        )
 
-    def load_controller(self,
-        controller='medsoft-tiny', # A `Controller`, a shipped name, or a folder; `None` takes it off
-    )->'MedSoftPipeline':
+    def load_controller(
+        self,
+        controller='medsoft-tiny',  # A `Controller`, a shipped name, or a folder; `None` takes it off
+    ) -> 'MedSoftPipeline':
         "Steer the U-Net with the Medical Semantic Controller from now on"
-        self.controller = controller if controller is None or isinstance(controller, Controller) else load_controller(controller, device=str(self.device))
+        self.controller = (
+            controller
+            if controller is None or isinstance(controller, Controller)
+            else load_controller(controller, device=str(self.device))
+        )
         return self
 
     @property
-    def factor(self)->int:
+    def factor(self) -> int:
         "Pixels a latent"
-        return 2**(len(self.vae.config.block_out_channels)-1)
+        return 2 ** (len(self.vae.config.block_out_channels) - 1)
+
     @property
-    def base_size(self)->int:
+    def base_size(self) -> int:
         "Side in pixels that the base was made for"
-        return self.unet.config.sample_size*self.factor
+        return self.unet.config.sample_size * self.factor
 
 # %% ../../nbs/painting/pipeline.ipynb #c0513
-def to_latents(pipe, windows:np.ndarray)->torch.Tensor:
+def to_latents(pipe, windows: np.ndarray) -> torch.Tensor:
     "Mean latents of windows `(B, n, n)` in [0, 1], on the U-Net's scale"
-    c = pipe.vae.config; x = torch.from_numpy(windows)[:, None].expand(-1, c.in_channels, -1, -1)*2 - 1
-    with autocast(pipe.device): d = pipe.vae.encode(x.to(pipe.device, pipe.vae.dtype)).latent_dist
-    return (d.mean.float()-(getattr(c, 'shift_factor', None) or 0.))*c.scaling_factor
+    c = pipe.vae.config
+    x = torch.from_numpy(windows)[:, None].expand(-1, c.in_channels, -1, -1) * 2 - 1
+    with autocast(pipe.device):
+        d = pipe.vae.encode(x.to(pipe.device, pipe.vae.dtype)).latent_dist
+    return (d.mean.float() - (getattr(c, 'shift_factor', None) or 0.0)) * c.scaling_factor
 
 # %% ../../nbs/painting/pipeline.ipynb #c0514
-def to_windows(pipe, latents:torch.Tensor)->np.ndarray:
+def to_windows(pipe, latents: torch.Tensor) -> np.ndarray:
     "Decoded windows `(B, n, n)`, about [0, 1]"
-    c = pipe.vae.config; z = latents/c.scaling_factor + (getattr(c, 'shift_factor', None) or 0.)
-    with autocast(pipe.device): x = pipe.vae.decode(z.to(pipe.vae.dtype)).sample
-    return (x.float().mean(1)/2+.5).cpu().numpy()
+    c = pipe.vae.config
+    z = latents / c.scaling_factor + (getattr(c, 'shift_factor', None) or 0.0)
+    with autocast(pipe.device):
+        x = pipe.vae.decode(z.to(pipe.vae.dtype)).sample
+    return (x.float().mean(1) / 2 + 0.5).cpu().numpy()
 
 # %% ../../nbs/painting/pipeline.ipynb #c0516
 @torch.no_grad()
 def denoise(
-    pipe,                    # For its U-Net and scheduler
-    original:torch.Tensor,   # Latents of the image `(B, 4, h, w)`
-    masked:torch.Tensor,     # Latents of the erased image, same shape
-    mask:torch.Tensor,       # Soft mask on the latent grid `(B, 1, h, w)`
-    text:torch.Tensor,       # `(B, tokens, width)`
-    negative:torch.Tensor,   # Same, for guidance
-    noise:torch.Tensor,      # Starting noise, also used for the original
-    steps:int, guidance:float, blend:str, # As in the call
-    callback=None,           # `callback(pipe, step, t, dict(latents=...))`
-    generators:list|None=None, # One a sample, for samplers that draw noise in their steps
-    tokens:torch.Tensor|None=None, # Conditioning of the controller `(B, n, D)`, zeros for the negative half
-    scale:float=1.,          # Its strength
-)->torch.Tensor:
+    pipe,  # For its U-Net and scheduler
+    original: torch.Tensor,  # Latents of the image `(B, 4, h, w)`
+    masked: torch.Tensor,  # Latents of the erased image, same shape
+    mask: torch.Tensor,  # Soft mask on the latent grid `(B, 1, h, w)`
+    text: torch.Tensor,  # `(B, tokens, width)`
+    negative: torch.Tensor,  # Same, for guidance
+    noise: torch.Tensor,  # Starting noise, also used for the original
+    steps: int,
+    guidance: float,
+    blend: str,  # As in the call
+    callback=None,  # `callback(pipe, step, t, dict(latents=...))`
+    generators: list | None = None,  # One a sample, for samplers that draw noise in their steps
+    tokens: torch.Tensor | None = None,  # Conditioning of the controller `(B, n, D)`, zeros for the negative half
+    scale: float = 1.0,  # Its strength
+) -> torch.Tensor:
     "Denoise with the mask blended in at every step"
-    sched = copy.deepcopy(pipe.scheduler); sched.set_timesteps(steps, device=original.device)
-    guided = guidance>1; z = noise*sched.init_noise_sigma; n = len(sched.timesteps)
-    cond = torch.cat([mask, masked], 1); cond = torch.cat([cond]*2) if guided else cond
+    sched = copy.deepcopy(pipe.scheduler)
+    sched.set_timesteps(steps, device=original.device)
+    guided = guidance > 1
+    z = noise * sched.init_noise_sigma
+    n = len(sched.timesteps)
+    cond = torch.cat([mask, masked], 1)
+    cond = torch.cat([cond] * 2) if guided else cond
     context = (torch.cat([negative, text]) if guided else text).to(pipe.unet.dtype)
     takes = inspect.signature(sched.step).parameters
-    extra = {k: v for k,v in dict(eta=0., generator=generators).items() if k in takes}
-    z = blend_latents(z, sched.add_noise(original, noise, sched.timesteps[:1].expand(len(z))), mask, blend, 0.)
-    if tokens is not None and guided: tokens = torch.cat([torch.zeros_like(tokens), tokens])
+    extra = {k: v for k, v in dict(eta=0.0, generator=generators).items() if k in takes}
+    z = blend_latents(z, sched.add_noise(original, noise, sched.timesteps[:1].expand(len(z))), mask, blend, 0.0)
+    if tokens is not None and guided:
+        tokens = torch.cat([torch.zeros_like(tokens), tokens])
     with steered(pipe, tokens, scale):
-        for i,t in enumerate(pipe.progress_bar(sched.timesteps)):
-            x = sched.scale_model_input(torch.cat([z]*2) if guided else z, t)
-            with autocast(z.device): out = pipe.unet(torch.cat([x, cond], 1).to(pipe.unet.dtype), t, context).sample.float()
-            if guided: a, b = out.chunk(2); out = a + guidance*(b-a)
+        for i, t in enumerate(pipe.progress_bar(sched.timesteps)):
+            x = sched.scale_model_input(torch.cat([z] * 2) if guided else z, t)
+            with autocast(z.device):
+                out = pipe.unet(torch.cat([x, cond], 1).to(pipe.unet.dtype), t, context).sample.float()
+            if guided:
+                a, b = out.chunk(2)
+                out = a + guidance * (b - a)
             z = sched.step(out, t, z, **extra, return_dict=False)[0]
-            behind = original if i+1==n else sched.add_noise(original, noise, sched.timesteps[i+1].expand(len(z)))
-            z = blend_latents(z, behind, mask, blend, (i+1)/n)
-            if callback is not None: z = (callback(pipe, i, t, dict(latents=z)) or {}).get('latents', z)
+            behind = (
+                original if i + 1 == n else sched.add_noise(original, noise, sched.timesteps[i + 1].expand(len(z)))
+            )
+            z = blend_latents(z, behind, mask, blend, (i + 1) / n)
+            if callback is not None:
+                z = (callback(pipe, i, t, dict(latents=z)) or {}).get('latents', z)
     return z
 
 # %% ../../nbs/painting/pipeline.ipynb #c0517
-def steered(pipe, tokens:torch.Tensor|None, scale:float):
+def steered(pipe, tokens: torch.Tensor | None, scale: float):
     "The pipeline's U-Net, steered by conditioning tokens inside a `with` block"
-    if tokens is None: return nullcontext()
-    adapter = torch.nn.Module.to(pipe.controller.adapter, pipe.device, pipe.unet.dtype)   # diffusers' own `to` warns at every call
+    if tokens is None:
+        return nullcontext()
+    adapter = torch.nn.Module.to(
+        pipe.controller.adapter, pipe.device, pipe.unet.dtype
+    )  # diffusers' own `to` warns at every call
     return adapter.on(pipe.unet, tokens.to(pipe.device), scale)
 
 # %% ../../nbs/painting/pipeline.ipynb #c0518
 @torch.no_grad()
 def paint(
-    self:MedSoftPipeline,
-    prompt,                      # One text, or a list
-    image,                       # `(H, W)` or `(H, W, 3)` array, uint8, uint16 or float; or a list of them
-    mask,                        # Soft mask in [0, 1], used as it is; or a list
-    negative_prompt:str='',      # What guidance leads away from
-    num_inference_steps:int=20,  # Denoising steps
-    guidance_scale:float=2.,     # 1 is off
-    blend:str='linear',          # 'linear', 'threshold' or 'none'
-    band_correction:bool=True,   # Match the grey in the ramp before the final blend
-    grain:bool=True,             # Give back the fine grain that the autoencoder loses
-    roi:int|str|None=None,       # Side of the window in image pixels, or 'auto'; the base's own size if `None`
-    resolution:int|None=None,    # Side at which the base sees the window; native scale if `None`
-    generator=None,              # One `torch.Generator`, or one an image
-    output_type:str='np',        # 'np' or 'pil'
-    controller_scale:float=1.,   # Strength of the medical semantics, where a controller is loaded; 0 is off
-    faithful=(),                 # Switches of `painting.faithful`: flaws of the released code
-    callback_on_step_end=None,   # `callback(pipe, step, t, dict(latents=...))`, may return new latents
-)->MedSoftOutput:
+    self: MedSoftPipeline,
+    prompt,  # One text, or a list
+    image,  # `(H, W)` or `(H, W, 3)` array, uint8, uint16 or float; or a list of them
+    mask,  # Soft mask in [0, 1], used as it is; or a list
+    negative_prompt: str = '',  # What guidance leads away from
+    num_inference_steps: int = 20,  # Denoising steps
+    guidance_scale: float = 2.0,  # 1 is off
+    blend: str = 'linear',  # 'linear', 'threshold' or 'none'
+    band_correction: bool = True,  # Match the grey in the ramp before the final blend
+    grain: bool = True,  # Give back the fine grain that the autoencoder loses
+    roi: int | str | None = None,  # Side of the window in image pixels, or 'auto'; the base's own size if `None`
+    resolution: int | None = None,  # Side at which the base sees the window; native scale if `None`
+    generator=None,  # One `torch.Generator`, or one an image
+    output_type: str = 'np',  # 'np' or 'pil'
+    controller_scale: float = 1.0,  # Strength of the medical semantics, where a controller is loaded; 0 is off
+    faithful=(),  # Switches of `painting.faithful`: flaws of the released code
+    callback_on_step_end=None,  # `callback(pipe, step, t, dict(latents=...))`, may return new latents
+) -> MedSoftOutput:
     "Paint what `prompt` says into `image` where `mask` is above 0; windows of one size go as one batch"
     images, masks = [np.asarray(x) for x in _as_list(image)], [np.asarray(m) for m in _as_list(mask)]
-    prompts = _as_list(prompt)*(len(images) if isinstance(prompt, str) else 1)
-    gens = generator if isinstance(generator, (list, tuple)) else None if generator is None else [generator]*len(images)
+    prompts = _as_list(prompt) * (len(images) if isinstance(prompt, str) else 1)
+    gens = (
+        generator if isinstance(generator, (list, tuple)) else None if generator is None else [generator] * len(images)
+    )
     check_inputs(prompts, images, masks, blend, num_inference_steps, gens)
-    if not 0<=guidance_scale<100: raise ValueError(f'`guidance_scale` is {guidance_scale}; give a number from 0 to 100, 1 is off.')
-    if output_type not in ('np', 'pil'): raise ValueError(f"unknown output_type {output_type!r}. Use 'np' or 'pil'.")
+    if not 0 <= guidance_scale < 100:
+        raise ValueError(f'`guidance_scale` is {guidance_scale}; give a number from 0 to 100, 1 is off.')
+    if output_type not in ('np', 'pil'):
+        raise ValueError(f"unknown output_type {output_type!r}. Use 'np' or 'pil'.")
     switches = check_switches(faithful)
-    if 'no-guidance' in switches: guidance_scale = 1.
-    if 'one-prompt' in switches: prompts = [ONE_PROMPT]*len(prompts)
-    if 'last-blend-only' in switches: blend, band_correction, grain = 'none', False, False
+    if 'no-guidance' in switches:
+        guidance_scale = 1.0
+    if 'one-prompt' in switches:
+        prompts = [ONE_PROMPT] * len(prompts)
+    if 'last-blend-only' in switches:
+        blend, band_correction, grain = 'none', False, False
     soft = [check_mask(m, soft=True) for m in masks]
-    sizes = [window_sizes(self, x, s, roi, resolution) for x,s in zip(images, soft)]
-    boxes = [region_of_interest(s, side) for s,(side,_) in zip(soft, sizes)]
-    todo, results = {}, [None]*len(images)
-    for k,(_,res) in enumerate(sizes): todo.setdefault(res, []).append(k)
-    for res,rows in todo.items():
+    sizes = [window_sizes(self, x, s, roi, resolution) for x, s in zip(images, soft)]
+    boxes = [region_of_interest(s, side) for s, (side, _) in zip(soft, sizes)]
+    todo, results = {}, [None] * len(images)
+    for k, (_, res) in enumerate(sizes):
+        todo.setdefault(res, []).append(k)
+    for res, rows in todo.items():
         x = np.stack([cut_window(to_unit(images[k]), boxes[k], res) for k in rows])
         s = np.stack([cut_window(soft[k], boxes[k], res).clip(0, 1) for k in rows])
         xt, st = (torch.from_numpy(v)[:, None] for v in (x, s))
         erased, latent = erase(xt, st, self.factor, switches)
         z0, zm = to_latents(self, np.concatenate([x, erased[:, 0].numpy()])).chunk(2)
-        tokens = None if self.controller is None or controller_scale==0 else self.controller.tokens(xt, st, [prompts[k] for k in rows], 'raw-tokens' in switches)
+        tokens = (
+            None
+            if self.controller is None or controller_scale == 0
+            else self.controller.tokens(xt, st, [prompts[k] for k in rows], 'raw-tokens' in switches)
+        )
         own = [gens[k] for k in rows] if gens else None
-        noise = torch.cat([torch.randn(z0[:1].shape, generator=g, device=g.device if g else 'cpu').to(z0) for g in own or [None]*len(rows)])
-        text = encode_prompts(self.components, [prompts[k] for k in rows] + [negative_prompt]*len(rows)).float()
-        z = denoise(self, z0, zm, latent.to(z0), *text.chunk(2), noise, num_inference_steps, guidance_scale, blend, callback_on_step_end, own, tokens, controller_scale)
+        noise = torch.cat(
+            [
+                torch.randn(z0[:1].shape, generator=g, device=g.device if g else 'cpu').to(z0)
+                for g in own or [None] * len(rows)
+            ]
+        )
+        text = encode_prompts(self.components, [prompts[k] for k in rows] + [negative_prompt] * len(rows)).float()
+        z = denoise(
+            self,
+            z0,
+            zm,
+            latent.to(z0),
+            *text.chunk(2),
+            noise,
+            num_inference_steps,
+            guidance_scale,
+            blend,
+            callback_on_step_end,
+            own,
+            tokens,
+            controller_scale,
+        )
         decoded = to_windows(self, torch.cat([z, z0]) if grain else z)
-        for j,k in enumerate(rows):
-            y, side = decoded[j], boxes[k][2]-boxes[k][0]
-            if band_correction: y = match_band(y, x[j], s[j])
+        for j, k in enumerate(rows):
+            y, side = decoded[j], boxes[k][2] - boxes[k][0]
+            if band_correction:
+                y = match_band(y, x[j], s[j])
             y = resize(y, side)
-            if grain:              # on the image's own scale, since resizing loses grain too
-                white = torch.randn(side, side, generator=(g := own[j] if own else None), device=g.device if g else 'cpu').cpu().numpy()
-                y = match_grain(y, cut_window(to_unit(images[k]), boxes[k], side)-resize(decoded[len(rows)+j], side), cut_window(soft[k], boxes[k], side), white)
+            if grain:  # on the image's own scale, since resizing loses grain too
+                white = (
+                    torch.randn(side, side, generator=(g := own[j] if own else None), device=g.device if g else 'cpu')
+                    .cpu()
+                    .numpy()
+                )
+                y = match_grain(
+                    y,
+                    cut_window(to_unit(images[k]), boxes[k], side) - resize(decoded[len(rows) + j], side),
+                    cut_window(soft[k], boxes[k], side),
+                    white,
+                )
             results[k] = put_back(images[k], y, boxes[k], soft[k])
-    return MedSoftOutput(images=[Image.fromarray(to_uint8(r)) for r in results] if output_type=='pil' else results, boxes=boxes)
+    return MedSoftOutput(
+        images=[Image.fromarray(to_uint8(r)) for r in results] if output_type == 'pil' else results, boxes=boxes
+    )
 
 # %% ../../nbs/painting/pipeline.ipynb #c0519
 MedSoftPipeline.__call__ = paint

@@ -18,66 +18,110 @@ from ..lesions.shapes import sample_mask
 
 # %% ../../nbs/painting/places.ipynb #c0554
 def check_sources(
-    backgrounds:Manifest, donors:Manifest|None, # Healthy images; sick training images
-    labels:list,                           # Labels to make
-    masks:str='donors',                    # As in `GenerateConfig`; with 'knowledge' donors are not looked at
-)->None:
+    backgrounds: Manifest,
+    donors: Manifest | None,  # Healthy images; sick training images
+    labels: list,  # Labels to make
+    masks: str = 'donors',  # As in `GenerateConfig`; with 'knowledge' donors are not looked at
+) -> None:
     "Raise before anything is computed if the images cannot serve"
-    if not len(backgrounds): raise ManifestError('there is no background: no image of the manifest has the label healthy in the split that is used; lesions are painted into those.')
-    drawn = masks=='knowledge'
-    if not drawn and donors is None: raise ManifestError("there is no donor: give sick images with masks, or draw the masks with `masks='knowledge'`.")
-    for name,m in (('background', backgrounds), *(() if drawn else (('donor', donors),))):
+    if not len(backgrounds):
+        raise ManifestError(
+            'there is no background: no image of the manifest has the label healthy in the split that is used; lesions are painted into those.'
+        )
+    drawn = masks == 'knowledge'
+    if not drawn and donors is None:
+        raise ManifestError(
+            "there is no donor: give sick images with masks, or draw the masks with `masks='knowledge'`."
+        )
+    for name, m in (('background', backgrounds), *(() if drawn else (('donor', donors),))):
         wrong = m.df[m.df.split.isin(['val', 'test'])]
-        if len(wrong): raise ManifestError(f'{name} {wrong.image_id.iloc[0]!r} is of split {wrong.split.iloc[0]!r}; synthetic images come from training images only.')
-        bare = m.df[m.df.anatomy_mask=='']
-        if len(bare): raise ManifestError(f'{name} {bare.image_id.iloc[0]!r} has no `anatomy_mask`: the lesion would have no vertebra to lie in.')
-    sick = backgrounds.df[backgrounds.df.label!=HEALTHY]
-    if len(sick): raise ManifestError(f'background {sick.image_id.iloc[0]!r} is {sick.label.iloc[0]!r}; backgrounds are healthy images.')
+        if len(wrong):
+            raise ManifestError(
+                f'{name} {wrong.image_id.iloc[0]!r} is of split {wrong.split.iloc[0]!r}; synthetic images come from training images only.'
+            )
+        bare = m.df[m.df.anatomy_mask == '']
+        if len(bare):
+            raise ManifestError(
+                f'{name} {bare.image_id.iloc[0]!r} has no `anatomy_mask`: the lesion would have no vertebra to lie in.'
+            )
+    sick = backgrounds.df[backgrounds.df.label != HEALTHY]
+    if len(sick):
+        raise ManifestError(
+            f'background {sick.image_id.iloc[0]!r} is {sick.label.iloc[0]!r}; backgrounds are healthy images.'
+        )
     if drawn:
-        lacks = backgrounds.df[~(backgrounds.df.spacing_mm>0)]
-        if len(lacks): raise ManifestError(f"background {lacks.image_id.iloc[0]!r} has no `spacing_mm`: lesions of the knowledge base are sized in mm. Fill it in, or use `masks='donors'`.")
-        for l in labels: compose(l)
+        lacks = backgrounds.df[~(backgrounds.df.spacing_mm > 0)]
+        if len(lacks):
+            raise ManifestError(
+                f"background {lacks.image_id.iloc[0]!r} has no `spacing_mm`: lesions of the knowledge base are sized in mm. Fill it in, or use `masks='donors'`."
+            )
+        for l in labels:
+            compose(l)
         return
     for l in labels:
-        if not (donors.df.prompt[donors.df.label==l]!='').all() or l==HEALTHY: compose(l)   # no prompt of their own: the knowledge base must know the label
-    bare = donors.df[donors.df.lesion_mask=='']
-    if len(bare) or not len(donors): raise ManifestError(f'donor {bare.image_id.iloc[0]!r} has no `lesion_mask`.' if len(bare) else 'there is no donor: the manifest of sick images has no rows.')
-    lacking = [l for l in labels if l!=HEALTHY and l not in set(donors.df.label)]
-    if lacking: raise ManifestError(f'no donor has the label {lacking[0]!r}. Donor labels: {", ".join(sorted(set(donors.df.label)))}.')
+        if not (donors.df.prompt[donors.df.label == l] != '').all() or l == HEALTHY:
+            compose(l)  # no prompt of their own: the knowledge base must know the label
+    bare = donors.df[donors.df.lesion_mask == '']
+    if len(bare) or not len(donors):
+        raise ManifestError(
+            f'donor {bare.image_id.iloc[0]!r} has no `lesion_mask`.'
+            if len(bare)
+            else 'there is no donor: the manifest of sick images has no rows.'
+        )
+    lacking = [l for l in labels if l != HEALTHY and l not in set(donors.df.label)]
+    if lacking:
+        raise ManifestError(
+            f'no donor has the label {lacking[0]!r}. Donor labels: {", ".join(sorted(set(donors.df.label)))}.'
+        )
 
 # %% ../../nbs/painting/places.ipynb #c0555
 @dataclass
 class Place:
     "One lesion to be painted"
-    background:int; donor:int|None; bone:int; mask:np.ndarray
+
+    background: int
+    donor: int | None
+    bone: int
+    mask: np.ndarray
 
 # %% ../../nbs/painting/places.ipynb #c0556
 def place_lesion(
-    backgrounds:Manifest, donors:Manifest, # As in `generate`
-    label:str,                             # Whose donors lend their masks; 'healthy' takes the places of all diseases in turn
-    seed:int, number:int,                  # Seed of the batch, and which image of the label
-    masks:str='donors',                    # As in `GenerateConfig`
-)->Place:
+    backgrounds: Manifest,
+    donors: Manifest,  # As in `generate`
+    label: str,  # Whose donors lend their masks; 'healthy' takes the places of all diseases in turn
+    seed: int,
+    number: int,  # Seed of the batch, and which image of the label
+    masks: str = 'donors',  # As in `GenerateConfig`
+) -> Place:
     "Choose background, vertebra and donor, and carry the donor's mask over"
-    if masks=='knowledge': return draw_lesion(backgrounds, label, seed, number)
-    if label==HEALTHY: number, k = divmod(number, len(donors.diseases)); label = donors.diseases[k]
-    r, pool = rng('place', label, seed, number), np.flatnonzero(donors.df.label==label)
+    if masks == 'knowledge':
+        return draw_lesion(backgrounds, label, seed, number)
+    if label == HEALTHY:
+        number, k = divmod(number, len(donors.diseases))
+        label = donors.diseases[k]
+    r, pool = rng('place', label, seed, number), np.flatnonzero(donors.df.label == label)
     for _ in range(50):
         i, j = int(r.integers(len(backgrounds))), int(r.choice(pool))
         bones, own, lesion = backgrounds.anatomy(i), donors.anatomy(j), donors.lesion_mask(j)
         fits, k = whole_bones(bones), lesion_bone(lesion, own)
         if fits and k:
             bone = int(r.choice(fits))
-            return Place(i, j, bone, transfer_mask(lesion, own==k, bones==bone, r))
-    raise ManifestError(f'no vertebra could be found for a lesion of label {label!r}: the backgrounds\' `anatomy_mask` holds none that is whole and of 150 pixels or more, or the donors\' lesions lie outside theirs.')
+            return Place(i, j, bone, transfer_mask(lesion, own == k, bones == bone, r))
+    raise ManifestError(
+        f'no vertebra could be found for a lesion of label {label!r}: the backgrounds\' `anatomy_mask` holds none that is whole and of 150 pixels or more, or the donors\' lesions lie outside theirs.'
+    )
 
 # %% ../../nbs/painting/places.ipynb #c0557
-def draw_lesion(backgrounds:Manifest, label:str, seed:int, number:int)->Place:
+def draw_lesion(backgrounds: Manifest, label: str, seed: int, number: int) -> Place:
     "Choose background and vertebra, and draw a mask in it as the knowledge base says"
     r = rng('drawn place', label, seed, number)
     for _ in range(50):
-        i = int(r.integers(len(backgrounds))); row, bones = backgrounds.df.iloc[i], backgrounds.anatomy(i)
-        if not (fits := whole_bones(bones)): continue
+        i = int(r.integers(len(backgrounds)))
+        row, bones = backgrounds.df.iloc[i], backgrounds.anatomy(i)
+        if not (fits := whole_bones(bones)):
+            continue
         bone = int(r.choice(fits))
-        return Place(i, None, bone, sample_mask(bones==bone, label, r, row.spacing_mm, row.modality, bones))
-    raise ManifestError(f'no vertebra could be found for a lesion of label {label!r}: the backgrounds\' `anatomy_mask` holds none that is whole and of 150 pixels or more.')
+        return Place(i, None, bone, sample_mask(bones == bone, label, r, row.spacing_mm, row.modality, bones))
+    raise ManifestError(
+        f'no vertebra could be found for a lesion of label {label!r}: the backgrounds\' `anatomy_mask` holds none that is whole and of 150 pixels or more.'
+    )

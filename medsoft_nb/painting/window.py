@@ -13,57 +13,74 @@ from ..core.images import grey_range
 
 # %% ../../nbs/painting/window.ipynb #c0467
 def region_of_interest(
-    soft:np.ndarray, # Soft mask, `(H, W)`
-    size:int,        # Wanted side of the window in pixels
-    margin:int=4,    # Pixels of context beyond the mask, at the least
-)->tuple:            # y0, x0, y1, x1; grown if the mask is larger; beyond the image only where the image is smaller
+    soft: np.ndarray,  # Soft mask, `(H, W)`
+    size: int,  # Wanted side of the window in pixels
+    margin: int = 4,  # Pixels of context beyond the mask, at the least
+) -> tuple:  # y0, x0, y1, x1; grown if the mask is larger; beyond the image only where the image is smaller
     "Square window of side `size` around the mask"
-    ys, xs = np.nonzero(soft>0)
-    if not len(ys): raise ValueError('`soft` is empty: there is no region of interest.')
-    side = max(size, int(ys.max()-ys.min()+1+2*margin), int(xs.max()-xs.min()+1+2*margin))
+    ys, xs = np.nonzero(soft > 0)
+    if not len(ys):
+        raise ValueError('`soft` is empty: there is no region of interest.')
+    side = max(size, int(ys.max() - ys.min() + 1 + 2 * margin), int(xs.max() - xs.min() + 1 + 2 * margin))
     out = []
-    for c,n in (((ys.min()+ys.max()+1)/2, soft.shape[0]), ((xs.min()+xs.max()+1)/2, soft.shape[1])):
-        lo = round(c-side/2)
-        out.append(min(max(lo, 0), n-side) if n>=side else -((side-n)//2))
-    return out[0], out[1], out[0]+side, out[1]+side
+    for c, n in (((ys.min() + ys.max() + 1) / 2, soft.shape[0]), ((xs.min() + xs.max() + 1) / 2, soft.shape[1])):
+        lo = round(c - side / 2)
+        out.append(min(max(lo, 0), n - side) if n >= side else -((side - n) // 2))
+    return out[0], out[1], out[0] + side, out[1] + side
 
 # %% ../../nbs/painting/window.ipynb #c0469
 def to_unit(
-    image:np.ndarray, # `(H, W)` or `(H, W, 3)`, uint8, uint16 or float
-)->np.ndarray:        # float32 `(H, W)` in [0, 1]
+    image: np.ndarray,  # `(H, W)` or `(H, W, 3)`, uint8, uint16 or float
+) -> np.ndarray:  # float32 `(H, W)` in [0, 1]
     "Grey image in [0, 1]"
-    lo, hi = grey_range(image); x = image.astype(np.float32)
-    return (((x if x.ndim==2 else x.mean(2))-lo)/(hi-lo)).clip(0, 1)
+    lo, hi = grey_range(image)
+    x = image.astype(np.float32)
+    return (((x if x.ndim == 2 else x.mean(2)) - lo) / (hi - lo)).clip(0, 1)
 
 # %% ../../nbs/painting/window.ipynb #c0470
-def resize(x:np.ndarray, size:int)->np.ndarray:
+def resize(x: np.ndarray, size: int) -> np.ndarray:
     "Square float image brought to another size: antialiased when it shrinks, bicubic when it grows"
-    if x.shape==(size, size): return x
-    mode = 'bilinear' if size<x.shape[0] else 'bicubic'
-    return F.interpolate(torch.from_numpy(np.ascontiguousarray(x))[None, None], (size, size), mode=mode, antialias=size<x.shape[0], align_corners=False)[0, 0].numpy()
+    if x.shape == (size, size):
+        return x
+    mode = 'bilinear' if size < x.shape[0] else 'bicubic'
+    return F.interpolate(
+        torch.from_numpy(np.ascontiguousarray(x))[None, None],
+        (size, size),
+        mode=mode,
+        antialias=size < x.shape[0],
+        align_corners=False,
+    )[0, 0].numpy()
 
 # %% ../../nbs/painting/window.ipynb #c0471
 def cut_window(
-    x:np.ndarray, # `(H, W)`
-    box:tuple,    # y0, x0, y1, x1 from `region_of_interest`
-    size:int,     # Side of the result
-)->np.ndarray:    # float32 `(size, size)`
+    x: np.ndarray,  # `(H, W)`
+    box: tuple,  # y0, x0, y1, x1 from `region_of_interest`
+    size: int,  # Side of the result
+) -> np.ndarray:  # float32 `(size, size)`
     "Cut a window out, reflecting what lies beyond the image, and bring it to `size`"
     y0, x0, y1, x1 = box
-    pad = ((max(0, -y0), max(0, y1-x.shape[0])), (max(0, -x0), max(0, x1-x.shape[1])))
-    x = np.pad(x, pad, mode='reflect' if x.ndim and min(x.shape)>max(map(max, pad)) else 'symmetric') if any(map(any, pad)) else x
-    return resize(x[y0+pad[0][0]:y1+pad[0][0], x0+pad[1][0]:x1+pad[1][0]].astype(np.float32), size)
+    pad = ((max(0, -y0), max(0, y1 - x.shape[0])), (max(0, -x0), max(0, x1 - x.shape[1])))
+    x = (
+        np.pad(x, pad, mode='reflect' if x.ndim and min(x.shape) > max(map(max, pad)) else 'symmetric')
+        if any(map(any, pad))
+        else x
+    )
+    return resize(x[y0 + pad[0][0] : y1 + pad[0][0], x0 + pad[1][0] : x1 + pad[1][0]].astype(np.float32), size)
 
 # %% ../../nbs/painting/window.ipynb #c0474
-def window_sizes(pipe, image:np.ndarray, soft:np.ndarray, roi:int|str|None, resolution:int|None)->tuple:
+def window_sizes(pipe, image: np.ndarray, soft: np.ndarray, roi: int | str | None, resolution: int | None) -> tuple:
     "Side of the window in the image, and side at which the base sees it"
-    unit = pipe.factor*2**(len(pipe.unet.config.block_out_channels)-1)
-    up = lambda n: -(-int(n)//unit)*unit
-    if roi=='auto':
-        y0, _, y1, _ = region_of_interest(soft, 1); step = max(8*pipe.factor, unit); full = up(pipe.base_size)
-        roi = next((n for n in range(-(-full//2//step)*step, full, step) if n>=y1-y0), full)
-    elif isinstance(roi, str): raise ValueError(f"`roi` is {roi!r}; give a side in pixels, 'auto', or None for the base's own size.")
-    for name,v in (('roi', roi), ('resolution', resolution)):
-        if v is not None and v<unit: raise ValueError(f'`{name}` is {v} pixels; the base needs {unit} or more.')
+    unit = pipe.factor * 2 ** (len(pipe.unet.config.block_out_channels) - 1)
+    up = lambda n: -(-int(n) // unit) * unit
+    if roi == 'auto':
+        y0, _, y1, _ = region_of_interest(soft, 1)
+        step = max(8 * pipe.factor, unit)
+        full = up(pipe.base_size)
+        roi = next((n for n in range(-(-full // 2 // step) * step, full, step) if n >= y1 - y0), full)
+    elif isinstance(roi, str):
+        raise ValueError(f"`roi` is {roi!r}; give a side in pixels, 'auto', or None for the base's own size.")
+    for name, v in (('roi', roi), ('resolution', resolution)):
+        if v is not None and v < unit:
+            raise ValueError(f'`{name}` is {v} pixels; the base needs {unit} or more.')
     side = up(roi or min(pipe.base_size, max(image.shape[:2])))
     return side, up(resolution or min(side, pipe.base_size))

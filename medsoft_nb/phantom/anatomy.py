@@ -21,88 +21,206 @@ MODALITY = dict(radiograph='radiograph', ct='CT', mr='MR')
 @dataclass
 class Body:
     "Shape of one vertebral body, in units of its half-widths; angles in radians"
-    frame: Frame; waist: float; dish: float; wedge: float; lip: float; square: float; node: tuple
-    tilt: float; spin: np.ndarray
+
+    frame: Frame
+    waist: float
+    dish: float
+    wedge: float
+    lip: float
+    square: float
+    node: tuple
+    tilt: float
+    spin: np.ndarray
 
 # %% ../../nbs/phantom/anatomy.ipynb #c0311
 @dataclass
 class Patient:
     "Anatomy and scanner look that the images of one patient share"
-    look: str; bodies: list; curve: tuple; tissue: dict; seed: int; canal: float; half: float
+
+    look: str
+    bodies: list
+    curve: tuple
+    tissue: dict
+    seed: int
+    canal: float
+    half: float
 
 # %% ../../nbs/phantom/anatomy.ipynb #c0313
 def tissues(
-    look:str,              # One of `LOOKS`
-    r:np.random.Generator, # Source of randomness
-)->dict:                   # Grey of each tissue in [0, 1], noise and blur
+    look: str,  # One of `LOOKS`
+    r: np.random.Generator,  # Source of randomness
+) -> dict:  # Grey of each tissue in [0, 1], noise and blur
     "Mean grey of each tissue, noise and blur of one scanner look"
     U = r.uniform
-    if look=='mr':
-        t2 = r.random()<.65
-        t = (dict(bone=U(.26,.44), disc=U(.12,.24), nucleus=U(.35,.85), csf=U(.75,.95), cord=U(.42,.55), muscle=U(.13,.24), fat=U(.45,.8), vessel=U(.03,.12) if r.random()<.6 else U(.5,.8), gas=.03, cortex=U(-.22,-.12), organ=U(.25,.45), vein=U(.05,.18)) if t2 else
-             dict(bone=U(.40,.58), disc=U(.22,.32), nucleus=U(.26,.36), csf=U(.08,.18), cord=U(.28,.38), muscle=U(.22,.30), fat=U(.72,.95), vessel=U(.04,.14), gas=.03, cortex=U(-.28,-.16), organ=U(.25,.40), vein=U(-.12,-.04)))
-        t |= dict(t2=t2, noise=U(.010,.024), blur=U(.45,.75), trab=U(.012,.028), mottle=U(.015,.035), bias=U(.15,.45), skin=.02)
-    elif look=='ct':
-        t = dict(bone=U(.50,.62), disc=U(.36,.41), nucleus=U(.37,.43), csf=U(.30,.34), cord=U(.35,.38), muscle=U(.35,.40), fat=U(.20,.26), vessel=U(.34,.48), gas=U(.01,.05), cortex=U(.16,.30), organ=U(.34,.42), vein=U(-.08,-.03),
-                 t2=False, noise=U(.014,.028), blur=U(.45,.8), trab=U(.03,.055), mottle=U(.010,.025), bias=U(0,.04), skin=.01)
-    elif look=='radiograph':
-        t = dict(bone=U(.50,.62), disc=U(.34,.42), nucleus=U(.33,.40), csf=U(.40,.46), cord=U(.41,.46), muscle=U(.36,.44), fat=U(.30,.38), vessel=U(.36,.46), gas=U(.16,.24), cortex=U(.08,.16), organ=U(.36,.44), vein=U(-.02,0),
-                 t2=False, noise=U(.012,.024), blur=U(.6,1.0), trab=U(.015,.03), mottle=U(.012,.025), bias=U(.2,.5), skin=.12)
-    else: raise ValueError(f"unknown look {look!r}. Known looks: {', '.join(LOOKS)}.")
+    if look == 'mr':
+        t2 = r.random() < 0.65
+        t = (
+            dict(
+                bone=U(0.26, 0.44),
+                disc=U(0.12, 0.24),
+                nucleus=U(0.35, 0.85),
+                csf=U(0.75, 0.95),
+                cord=U(0.42, 0.55),
+                muscle=U(0.13, 0.24),
+                fat=U(0.45, 0.8),
+                vessel=U(0.03, 0.12) if r.random() < 0.6 else U(0.5, 0.8),
+                gas=0.03,
+                cortex=U(-0.22, -0.12),
+                organ=U(0.25, 0.45),
+                vein=U(0.05, 0.18),
+            )
+            if t2
+            else dict(
+                bone=U(0.40, 0.58),
+                disc=U(0.22, 0.32),
+                nucleus=U(0.26, 0.36),
+                csf=U(0.08, 0.18),
+                cord=U(0.28, 0.38),
+                muscle=U(0.22, 0.30),
+                fat=U(0.72, 0.95),
+                vessel=U(0.04, 0.14),
+                gas=0.03,
+                cortex=U(-0.28, -0.16),
+                organ=U(0.25, 0.40),
+                vein=U(-0.12, -0.04),
+            )
+        )
+        t |= dict(
+            t2=t2,
+            noise=U(0.010, 0.024),
+            blur=U(0.45, 0.75),
+            trab=U(0.012, 0.028),
+            mottle=U(0.015, 0.035),
+            bias=U(0.15, 0.45),
+            skin=0.02,
+        )
+    elif look == 'ct':
+        t = dict(
+            bone=U(0.50, 0.62),
+            disc=U(0.36, 0.41),
+            nucleus=U(0.37, 0.43),
+            csf=U(0.30, 0.34),
+            cord=U(0.35, 0.38),
+            muscle=U(0.35, 0.40),
+            fat=U(0.20, 0.26),
+            vessel=U(0.34, 0.48),
+            gas=U(0.01, 0.05),
+            cortex=U(0.16, 0.30),
+            organ=U(0.34, 0.42),
+            vein=U(-0.08, -0.03),
+            t2=False,
+            noise=U(0.014, 0.028),
+            blur=U(0.45, 0.8),
+            trab=U(0.03, 0.055),
+            mottle=U(0.010, 0.025),
+            bias=U(0, 0.04),
+            skin=0.01,
+        )
+    elif look == 'radiograph':
+        t = dict(
+            bone=U(0.50, 0.62),
+            disc=U(0.34, 0.42),
+            nucleus=U(0.33, 0.40),
+            csf=U(0.40, 0.46),
+            cord=U(0.41, 0.46),
+            muscle=U(0.36, 0.44),
+            fat=U(0.30, 0.38),
+            vessel=U(0.36, 0.46),
+            gas=U(0.16, 0.24),
+            cortex=U(0.08, 0.16),
+            organ=U(0.36, 0.44),
+            vein=U(-0.02, 0),
+            t2=False,
+            noise=U(0.012, 0.024),
+            blur=U(0.6, 1.0),
+            trab=U(0.015, 0.03),
+            mottle=U(0.012, 0.025),
+            bias=U(0.2, 0.5),
+            skin=0.12,
+        )
+    else:
+        raise ValueError(f"unknown look {look!r}. Known looks: {', '.join(LOOKS)}.")
     return t
 
 # %% ../../nbs/phantom/anatomy.ipynb #c0315
 def centre(curve, y, size):
     "Column of the spine's midline at row `y`, in pixels"
     x0, bow, tilt, turn = curve
-    t = (y - size/2)/(size/2)
-    return x0 + bow*(t*t - .3) + (tilt*t + turn*t**3*.4)*size/4
+    t = (y - size / 2) / (size / 2)
+    return x0 + bow * (t * t - 0.3) + (tilt * t + turn * t**3 * 0.4) * size / 4
 
 # %% ../../nbs/phantom/anatomy.ipynb #c0316
 def centre_slope(curve, y, size):
     "Its slope there, in pixels a pixel"
     x0, bow, tilt, turn = curve
-    t = (y - size/2)/(size/2)
-    return (2*bow*t + (tilt + 1.2*turn*t*t)*size/4)/(size/2)
+    t = (y - size / 2) / (size / 2)
+    return (2 * bow * t + (tilt + 1.2 * turn * t * t) * size / 4) / (size / 2)
 
 # %% ../../nbs/phantom/anatomy.ipynb #c0317
 def patient(
-    seed:int,      # Same seed, same anatomy and scanner
-    look:str='mr', # One of `LOOKS`
-    size:int=128,  # Image side in pixels, about 1 mm each at 128
-)->Patient:        # What this patient's images share
+    seed: int,  # Same seed, same anatomy and scanner
+    look: str = 'mr',  # One of `LOOKS`
+    size: int = 128,  # Image side in pixels, about 1 mm each at 128
+) -> Patient:  # What this patient's images share
     "Draw the anatomy and the scanner look of one patient; `ValueError` for an unknown look"
     r = rng('patient', seed, look)
-    s = size/128
-    height = r.uniform(24, 33)*s; gap = height*r.uniform(.18, .33); half = height*r.uniform(.56, .70)
+    s = size / 128
+    height = r.uniform(24, 33) * s
+    gap = height * r.uniform(0.18, 0.33)
+    half = height * r.uniform(0.56, 0.70)
     pitch = height + gap
-    x0 = r.uniform(.34, .56)*size; bow = r.uniform(-.07, .13)*size; tilt = r.uniform(-.22, .22); turn = r.uniform(-.25, .25)
+    x0 = r.uniform(0.34, 0.56) * size
+    bow = r.uniform(-0.07, 0.13) * size
+    tilt = r.uniform(-0.22, 0.22)
+    turn = r.uniform(-0.25, 0.25)
     curve = (x0, bow, tilt, turn)
-    y0 = -r.uniform(.3, 1.3)*pitch
-    bodies = []; wedge0 = r.normal(0, .03); grow = r.uniform(1.0, 1.025)
-    dish0, waist0, lip0 = r.uniform(.02, .09), r.uniform(.04, .12), max(0, r.normal(.02, .04))
-    y = y0; k = 0
+    y0 = -r.uniform(0.3, 1.3) * pitch
+    bodies = []
+    wedge0 = r.normal(0, 0.03)
+    grow = r.uniform(1.0, 1.025)
+    dish0, waist0, lip0 = r.uniform(0.02, 0.09), r.uniform(0.04, 0.12), max(0, r.normal(0.02, 0.04))
+    y = y0
+    k = 0
     while y < size + pitch:
         g = grow**k
         slope = float(centre_slope(curve, y, size))
-        ang = np.arctan(slope) + r.normal(0, .03)
-        a, b = half*g*r.normal(1, .02), .5*height*g*r.normal(1, .025)
-        f = Frame(float(centre(curve, y, size) + r.normal(0, .5*s)), float(y + r.normal(0, .4*s)), float(ang), float(a), float(b))
-        node = (r.uniform(-.5, .5), r.uniform(.08, .2), int(r.integers(2))*2-1) if r.random()<.10 else None
-        bodies.append(Body(f, waist0*r.uniform(.7, 1.3), dish0*r.uniform(.6, 1.4), wedge0 + r.normal(0, .025), lip0*r.uniform(.4, 1.6), r.uniform(4.2, 6.5), node, float(r.uniform(.25, .75)), r.uniform(size=8).tolist()))
-        y += pitch*g*np.cos(np.arctan(slope)); k += 1
-    return Patient(look, bodies, curve, tissues(look, r), seed, half*r.uniform(.42, .58), half)
+        ang = np.arctan(slope) + r.normal(0, 0.03)
+        a, b = half * g * r.normal(1, 0.02), 0.5 * height * g * r.normal(1, 0.025)
+        f = Frame(
+            float(centre(curve, y, size) + r.normal(0, 0.5 * s)),
+            float(y + r.normal(0, 0.4 * s)),
+            float(ang),
+            float(a),
+            float(b),
+        )
+        node = (r.uniform(-0.5, 0.5), r.uniform(0.08, 0.2), int(r.integers(2)) * 2 - 1) if r.random() < 0.10 else None
+        bodies.append(
+            Body(
+                f,
+                waist0 * r.uniform(0.7, 1.3),
+                dish0 * r.uniform(0.6, 1.4),
+                wedge0 + r.normal(0, 0.025),
+                lip0 * r.uniform(0.4, 1.6),
+                r.uniform(4.2, 6.5),
+                node,
+                float(r.uniform(0.25, 0.75)),
+                r.uniform(size=8).tolist(),
+            )
+        )
+        y += pitch * g * np.cos(np.arctan(slope))
+        k += 1
+    return Patient(look, bodies, curve, tissues(look, r), seed, half * r.uniform(0.42, 0.58), half)
 
 # %% ../../nbs/phantom/anatomy.ipynb #c0318
 def body_sdf(body, u, v):
     "Signed distance in px (negative inside) of a vertebral body's outline, and its warped coordinates"
-    uu = u/(1 - body.waist*(1 - np.clip(v*v, 0, 1)))
-    lip = body.lip*np.clip(np.abs(v) - .75, 0, .3)*4
-    uu = uu/(1 + lip)
-    vv = v/((1 - body.dish*(1 - np.clip(u*u, 0, 1)))*(1 + body.wedge*u))
+    uu = u / (1 - body.waist * (1 - np.clip(v * v, 0, 1)))
+    lip = body.lip * np.clip(np.abs(v) - 0.75, 0, 0.3) * 4
+    uu = uu / (1 + lip)
+    vv = v / ((1 - body.dish * (1 - np.clip(u * u, 0, 1))) * (1 + body.wedge * u))
     if body.node:
         u0, depth, side = body.node
-        vv = vv*(1 + depth*np.exp(-((u-u0)/.2)**2)*(np.sign(v)==side))
+        vv = vv * (1 + depth * np.exp(-(((u - u0) / 0.2) ** 2)) * (np.sign(v) == side))
     n = np.float32(body.square)
-    q = (np.abs(uu)**n + np.abs(vv)**n + 1e-9)**(1/n)
-    return (q - 1)*np.float32(min(body.frame.a, body.frame.b)), uu, vv
+    q = (np.abs(uu) ** n + np.abs(vv) ** n + 1e-9) ** (1 / n)
+    return (q - 1) * np.float32(min(body.frame.a, body.frame.b)), uu, vv

@@ -20,41 +20,60 @@ from .spine import Phantom, phantom
 
 # %% ../../nbs/phantom/benchmarks.ipynb #c0360
 BENCHMARKS = {
-    'phantom-tumour': dict(look='mr', labels=('lytic', 'sclerotic', 'salt-and-pepper'), severity=(.6, 1.)),
-    'phantom-fracture': dict(look='ct', labels=('fracture',), severity=(.15, .45))}
+    'phantom-tumour': dict(look='mr', labels=('lytic', 'sclerotic', 'salt-and-pepper'), severity=(0.6, 1.0)),
+    'phantom-fracture': dict(look='ct', labels=('fracture',), severity=(0.15, 0.45)),
+}
 
 # %% ../../nbs/phantom/benchmarks.ipynb #c0361
 def make_benchmark(
-    name:str,          # Key of `BENCHMARKS`
-    out:str|Path,      # Folder to write to
-    n_healthy:int=520, # Healthy images
-    n_sick:int=720,    # Sick images, shared evenly among the diseases
-    per_patient:int=2, # Images of one patient
-    seed:int=0,        # Same seed, same files
-    size:int=128,      # Image side in pixels
-)->Manifest:           # Saved as `manifest.csv` in `out`; no split yet
+    name: str,  # Key of `BENCHMARKS`
+    out: str | Path,  # Folder to write to
+    n_healthy: int = 520,  # Healthy images
+    n_sick: int = 720,  # Sick images, shared evenly among the diseases
+    per_patient: int = 2,  # Images of one patient
+    seed: int = 0,  # Same seed, same files
+    size: int = 128,  # Image side in pixels
+) -> Manifest:  # Saved as `manifest.csv` in `out`; no split yet
     "Write a phantom benchmark set: images, instance masks, lesion masks, manifest"
-    if name not in BENCHMARKS: raise ValueError(f"unknown benchmark {name!r}. Known: {', '.join(BENCHMARKS)}.")
+    if name not in BENCHMARKS:
+        raise ValueError(f"unknown benchmark {name!r}. Known: {', '.join(BENCHMARKS)}.")
     b, out = BENCHMARKS[name], Path(out)
-    require_space(out, (n_healthy+n_sick)*size*size)
-    labels = [HEALTHY]*n_healthy + [b['labels'][i//per_patient % len(b['labels'])] for i in range(n_sick)]
+    require_space(out, (n_healthy + n_sick) * size * size)
+    labels = [HEALTHY] * n_healthy + [b['labels'][i // per_patient % len(b['labels'])] for i in range(n_sick)]
     rows = []
-    for i,label in enumerate(progress(labels, desc=name)):
-        who = i//per_patient if label==HEALTHY else 10**6 + (i-n_healthy)//per_patient
-        p = phantom(rng('benchmark', name, seed, i).integers(2**40), b['look'], label, patient_seed=rng('who', name, seed, who).integers(2**40), size=size,
-            severity=float(rng('severity', name, seed, i).uniform(*b['severity'])) if 'severity' in b else None)
+    for i, label in enumerate(progress(labels, desc=name)):
+        who = i // per_patient if label == HEALTHY else 10**6 + (i - n_healthy) // per_patient
+        p = phantom(
+            rng('benchmark', name, seed, i).integers(2**40),
+            b['look'],
+            label,
+            patient_seed=rng('who', name, seed, who).integers(2**40),
+            size=size,
+            severity=float(rng('severity', name, seed, i).uniform(*b['severity'])) if 'severity' in b else None,
+        )
         rows.append(write_phantom(p, out, f'{label}-{i:05d}', f'P{who:07d}'))
-    m = Manifest(pd.DataFrame(rows), out); m.save(out/'manifest.csv')
+    m = Manifest(pd.DataFrame(rows), out)
+    m.save(out / 'manifest.csv')
     return m
 
 # %% ../../nbs/phantom/benchmarks.ipynb #c0362
-def write_phantom(p:Phantom, out:Path, image_id:str, patient_id:str)->dict:
+def write_phantom(p: Phantom, out: Path, image_id: str, patient_id: str) -> dict:
     "Save one phantom's image and masks; returns its manifest row"
-    row = dict(image_id=image_id, patient_id=patient_id, image=f'images/{image_id}.png', label=p.label, lesion_mask='',
-        anatomy_mask=f'anatomy/{image_id}.png', modality=MODALITY[p.look], plane='sagittal', spacing_mm=1., origin='phantom')
-    write_image(out/row['image'], np.round(p.image*255).astype(np.uint8))
-    write_image(out/row['anatomy_mask'], p.anatomy)
+    row = dict(
+        image_id=image_id,
+        patient_id=patient_id,
+        image=f'images/{image_id}.png',
+        label=p.label,
+        lesion_mask='',
+        anatomy_mask=f'anatomy/{image_id}.png',
+        modality=MODALITY[p.look],
+        plane='sagittal',
+        spacing_mm=1.0,
+        origin='phantom',
+    )
+    write_image(out / row['image'], np.round(p.image * 255).astype(np.uint8))
+    write_image(out / row['anatomy_mask'], p.anatomy)
     if p.lesion_mask.any():
         row['lesion_mask'] = f'lesion/{image_id}.png'
-        write_image(out/row['lesion_mask'], p.lesion_mask.astype(np.uint8)*255)
+        write_image(out / row['lesion_mask'], p.lesion_mask.astype(np.uint8) * 255)
     return row

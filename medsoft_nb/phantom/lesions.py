@@ -20,91 +20,120 @@ LESIONS = ('fracture', 'lytic', 'sclerotic', 'mixed', 'salt-and-pepper', 'haeman
 def collapse(x, u, v, frame, r, s, L, mr):
     "Height loss: the endplates are moved by resampling, so that the disc follows and trabeculae are compressed"
     mode = r.choice(['wedge', 'wedge', 'biconcave', 'crush'])
-    grade = .16 + .34*s            # height lost at the worst place: 33 % at .5, 50 % at 1 (Genant 2 to 3)
-    fade = sigmoid((1.18-np.abs(u))/.05)
-    if mode=='wedge': prof = np.clip((1.0-u)/1.9, 0, 1)**r.uniform(.8, 1.3)
-    elif mode=='biconcave': prof = np.exp(-((u-r.uniform(-.2, .2))/.62)**2)
-    else: prof = np.ones_like(u)*r.uniform(.75, 1)*(1-.15*u)
-    jag = np.interp(u.ravel(), np.linspace(-1.6, 1.6, 14), r.normal(0, .035, 14)).reshape(u.shape).astype(np.float32)
-    loss = 2*grade*prof*fade + jag*fade*(prof>.1)
-    share = {'wedge': float(r.choice([1., 1., .7])), 'biconcave': r.uniform(.4, .75), 'crush': r.uniform(.45, .8)}[mode]
-    top, bot = np.clip(loss*share, 0, 1.2), np.clip(loss*(1-share), 0, 1.0)
-    reach = .30                     # how far into the disc the stretch goes
+    grade = 0.16 + 0.34 * s  # height lost at the worst place: 33 % at .5, 50 % at 1 (Genant 2 to 3)
+    fade = sigmoid((1.18 - np.abs(u)) / 0.05)
+    if mode == 'wedge':
+        prof = np.clip((1.0 - u) / 1.9, 0, 1) ** r.uniform(0.8, 1.3)
+    elif mode == 'biconcave':
+        prof = np.exp(-(((u - r.uniform(-0.2, 0.2)) / 0.62) ** 2))
+    else:
+        prof = np.ones_like(u) * r.uniform(0.75, 1) * (1 - 0.15 * u)
+    jag = np.interp(u.ravel(), np.linspace(-1.6, 1.6, 14), r.normal(0, 0.035, 14)).reshape(u.shape).astype(np.float32)
+    loss = 2 * grade * prof * fade + jag * fade * (prof > 0.1)
+    share = {
+        'wedge': float(r.choice([1.0, 1.0, 0.7])),
+        'biconcave': r.uniform(0.4, 0.75),
+        'crush': r.uniform(0.45, 0.8),
+    }[mode]
+    top, bot = np.clip(loss * share, 0, 1.2), np.clip(loss * (1 - share), 0, 1.0)
+    reach = 0.30  # how far into the disc the stretch goes
     t1, b1 = -1 + top, 1 - bot
-    inner = (v - t1)/np.maximum(b1-t1, .2)*2 - 1
-    upper = -1 - reach + (v+1+reach)/(top+reach)*reach
-    lower = 1 + reach - (1+reach-v)/(bot+reach)*reach
-    vs = np.where(v<-1-reach, v, np.where(v<t1, upper, np.where(v<=b1, inner, np.where(v<1+reach, lower, v))))
-    du = -.10*prof*(1-np.clip(inner**2, 0, 1))*fade*np.sign(u)*(np.abs(u)>.4) if mode=='crush' else 0
+    inner = (v - t1) / np.maximum(b1 - t1, 0.2) * 2 - 1
+    upper = -1 - reach + (v + 1 + reach) / (top + reach) * reach
+    lower = 1 + reach - (1 + reach - v) / (bot + reach) * reach
+    vs = np.where(
+        v < -1 - reach, v, np.where(v < t1, upper, np.where(v <= b1, inner, np.where(v < 1 + reach, lower, v)))
+    )
+    du = -0.10 * prof * (1 - np.clip(inner**2, 0, 1)) * fade * np.sign(u) * (np.abs(u) > 0.4) if mode == 'crush' else 0
     c, sn = np.cos(frame.angle), np.sin(frame.angle)
-    dv = (vs-v)*frame.b; dx, dy = sn*dv + c*du*frame.a, c*dv - sn*du*frame.a
-    h, w = x.shape; yy, xx = np.mgrid[0:h, 0:w].astype(np.float32)
-    out = ndi.map_coordinates(x, [yy+dy, xx+dx], order=3, mode='nearest')
-    moved = np.abs(vs-v)*frame.b
-    out += (ndi.gaussian_filter(moved, 1)>.6)*.35*L.spread*r.standard_normal(x.shape, dtype=np.float32)*.5   # grain lost in resampling
-    inb = sigmoid((1-np.abs(u))/.05)
-    band = np.exp(-((v-t1-.16)/.12)**2)*(top>.1) + np.exp(-((v-b1+.16)/.12)**2)*(bot>.1)
-    up, down = max(L.bright-L.bone, .08), max(L.bone-L.dark, .08)
-    out += s*inb*np.clip(prof*1.3, 0, 1)*band*(-.30*down if mr else .30*up)
+    dv = (vs - v) * frame.b
+    dx, dy = sn * dv + c * du * frame.a, c * dv - sn * du * frame.a
+    h, w = x.shape
+    yy, xx = np.mgrid[0:h, 0:w].astype(np.float32)
+    out = ndi.map_coordinates(x, [yy + dy, xx + dx], order=3, mode='nearest')
+    moved = np.abs(vs - v) * frame.b
+    out += (
+        (ndi.gaussian_filter(moved, 1) > 0.6) * 0.35 * L.spread * r.standard_normal(x.shape, dtype=np.float32) * 0.5
+    )  # grain lost in resampling
+    inb = sigmoid((1 - np.abs(u)) / 0.05)
+    band = np.exp(-(((v - t1 - 0.16) / 0.12) ** 2)) * (top > 0.1) + np.exp(-(((v - b1 + 0.16) / 0.12) ** 2)) * (
+        bot > 0.1
+    )
+    up, down = max(L.bright - L.bone, 0.08), max(L.bone - L.dark, 0.08)
+    out += s * inb * np.clip(prof * 1.3, 0, 1) * band * (-0.30 * down if mr else 0.30 * up)
     return out.astype(np.float32)
 
 # %% ../../nbs/phantom/lesions.ipynb #c0333
 def paint_lesion(
-    image:np.ndarray,        # float32 `(H, W)` in [0, 1]
-    bone:np.ndarray,         # Mask of the vertebra that gets the lesion
-    frame:Frame,             # Its axes, from `vertebra_frame`
-    kind:str,                # One of `LESIONS`
-    r:np.random.Generator,   # Source of randomness
-    modality:str='ct',       # A look; 'mr' changes the sign of contrasts
-    severity:float|None=None,# 0 to 1; drawn from 0.5 to 1 if `None`
-)->tuple:                    # New image, and the mask of the lesion (the whole vertebra for a fracture)
+    image: np.ndarray,  # float32 `(H, W)` in [0, 1]
+    bone: np.ndarray,  # Mask of the vertebra that gets the lesion
+    frame: Frame,  # Its axes, from `vertebra_frame`
+    kind: str,  # One of `LESIONS`
+    r: np.random.Generator,  # Source of randomness
+    modality: str = 'ct',  # A look; 'mr' changes the sign of contrasts
+    severity: float | None = None,  # 0 to 1; drawn from 0.5 to 1 if `None`
+) -> tuple:  # New image, and the mask of the lesion (the whole vertebra for a fracture)
     "Paint `kind` into the vertebra `bone`; returns the new image and the exact mask of what was changed"
-    if kind not in LESIONS: raise ValueError(f"unknown lesion {kind!r}. Known: {', '.join(LESIONS)}.")
-    out = image.copy(); w = frame.window(image.shape, 1.9); u, v = frame.uv(w); m = bone[w]
-    L = levels_of(image, bone, w); mr = modality=='mr'
-    soft = ndi.gaussian_filter(m.astype(np.float32), .7)
-    severity = r.uniform(.5, 1.) if severity is None else severity
-    s = np.float32(.6 + .7*severity)
+    if kind not in LESIONS:
+        raise ValueError(f"unknown lesion {kind!r}. Known: {', '.join(LESIONS)}.")
+    out = image.copy()
+    w = frame.window(image.shape, 1.9)
+    u, v = frame.uv(w)
+    m = bone[w]
+    L = levels_of(image, bone, w)
+    mr = modality == 'mr'
+    soft = ndi.gaussian_filter(m.astype(np.float32), 0.7)
+    severity = r.uniform(0.5, 1.0) if severity is None else severity
+    s = np.float32(0.6 + 0.7 * severity)
     x = image[w]
-    if kind=='fracture':
+    if kind == 'fracture':
         new = collapse(x, u, v, frame, r, np.float32(severity), L, mr)
     else:
-        up, down = max(L.bright-L.bone, .08), max(L.bone-L.dark, .08)
-        ru, rv = r.uniform(.42, .68), r.uniform(.44, .70)
-        cu, cv = r.uniform(-1, 1)*(.95-ru), r.uniform(-1, 1)*(.95-rv)
+        up, down = max(L.bright - L.bone, 0.08), max(L.bone - L.dark, 0.08)
+        ru, rv = r.uniform(0.42, 0.68), r.uniform(0.44, 0.70)
+        cu, cv = r.uniform(-1, 1) * (0.95 - ru), r.uniform(-1, 1) * (0.95 - rv)
         grain = smooth_noise(r, m.shape, 1.1)
-        if kind=='lytic':
-            a = blob(r, u, v, cu, cv, ru, rv, .22, .16)*soft
-            target = L.bone + .75*up if mr and up>1.3*down else L.bone - .62*down*(1 if not mr else .8)
-            new = x + s*a*(target + .5*L.spread*grain - x)*(.8 if mr else .9)
-            if not mr: new += s*.10*up*np.exp(-((a-.12)/.09)**2)*soft
-        elif kind=='sclerotic':
-            a = blob(r, u, v, cu, cv, ru*.9, rv*.9, .30, .22)*soft
-            target = L.bone - .85*down if mr else L.bone + .95*up
-            new = x + s*a*(target + .6*L.spread*grain - x)*.75
-        elif kind=='mixed':
-            a = blob(r, u, v, cu, cv, ru*1.1, rv*1.1, .3, .2)*soft
-            patches = np.tanh(1.6*smooth_noise(r, m.shape, 2.2))
-            amp = np.where(patches>0, .55*up, .55*down)
-            new = x + s*a*amp*patches*(-1 if mr else 1)
-        elif kind=='salt-and-pepper':
-            a = (soft*(1 if r.random()<.5 else blob(r, u, v, cu*.5, cv*.5, 1.0, 1.0, .2, .3))).astype(np.float32)
-            g = smooth_noise(r, m.shape, r.uniform(.85, 1.2)); g = np.sign(g)*np.maximum(np.abs(g)-.55, 0)
-            new = x + s*a*g*(.75 if mr else .6)*max(min(up, down, .30), .10)
+        if kind == 'lytic':
+            a = blob(r, u, v, cu, cv, ru, rv, 0.22, 0.16) * soft
+            target = L.bone + 0.75 * up if mr and up > 1.3 * down else L.bone - 0.62 * down * (1 if not mr else 0.8)
+            new = x + s * a * (target + 0.5 * L.spread * grain - x) * (0.8 if mr else 0.9)
+            if not mr:
+                new += s * 0.10 * up * np.exp(-(((a - 0.12) / 0.09) ** 2)) * soft
+        elif kind == 'sclerotic':
+            a = blob(r, u, v, cu, cv, ru * 0.9, rv * 0.9, 0.30, 0.22) * soft
+            target = L.bone - 0.85 * down if mr else L.bone + 0.95 * up
+            new = x + s * a * (target + 0.6 * L.spread * grain - x) * 0.75
+        elif kind == 'mixed':
+            a = blob(r, u, v, cu, cv, ru * 1.1, rv * 1.1, 0.3, 0.2) * soft
+            patches = np.tanh(1.6 * smooth_noise(r, m.shape, 2.2))
+            amp = np.where(patches > 0, 0.55 * up, 0.55 * down)
+            new = x + s * a * amp * patches * (-1 if mr else 1)
+        elif kind == 'salt-and-pepper':
+            a = (soft * (1 if r.random() < 0.5 else blob(r, u, v, cu * 0.5, cv * 0.5, 1.0, 1.0, 0.2, 0.3))).astype(
+                np.float32
+            )
+            g = smooth_noise(r, m.shape, r.uniform(0.85, 1.2))
+            g = np.sign(g) * np.maximum(np.abs(g) - 0.55, 0)
+            new = x + s * a * g * (0.75 if mr else 0.6) * max(min(up, down, 0.30), 0.10)
         else:  # haemangioma: coarse vertical struts in a fatty matrix
-            a = blob(r, u, v, cu, cv, ru*1.05, rv*1.1, .12, .16)*soft
-            bars = np.cos(u*frame.a*2*np.pi/r.uniform(3.2, 4.4) + r.uniform(0, 6) + .6*smooth_noise(r, m.shape, 3))
-            base = .55*up if mr else -.45*down
-            new = x + s*a*(base + (.30*min(up, down)*bars if mr else .40*up*bars))
-    new = np.clip(new, 0, None if image.max()>1 else 1).astype(np.float32)
+            a = blob(r, u, v, cu, cv, ru * 1.05, rv * 1.1, 0.12, 0.16) * soft
+            bars = np.cos(
+                u * frame.a * 2 * np.pi / r.uniform(3.2, 4.4) + r.uniform(0, 6) + 0.6 * smooth_noise(r, m.shape, 3)
+            )
+            base = 0.55 * up if mr else -0.45 * down
+            new = x + s * a * (base + (0.30 * min(up, down) * bars if mr else 0.40 * up * bars))
+    new = np.clip(new, 0, None if image.max() > 1 else 1).astype(np.float32)
     out[w] = new
-    thr = max(.012, .25*L.spread)*1.0
-    diff = ndi.gaussian_filter(np.abs(new-x), .8)
+    thr = max(0.012, 0.25 * L.spread) * 1.0
+    diff = ndi.gaussian_filter(np.abs(new - x), 0.8)
     mask = np.zeros(image.shape, bool)
-    if kind=='fracture': reg = ndi.binary_dilation(m, iterations=2) | (diff>2*thr) & ndi.binary_dilation(m, iterations=4)
-    else: reg = a>.25
+    if kind == 'fracture':
+        reg = ndi.binary_dilation(m, iterations=2) | (diff > 2 * thr) & ndi.binary_dilation(m, iterations=4)
+    else:
+        reg = a > 0.25
     reg = ndi.binary_closing(np.pad(reg, 3), iterations=2)[3:-3, 3:-3]
     lab, n = ndi.label(reg)
-    if n>1: reg = lab==1+np.argmax(ndi.sum_labels(reg, lab, range(1, n+1)))
+    if n > 1:
+        reg = lab == 1 + np.argmax(ndi.sum_labels(reg, lab, range(1, n + 1)))
     mask[w] = ndi.binary_fill_holes(reg)
     return out, mask

@@ -18,140 +18,200 @@ from .anatomy import body_sdf, centre
 # %% ../../nbs/phantom/render.ipynb #c0323
 def background(p, r, shape):
     "Everything behind and beside the vertebral bodies"
-    t = p.tissue; size = shape[0]; s = size/128
-    Y = np.arange(shape[0], dtype=np.float32)[:, None]; X = np.arange(shape[1], dtype=np.float32)[None]
-    cx = centre(p.curve, Y, size); d = (X - cx)*np.float32(np.cos(np.arctan(p.curve[2]/2)))
-    big, mid, fine = (smooth_noise(r, shape, q*s) for q in (14, 6, 2))
-    ant = -d - p.half; post = d - p.half - 1.2*s*np.sin(Y/(9*s) + r.uniform(0, 6))*r.uniform(0, 1)
+    t = p.tissue
+    size = shape[0]
+    s = size / 128
+    Y = np.arange(shape[0], dtype=np.float32)[:, None]
+    X = np.arange(shape[1], dtype=np.float32)[None]
+    cx = centre(p.curve, Y, size)
+    d = (X - cx) * np.float32(np.cos(np.arctan(p.curve[2] / 2)))
+    big, mid, fine = (smooth_noise(r, shape, q * s) for q in (14, 6, 2))
+    ant = -d - p.half
+    post = d - p.half - 1.2 * s * np.sin(Y / (9 * s) + r.uniform(0, 6)) * r.uniform(0, 1)
     # abdomen: organs, fat between them, bowel gas
-    org = t['organ'] + .25*(t['fat']-t['organ'])*sigmoid(4*big - 1) + .06*t['organ']*mid + .03*fine
-    loops = smooth_noise(r, shape, 5*s)
-    wall = np.exp(-(loops/.35)**2)
-    org += (t['fat']-t['organ'])*.35*wall*sigmoid((ant-22*s)/(4*s))
-    gas = sigmoid((loops - r.uniform(.9, 1.6))*6)*sigmoid((ant - 26*s)/(3*s))
-    org = org*(1-gas) + gas*t['gas']
-    depth_fade = r.uniform(.15, .75) if p.look=='mr' else r.uniform(0, .15)
-    img = org*(1 - depth_fade*sigmoid((ant-20*s)/(7*s)))
+    org = t['organ'] + 0.25 * (t['fat'] - t['organ']) * sigmoid(4 * big - 1) + 0.06 * t['organ'] * mid + 0.03 * fine
+    loops = smooth_noise(r, shape, 5 * s)
+    wall = np.exp(-((loops / 0.35) ** 2))
+    org += (t['fat'] - t['organ']) * 0.35 * wall * sigmoid((ant - 22 * s) / (4 * s))
+    gas = sigmoid((loops - r.uniform(0.9, 1.6)) * 6) * sigmoid((ant - 26 * s) / (3 * s))
+    org = org * (1 - gas) + gas * t['gas']
+    depth_fade = r.uniform(0.15, 0.75) if p.look == 'mr' else r.uniform(0, 0.15)
+    img = org * (1 - depth_fade * sigmoid((ant - 20 * s) / (7 * s)))
     # prevertebral fat and a great vessel along the column
-    w = r.uniform(2, 5)*s; pf = np.exp(-((ant-w)/(w*.9))**2); img += (t['fat']-img)*.55*pf
-    off, rad = r.uniform(9, 16)*s, r.uniform(4, 7.5)*s
-    if r.random()<.75:
-        tube = sigmoid((rad - np.abs(ant - off - 2.5*s*np.sin(Y/size*3 + r.uniform(0, 6))))/(.9*s))
-        img += (t['vessel']-img)*tube*r.uniform(.6, 1)
+    w = r.uniform(2, 5) * s
+    pf = np.exp(-(((ant - w) / (w * 0.9)) ** 2))
+    img += (t['fat'] - img) * 0.55 * pf
+    off, rad = r.uniform(9, 16) * s, r.uniform(4, 7.5) * s
+    if r.random() < 0.75:
+        tube = sigmoid((rad - np.abs(ant - off - 2.5 * s * np.sin(Y / size * 3 + r.uniform(0, 6)))) / (0.9 * s))
+        img += (t['vessel'] - img) * tube * r.uniform(0.6, 1)
     # canal with cord or cauda, epidural fat, ligament lines
-    c = p.canal; wob = .6*s*mid
-    canal = sigmoid((post + wob*.3)/(.7*s))*sigmoid((c - post + wob)/(.8*s))
-    img += (t['csf']-img)*canal
-    cord = np.exp(-((post - c*r.uniform(.45, .62))/(c*r.uniform(.16, .28)))**4)*canal
-    roots = .5 + .5*np.tanh(2*smooth_noise(r, (shape[0], shape[1]), 1.6*s))
-    img += (t['cord']-t['csf'])*cord*(.55 + .45*roots)
+    c = p.canal
+    wob = 0.6 * s * mid
+    canal = sigmoid((post + wob * 0.3) / (0.7 * s)) * sigmoid((c - post + wob) / (0.8 * s))
+    img += (t['csf'] - img) * canal
+    cord = np.exp(-(((post - c * r.uniform(0.45, 0.62)) / (c * r.uniform(0.16, 0.28))) ** 4)) * canal
+    roots = 0.5 + 0.5 * np.tanh(2 * smooth_noise(r, (shape[0], shape[1]), 1.6 * s))
+    img += (t['cord'] - t['csf']) * cord * (0.55 + 0.45 * roots)
     # posterior muscles and fat with streaks, subcutaneous fat, skin and air
-    behind = sigmoid((post - c - 1*s)/(1*s))
-    streak = ndi.gaussian_filter1d(smooth_noise(r, shape, 1.5*s), 5*s, axis=0, mode='wrap', truncate=2.5); streak /= streak.std()+1e-6
-    mus = t['muscle'] + (t['fat']-t['muscle'])*np.clip(.22 + .22*streak + .2*big, 0, 1)
-    img += (mus-img)*behind
-    sub = r.uniform(34, 60)*s; edge = sub + r.uniform(5, 16)*s
-    q = sigmoid((post - c - sub*.55 - 2*s*mid)/(1.2*s)); img += (t['fat']*(1+.06*fine)-img)*q
-    q = sigmoid((post - c - edge*.75 - .8*s*mid)/(.9*s)); img += (t['skin']-img)*q
+    behind = sigmoid((post - c - 1 * s) / (1 * s))
+    streak = ndi.gaussian_filter1d(smooth_noise(r, shape, 1.5 * s), 5 * s, axis=0, mode='wrap', truncate=2.5)
+    streak /= streak.std() + 1e-6
+    mus = t['muscle'] + (t['fat'] - t['muscle']) * np.clip(0.22 + 0.22 * streak + 0.2 * big, 0, 1)
+    img += (mus - img) * behind
+    sub = r.uniform(34, 60) * s
+    edge = sub + r.uniform(5, 16) * s
+    q = sigmoid((post - c - sub * 0.55 - 2 * s * mid) / (1.2 * s))
+    img += (t['fat'] * (1 + 0.06 * fine) - img) * q
+    q = sigmoid((post - c - edge * 0.75 - 0.8 * s * mid) / (0.9 * s))
+    img += (t['skin'] - img) * q
     return img, d
 
 # %% ../../nbs/phantom/render.ipynb #c0324
 def posterior(p, b, img, w, u, v, trab, r, s):
     "Pedicle, facet and spinous process of one vertebra"
-    t = p.tissue; q = b.spin; f = b.frame
-    j = max(0, int(f.x+.3*f.a)-w[1].start); w = w[0], slice(w[1].start+j, w[1].stop); u, v, trab = u[:, j:], v[:, j:], trab[:, j:]   # nothing of it lies further in front
-    x, y = u*f.a - f.a - p.canal, v*f.b - f.b*(.15 + .4*q[0])     # from the back of the canal
-    ang = .25 + .55*q[1]; c, sn = np.cos(ang), np.sin(ang)
-    L, H = f.a*(.52+.35*q[2]), f.b*(.42+.18*q[3])
-    e1, e2 = c*(x-L*.95) + sn*y, -sn*(x-L*.95) + c*y
-    e = 1 - np.sqrt(np.sqrt((e1/L)**4 + (e2/(H*(.85+.25*np.clip(e1/L, -1, 1))))**4 + 1e-6))
-    k = sigmoid(e*9)*(.55 if p.look=='radiograph' else .92)
-    img[w] += (t['bone']*.97 + t['trab']*trab - img[w])*k
-    img[w] += t['cortex']*.8*np.exp(-((e-.06)/.10)**2)
-    ped = {'mr':.0,'ct':.35,'radiograph':.75}[p.look]*(.6+.4*q[4])
-    if ped and q[5]<.8:
-        e = 1 - np.sqrt(((x + p.canal*.5)/(p.canal*.75))**2 + ((v*f.b + f.b*.35)/(f.b*.42))**2)
-        k = sigmoid(e*7)*ped; img[w] += (t['bone']*.96 - img[w])*k
-        img[w] += .35*t['cortex']*ped*np.exp(-((e-.05)/.12)**2)
+    t = p.tissue
+    q = b.spin
+    f = b.frame
+    j = max(0, int(f.x + 0.3 * f.a) - w[1].start)
+    w = w[0], slice(w[1].start + j, w[1].stop)
+    u, v, trab = u[:, j:], v[:, j:], trab[:, j:]  # nothing of it lies further in front
+    x, y = u * f.a - f.a - p.canal, v * f.b - f.b * (0.15 + 0.4 * q[0])  # from the back of the canal
+    ang = 0.25 + 0.55 * q[1]
+    c, sn = np.cos(ang), np.sin(ang)
+    L, H = f.a * (0.52 + 0.35 * q[2]), f.b * (0.42 + 0.18 * q[3])
+    e1, e2 = c * (x - L * 0.95) + sn * y, -sn * (x - L * 0.95) + c * y
+    e = 1 - np.sqrt(np.sqrt((e1 / L) ** 4 + (e2 / (H * (0.85 + 0.25 * np.clip(e1 / L, -1, 1)))) ** 4 + 1e-6))
+    k = sigmoid(e * 9) * (0.55 if p.look == 'radiograph' else 0.92)
+    img[w] += (t['bone'] * 0.97 + t['trab'] * trab - img[w]) * k
+    img[w] += t['cortex'] * 0.8 * np.exp(-(((e - 0.06) / 0.10) ** 2))
+    ped = {'mr': 0.0, 'ct': 0.35, 'radiograph': 0.75}[p.look] * (0.6 + 0.4 * q[4])
+    if ped and q[5] < 0.8:
+        e = 1 - np.sqrt(((x + p.canal * 0.5) / (p.canal * 0.75)) ** 2 + ((v * f.b + f.b * 0.35) / (f.b * 0.42)) ** 2)
+        k = sigmoid(e * 7) * ped
+        img[w] += (t['bone'] * 0.96 - img[w]) * k
+        img[w] += 0.35 * t['cortex'] * ped * np.exp(-(((e - 0.05) / 0.12) ** 2))
 
 # %% ../../nbs/phantom/render.ipynb #c0325
 def overlays(p, r, img, shape):
     "Ribs, diaphragm and bowel gas projected over a radiograph"
-    Y = np.arange(shape[0], dtype=np.float32)[:, None]/shape[0]; X = np.arange(shape[1], dtype=np.float32)[None]/shape[1]
+    Y = np.arange(shape[0], dtype=np.float32)[:, None] / shape[0]
+    X = np.arange(shape[1], dtype=np.float32)[None] / shape[1]
     for _ in range(r.integers(0, 4)):
-        y = r.uniform(-.2, 1.2) + r.uniform(-.5, .5)*(X-.5) + r.uniform(.2, .6)*(X-.5)**2
-        wd = r.uniform(.02, .04); img += r.uniform(.02, .05)*(np.exp(-((Y-y)/wd)**8)+ .5*np.exp(-((np.abs(Y-y)-wd)/.008)**2))
-    if r.random()<.5: img -= r.uniform(.05, .14)*sigmoid((r.uniform(.05, .5) - Y - r.uniform(.2, .9)*(X-.3)**2)/.012)
+        y = r.uniform(-0.2, 1.2) + r.uniform(-0.5, 0.5) * (X - 0.5) + r.uniform(0.2, 0.6) * (X - 0.5) ** 2
+        wd = r.uniform(0.02, 0.04)
+        img += r.uniform(0.02, 0.05) * (
+            np.exp(-(((Y - y) / wd) ** 8)) + 0.5 * np.exp(-(((np.abs(Y - y) - wd) / 0.008) ** 2))
+        )
+    if r.random() < 0.5:
+        img -= r.uniform(0.05, 0.14) * sigmoid(
+            (r.uniform(0.05, 0.5) - Y - r.uniform(0.2, 0.9) * (X - 0.3) ** 2) / 0.012
+        )
     for _ in range(r.integers(0, 3)):
-        e = ((X-r.uniform(0, .5))/r.uniform(.05, .13))**2 + ((Y-r.uniform(0, 1))/r.uniform(.04, .1))**2
-        img -= r.uniform(.03, .08)*sigmoid((1-e)*5)
+        e = ((X - r.uniform(0, 0.5)) / r.uniform(0.05, 0.13)) ** 2 + (
+            (Y - r.uniform(0, 1)) / r.uniform(0.04, 0.1)
+        ) ** 2
+        img -= r.uniform(0.03, 0.08) * sigmoid((1 - e) * 5)
 
 # %% ../../nbs/phantom/render.ipynb #c0326
 def render(p, r, shape):
     "Noise-free healthy image and instance mask of the vertebral bodies (1 = uppermost)"
-    t = p.tissue; img, d = background(p, r, shape); s = shape[0]/128
+    t = p.tissue
+    img, d = background(p, r, shape)
+    s = shape[0] / 128
     anatomy = np.zeros(shape, np.uint8)
-    trab = .6*ndi.gaussian_filter1d(smooth_noise(r, shape, .7*s), 1.6*s, axis=0, mode='wrap') + .35*smooth_noise(r, shape, .9*s); trab /= trab.std()+1e-6
-    mott = smooth_noise(r, shape, 3.2*s)
+    trab = 0.6 * ndi.gaussian_filter1d(
+        smooth_noise(r, shape, 0.7 * s), 1.6 * s, axis=0, mode='wrap'
+    ) + 0.35 * smooth_noise(r, shape, 0.9 * s)
+    trab /= trab.std() + 1e-6
+    mott = smooth_noise(r, shape, 3.2 * s)
     # column of ligaments and annulus behind the bodies
-    col = sigmoid((p.half*.97 - np.abs(d))/(.8*s)); img += (t['disc'] + .02*mott - img)*col
-    line = np.exp(-((np.abs(d) - p.half*1.0)/(1.0*s))**2)
-    if p.look=='mr': img -= .5*t['disc']*line*(.6+.4*r.random())
+    col = sigmoid((p.half * 0.97 - np.abs(d)) / (0.8 * s))
+    img += (t['disc'] + 0.02 * mott - img) * col
+    line = np.exp(-(((np.abs(d) - p.half * 1.0) / (1.0 * s)) ** 2))
+    if p.look == 'mr':
+        img -= 0.5 * t['disc'] * line * (0.6 + 0.4 * r.random())
     frames = [b.frame for b in p.bodies]
-    degenerate = r.uniform(0, 1) if p.look=='mr' else 1
-    for f,g in zip(frames, frames[1:]):
-        top, bot = f.xy(0, .94), g.xy(0, -.94)
-        hh = .5*np.hypot(top[0]-bot[0], top[1]-bot[1])
-        n = Frame(.5*(top[0]+bot[0])+.05*p.half, .5*(top[1]+bot[1]), .5*(f.angle+g.angle), p.half*.72, max(hh, 1.5)*.95)
+    degenerate = r.uniform(0, 1) if p.look == 'mr' else 1
+    for f, g in zip(frames, frames[1:]):
+        top, bot = f.xy(0, 0.94), g.xy(0, -0.94)
+        hh = 0.5 * np.hypot(top[0] - bot[0], top[1] - bot[1])
+        n = Frame(
+            0.5 * (top[0] + bot[0]) + 0.05 * p.half,
+            0.5 * (top[1] + bot[1]),
+            0.5 * (f.angle + g.angle),
+            p.half * 0.72,
+            max(hh, 1.5) * 0.95,
+        )
         w = n.window(shape, 1.25)
-        if img[w].size==0: continue
+        if img[w].size == 0:
+            continue
         u, v = n.uv(w)
-        q = sigmoid((1 - np.sqrt(u**4 + v*v))*6)
-        nuc = t['nucleus'] - (t['nucleus']-t['disc'])*degenerate*r.uniform(.3, .9)*(p.look=='mr')
-        img[w] += (nuc*(1 - .25*np.exp(-(v/.22)**2)*(p.look=='mr')) - img[w])*q*.9
-        q = np.exp(-((u+1.25)/.35)**2 - (v/1.2)**2)*.3   # bulging annulus in front
-        img[w] += (t['disc']-img[w])*q
+        q = sigmoid((1 - np.sqrt(u**4 + v * v)) * 6)
+        nuc = t['nucleus'] - (t['nucleus'] - t['disc']) * degenerate * r.uniform(0.3, 0.9) * (p.look == 'mr')
+        img[w] += (nuc * (1 - 0.25 * np.exp(-((v / 0.22) ** 2)) * (p.look == 'mr')) - img[w]) * q * 0.9
+        q = np.exp(-(((u + 1.25) / 0.35) ** 2) - (v / 1.2) ** 2) * 0.3  # bulging annulus in front
+        img[w] += (t['disc'] - img[w]) * q
     vis = []
     for b in p.bodies:
-        f = b.frame; w = f.window(shape, 2.05)
-        if img[w].size==0 or f.y < -f.b*2 or f.y > shape[0]+f.b*2: continue
-        u, v = f.uv(w); sd, uu, vv = body_sdf(b, u, v)
-        m = sigmoid(-sd/(.5*s))
-        inten = t['bone']*(1+.05*(b.spin[6]-.5)) + t['trab']*trab[w] + t['mottle']*mott[w]
-        inten += t['vein']*np.exp(-(v/.11)**2)*sigmoid((u - b.tilt + .1)/.08)
-        if p.look=='mr':  # endplate change and fat are the common benign variety
-            inten += .05*(b.spin[7]-.35)*np.exp(-((np.abs(vv)-1)/.35)**2)
-        keep = 1 - m*(.86 if p.look=='radiograph' else 1)
-        img[w] = img[w]*keep + (1-keep)*inten
-        rim = np.exp(-((sd+.6*s)/(.85*s))**2)*(.7+.3*np.abs(vv)**4)
-        img[w] += t['cortex']*rim*(.8+.3*b.spin[5])
-        if p.look=='radiograph':  # the far side of each endplate, seen through the near one
-            sh = .10+.10*b.spin[4]; rim2 = np.exp(-((np.abs(vv)-(1-sh))/.07)**2)*m*(np.abs(u)<.95)
-            img[w] += .45*t['cortex']*rim2
-        elif p.look=='mr':
-            img[w] += -.35*t['cortex']*np.exp(-((sd-1.2*s)/(.9*s))**2)*(np.abs(vv)<.8)*b.spin[3]*.3
+        f = b.frame
+        w = f.window(shape, 2.05)
+        if img[w].size == 0 or f.y < -f.b * 2 or f.y > shape[0] + f.b * 2:
+            continue
+        u, v = f.uv(w)
+        sd, uu, vv = body_sdf(b, u, v)
+        m = sigmoid(-sd / (0.5 * s))
+        inten = t['bone'] * (1 + 0.05 * (b.spin[6] - 0.5)) + t['trab'] * trab[w] + t['mottle'] * mott[w]
+        inten += t['vein'] * np.exp(-((v / 0.11) ** 2)) * sigmoid((u - b.tilt + 0.1) / 0.08)
+        if p.look == 'mr':  # endplate change and fat are the common benign variety
+            inten += 0.05 * (b.spin[7] - 0.35) * np.exp(-(((np.abs(vv) - 1) / 0.35) ** 2))
+        keep = 1 - m * (0.86 if p.look == 'radiograph' else 1)
+        img[w] = img[w] * keep + (1 - keep) * inten
+        rim = np.exp(-(((sd + 0.6 * s) / (0.85 * s)) ** 2)) * (0.7 + 0.3 * np.abs(vv) ** 4)
+        img[w] += t['cortex'] * rim * (0.8 + 0.3 * b.spin[5])
+        if p.look == 'radiograph':  # the far side of each endplate, seen through the near one
+            sh = 0.10 + 0.10 * b.spin[4]
+            rim2 = np.exp(-(((np.abs(vv) - (1 - sh)) / 0.07) ** 2)) * m * (np.abs(u) < 0.95)
+            img[w] += 0.45 * t['cortex'] * rim2
+        elif p.look == 'mr':
+            img[w] += (
+                -0.35
+                * t['cortex']
+                * np.exp(-(((sd - 1.2 * s) / (0.9 * s)) ** 2))
+                * (np.abs(vv) < 0.8)
+                * b.spin[3]
+                * 0.3
+            )
         posterior(p, b, img, w, u, v, trab[w], r, s)
-        inside = sd<.3*s
-        if f.y-f.b>1 and f.y+f.b<shape[0]-2 and f.x-f.a>1 and f.x+f.a<shape[1]-2:
-            vis.append(f); anatomy[w][inside] = len(vis)
-    if p.look=='radiograph': overlays(p, r, img, shape)
+        inside = sd < 0.3 * s
+        if f.y - f.b > 1 and f.y + f.b < shape[0] - 2 and f.x - f.a > 1 and f.x + f.a < shape[1] - 2:
+            vis.append(f)
+            anatomy[w][inside] = len(vis)
+    if p.look == 'radiograph':
+        overlays(p, r, img, shape)
     return img, anatomy, vis
 
 # %% ../../nbs/phantom/render.ipynb #c0327
 def acquire(p, r, img):
     "Scanner: blur, bias field, noise that depends on the signal, windowing"
-    t = p.tissue; shape = img.shape
-    img = ndi.gaussian_filter(img, t['blur']*shape[0]/128, truncate=2.5)
-    rp = rng('coil', p.seed, p.look); gx, gy = rp.uniform(-1, 1, 2)
-    Y = np.linspace(-1, 1, shape[0], dtype=np.float32)[:, None]; X = np.linspace(-1, 1, shape[1], dtype=np.float32)[None]
-    if p.look=='mr': gx = abs(gx)*.6+.4
-    img = img*(1 + t['bias']*(.7*gx*X + .4*gy*Y - .25*(Y*Y)))
-    n1 = r.standard_normal(shape, dtype=np.float32); sd = np.float32(t['noise'])
-    if p.look=='mr':  # Rician magnitude noise
+    t = p.tissue
+    shape = img.shape
+    img = ndi.gaussian_filter(img, t['blur'] * shape[0] / 128, truncate=2.5)
+    rp = rng('coil', p.seed, p.look)
+    gx, gy = rp.uniform(-1, 1, 2)
+    Y = np.linspace(-1, 1, shape[0], dtype=np.float32)[:, None]
+    X = np.linspace(-1, 1, shape[1], dtype=np.float32)[None]
+    if p.look == 'mr':
+        gx = abs(gx) * 0.6 + 0.4
+    img = img * (1 + t['bias'] * (0.7 * gx * X + 0.4 * gy * Y - 0.25 * (Y * Y)))
+    n1 = r.standard_normal(shape, dtype=np.float32)
+    sd = np.float32(t['noise'])
+    if p.look == 'mr':  # Rician magnitude noise
         n2 = r.standard_normal(shape, dtype=np.float32)
-        img = np.sqrt((np.maximum(img, 0) + sd*n1)**2 + (sd*n2)**2)
-    elif p.look=='ct':
-        n1 = .75*n1 + .9*ndi.gaussian_filter(n1, .9, truncate=2)
-        img = img + sd*n1*(.7 + .6*np.clip(img, 0, 1))
-    else: img = img + sd*n1*np.sqrt(np.clip(img, .02, None)/.4)
+        img = np.sqrt((np.maximum(img, 0) + sd * n1) ** 2 + (sd * n2) ** 2)
+    elif p.look == 'ct':
+        n1 = 0.75 * n1 + 0.9 * ndi.gaussian_filter(n1, 0.9, truncate=2)
+        img = img + sd * n1 * (0.7 + 0.6 * np.clip(img, 0, 1))
+    else:
+        img = img + sd * n1 * np.sqrt(np.clip(img, 0.02, None) / 0.4)
     return np.clip(img, 0, 1).astype(np.float32)

@@ -15,47 +15,83 @@ from ..core.files import data_path
 
 # %% ../../nbs/report/claims.ipynb #c1128
 def mean_rows(
-    df:pd.DataFrame, # With `value`, `lo`, `hi`, a row a seed
-    by:list,         # Columns that tell the rows apart
-)->pd.DataFrame:     # Mean over seeds; `lo` and `hi` are the outermost of the seeds' intervals
+    df: pd.DataFrame,  # With `value`, `lo`, `hi`, a row a seed
+    by: list,  # Columns that tell the rows apart
+) -> pd.DataFrame:  # Mean over seeds; `lo` and `hi` are the outermost of the seeds' intervals
     "One row for all seeds"
-    return df.fillna({k: '' for k in by}).groupby(by, sort=False).agg(value=('value', 'mean'), lo=('lo', 'min'), hi=('hi', 'max')).reset_index()
+    return (
+        df.fillna({k: '' for k in by})
+        .groupby(by, sort=False)
+        .agg(value=('value', 'mean'), lo=('lo', 'min'), hi=('hi', 'max'))
+        .reset_index()
+    )
 
 # %% ../../nbs/report/claims.ipynb #c1129
 def run_claims(
-    folder:str|Path, # Stored tables of one run: auc, and where there are any gain, effects, quality, agreement
-)->pd.DataFrame:     # claim, value, lo, hi, run, table
+    folder: str | Path,  # Stored tables of one run: auc, and where there are any gain, effects, quality, agreement
+) -> pd.DataFrame:  # claim, value, lo, hi, run, table
     "What one run measured"
-    have = {p.stem for p in Path(folder).glob('*.csv')}; read = lambda name: pd.read_csv(Path(folder)/f'{name}.csv') if name in have else pd.DataFrame(columns=['arm', 'metric', 'label', 'value', 'lo', 'hi'])   # a run may have some of them
-    said = [(read('auc'), 'auc', lambda r: f'AUC of {r.arm}'), (read('gain'), 'gain', lambda r: f'AUC of {r.arm} less that of {r.control}'), (read('effects'), 'effects', lambda r: f'Effect of {r.factor} on the AUC'),
-        (mean_rows(read('quality'), ['arm', 'metric']), 'quality', lambda r: f'{r.metric} of {r.arm}'), (mean_rows(read('agreement'), ['arm', 'label']), 'agreement', lambda r: f"Agreement of {r.arm}{', ' if r.label else ''}{r.label}")]
-    rows = [dict(claim=say(r), value=r.value, lo=r.lo, hi=r.hi, run=Path(folder).name, table=name) for df,name,say in said for r in df.itertuples()]
-    rows += [dict(claim=f'Standard deviation over seeds of the AUC of {r.arm}', value=r.sd, run=Path(folder).name, table='auc') for r in said[0][0].itertuples() if 'sd' in said[0][0]]
+    have = {p.stem for p in Path(folder).glob('*.csv')}
+    read = lambda name: (
+        pd.read_csv(Path(folder) / f'{name}.csv')
+        if name in have
+        else pd.DataFrame(columns=['arm', 'metric', 'label', 'value', 'lo', 'hi'])
+    )  # a run may have some of them
+    said = [
+        (read('auc'), 'auc', lambda r: f'AUC of {r.arm}'),
+        (read('gain'), 'gain', lambda r: f'AUC of {r.arm} less that of {r.control}'),
+        (read('effects'), 'effects', lambda r: f'Effect of {r.factor} on the AUC'),
+        (mean_rows(read('quality'), ['arm', 'metric']), 'quality', lambda r: f'{r.metric} of {r.arm}'),
+        (
+            mean_rows(read('agreement'), ['arm', 'label']),
+            'agreement',
+            lambda r: f"Agreement of {r.arm}{', ' if r.label else ''}{r.label}",
+        ),
+    ]
+    rows = [
+        dict(claim=say(r), value=r.value, lo=r.lo, hi=r.hi, run=Path(folder).name, table=name)
+        for df, name, say in said
+        for r in df.itertuples()
+    ]
+    rows += [
+        dict(
+            claim=f'Standard deviation over seeds of the AUC of {r.arm}',
+            value=r.sd,
+            run=Path(folder).name,
+            table='auc',
+        )
+        for r in said[0][0].itertuples()
+        if 'sd' in said[0][0]
+    ]
     return pd.DataFrame(rows)
 
 # %% ../../nbs/report/claims.ipynb #c1131
 def ledger(
-    results:str|Path|None=None, # Folder of stored results; the shipped one if `None`
-)->pd.DataFrame:                # claim, value, lo, hi, run, table (or how it was measured)
+    results: str | Path | None = None,  # Folder of stored results; the shipped one if `None`
+) -> pd.DataFrame:  # claim, value, lo, hi, run, table (or how it was measured)
     "All claims: what runs measured, and what was measured or set otherwise"
     results = Path(results or data_path('results'))
     runs = [run_claims(p) for p in sorted(results.iterdir()) if p.is_dir()]
-    return pd.concat([*runs, pd.read_csv(results/'claims.csv')], ignore_index=True)
+    return pd.concat([*runs, pd.read_csv(results / 'claims.csv')], ignore_index=True)
 
 # %% ../../nbs/report/claims.ipynb #c1132
 def numbers(
-    text:str, # Markdown
-)->list:      # As written, without signs
+    text: str,  # Markdown
+) -> list:  # As written, without signs
     "Numbers of a text, outside code, links and addresses"
-    text = re.sub(r'```.*?```', ' ', text, flags=re.S); text = re.sub(r'`[^`]*`|\]\([^)]*\)|https?://\S+', ' ', text)
+    text = re.sub(r'```.*?```', ' ', text, flags=re.S)
+    text = re.sub(r'`[^`]*`|\]\([^)]*\)|https?://\S+', ' ', text)
     return [n.replace(',', '') for n in re.findall(r'(?<![\w.,/-])[-+]?(\d[\d,]*(?:\.\d+)?)(?![\w.]*\d)', text)]
 
 # %% ../../nbs/report/claims.ipynb #c1133
 def unbacked(
-    text:str,               # Markdown
-    claims:pd.DataFrame,    # From `ledger`
-)->list:                    # Numbers, as written
+    text: str,  # Markdown
+    claims: pd.DataFrame,  # From `ledger`
+) -> list:  # Numbers, as written
     "Numbers of a text that no claim states, when rounded as the text rounds"
-    known = claims[['value', 'lo', 'hi']].stack().dropna().abs(); digits = lambda n: len(n.partition('.')[2])
-    by = {d: {f'{v:.{d}f}' for v in known if d or v==round(v)} for d in {digits(n) for n in numbers(text)}}   # whole numbers are counts: never a rounded measure
+    known = claims[['value', 'lo', 'hi']].stack().dropna().abs()
+    digits = lambda n: len(n.partition('.')[2])
+    by = {
+        d: {f'{v:.{d}f}' for v in known if d or v == round(v)} for d in {digits(n) for n in numbers(text)}
+    }  # whole numbers are counts: never a rounded measure
     return list(dict.fromkeys(n for n in numbers(text) if n not in by[digits(n)]))

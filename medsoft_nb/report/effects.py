@@ -17,49 +17,80 @@ FACTORS = dict(msc='MSC', smis='SMIS', knowledge='knowledge prompt')
 
 # %% ../../nbs/report/effects.ipynb #c1116
 def arm_factors(
-    arm:str, # Such as 'lora-smis+msc'
-)->dict|None: # `msc`, `smis`, `knowledge`; `None` for an arm outside the factorial design
+    arm: str,  # Such as 'lora-smis+msc'
+) -> dict | None:  # `msc`, `smis`, `knowledge`; `None` for an arm outside the factorial design
     "Parts of a fine-tuned arm, from its name"
     first, *more = arm.split('+')
-    if first not in ('lora-smis', 'lora-hard') or set(more)-{'msc', 'bare'}: return None
-    return dict(msc='msc' in more, smis=first=='lora-smis', knowledge='bare' not in more)
+    if first not in ('lora-smis', 'lora-hard') or set(more) - {'msc', 'bare'}:
+        return None
+    return dict(msc='msc' in more, smis=first == 'lora-smis', knowledge='bare' not in more)
 
 # %% ../../nbs/report/effects.ipynb #c1117
 def factor_pairs(
-    arms:list, # Names of the arms at hand
-)->dict:       # Factor -> (arms with it, arms without it), pair by pair
+    arms: list,  # Names of the arms at hand
+) -> dict:  # Factor -> (arms with it, arms without it), pair by pair
     "Pairs of arms that differ in one part alone"
     known = {a: f for a in arms if (f := arm_factors(a))}
-    pairs = {k: [(a, b) for a,f in known.items() for b,g in known.items() if f[k] and not g[k] and all(f[o]==g[o] for o in FACTORS if o!=k)] for k in FACTORS}
-    return {k: tuple(map(list, zip(*v))) for k,v in pairs.items() if v}
+    pairs = {
+        k: [
+            (a, b)
+            for a, f in known.items()
+            for b, g in known.items()
+            if f[k] and not g[k] and all(f[o] == g[o] for o in FACTORS if o != k)
+        ]
+        for k in FACTORS
+    }
+    return {k: tuple(map(list, zip(*v))) for k, v in pairs.items() if v}
 
 # %% ../../nbs/report/effects.ipynb #c1118
 def factor_effects(
-    scores:pd.DataFrame, # As in `statistics.intervals`
-)->pd.DataFrame:         # factor, pairs, value, lo, hi, p
+    scores: pd.DataFrame,  # As in `statistics.intervals`
+) -> pd.DataFrame:  # factor, pairs, value, lo, hi, p
     "Effect of each part on the AUC, with paired intervals"
-    return pd.concat([paired_difference(scores, on, off).assign(factor=FACTORS[k], pairs=len(on)) for k,(on,off) in factor_pairs(list(dict.fromkeys(scores.arm))).items()], ignore_index=True)
+    return pd.concat(
+        [
+            paired_difference(scores, on, off).assign(factor=FACTORS[k], pairs=len(on))
+            for k, (on, off) in factor_pairs(list(dict.fromkeys(scores.arm))).items()
+        ],
+        ignore_index=True,
+    )
 
 # %% ../../nbs/report/effects.ipynb #c1119
 def effect_findings(
-    effects:pd.DataFrame, # From `factor_effects`
-)->list[str]:             # Sentences
+    effects: pd.DataFrame,  # From `factor_effects`
+) -> list[str]:  # Sentences
     "Which parts help, which harm, and where nothing was shown"
-    verdict = lambda r: '**helps**' if r.lo>0 else '**harms**' if r.hi<0 else '**no effect shown**'
-    return [f'{r.factor}: AUC {_interval(r, sign=True)} over {r.pairs} pair{"s" if r.pairs>1 else ""} of arms, {verdict(r)}.' for r in effects.itertuples()]
+    verdict = lambda r: '**helps**' if r.lo > 0 else '**harms**' if r.hi < 0 else '**no effect shown**'
+    return [
+        f'{r.factor}: AUC {_interval(r, sign=True)} over {r.pairs} pair{"s" if r.pairs > 1 else ""} of arms, {verdict(r)}.'
+        for r in effects.itertuples()
+    ]
 
 # %% ../../nbs/report/effects.ipynb #c1121
 def ablation_rows(
-    aucs:pd.DataFrame,      # `arm`, `value`, `lo`, `hi`
-    quality:pd.DataFrame,   # Tidy: `arm`, `seed`, `metric`, `value`
-    agreement:pd.DataFrame, # Tidy: `arm`, `seed`, `label`, `value`
-)->pd.DataFrame:            # One row an arm of the factorial design, or `faithful`: its parts, and what was measured
+    aucs: pd.DataFrame,  # `arm`, `value`, `lo`, `hi`
+    quality: pd.DataFrame,  # Tidy: `arm`, `seed`, `metric`, `value`
+    agreement: pd.DataFrame,  # Tidy: `arm`, `seed`, `label`, `value`
+) -> pd.DataFrame:  # One row an arm of the factorial design, or `faithful`: its parts, and what was measured
     "Parts of every fine-tuned arm beside its numbers"
-    mean = quality.groupby(['metric', 'arm']).value.mean(); agrees = agreement[agreement.label==''].groupby('arm').value.mean()
+    mean = quality.groupby(['metric', 'arm']).value.mean()
+    agrees = agreement[agreement.label == ''].groupby('arm').value.mean()
     tick, rows = lambda on: 'yes' if on else '', []
     for r in aucs.itertuples():
         f = arm_factors(r.arm)
-        if f is None and r.arm!='faithful': continue
-        parts = {FACTORS[k]: tick(v) for k,v in f.items()} if f else {FACTORS[k]: 'as released' for k in FACTORS}
-        rows.append(dict(arm=r.arm, **parts, **{'seam ratio': mean.get(('seam_ratio', r.arm)), 'KID': mean.get(('kid', r.arm)), 'agreement': agrees.get(r.arm), 'AUC': _interval(r)}))
+        if f is None and r.arm != 'faithful':
+            continue
+        parts = {FACTORS[k]: tick(v) for k, v in f.items()} if f else {FACTORS[k]: 'as released' for k in FACTORS}
+        rows.append(
+            dict(
+                arm=r.arm,
+                **parts,
+                **{
+                    'seam ratio': mean.get(('seam_ratio', r.arm)),
+                    'KID': mean.get(('kid', r.arm)),
+                    'agreement': agrees.get(r.arm),
+                    'AUC': _interval(r),
+                },
+            )
+        )
     return pd.DataFrame(rows)

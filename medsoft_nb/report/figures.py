@@ -19,145 +19,250 @@ from ..data.manifest import Manifest
 
 # %% ../../nbs/report/figures.ipynb #c1066
 def plot_intervals(
-    df:pd.DataFrame,         # One row an arm: arm, value, lo, hi
-    ax:plt.Axes|None=None,   # A new figure if `None`
-    xlabel:str='',           # What is measured
-    line:float|None=None,    # Reference, drawn as a dashed line
-    points:pd.DataFrame|None=None, # Single values, e.g. of each seed: arm, value
-)->plt.Axes:
+    df: pd.DataFrame,  # One row an arm: arm, value, lo, hi
+    ax: plt.Axes | None = None,  # A new figure if `None`
+    xlabel: str = '',  # What is measured
+    line: float | None = None,  # Reference, drawn as a dashed line
+    points: pd.DataFrame | None = None,  # Single values, e.g. of each seed: arm, value
+) -> plt.Axes:
     "Values with their intervals, one arm a line"
     sns.set_theme(style='whitegrid', context='paper')
-    ax = ax or plt.subplots(figsize=(PAGE*.74, .3*len(df)+.8))[1]
-    for k,r in enumerate(df.itertuples()):
-        c = arm_colour(r.arm); ax.plot([r.lo, r.hi], [k, k], color=c, lw=2.4, solid_capstyle='butt'); ax.plot(r.value, k, 'o', color=c, ms=6)
-        if points is not None: ax.plot(points.value[points.arm==r.arm], np.full((points.arm==r.arm).sum(), k+.22), '|', color=c, ms=6, alpha=.7)
-    if line is not None: ax.axvline(line, color='k', lw=.8, ls='--')
-    ax.set_yticks(range(len(df)), df.arm); ax.invert_yaxis(); ax.set_xlabel(xlabel); ax.grid(axis='y', visible=False); sns.despine(ax=ax, left=True)
+    ax = ax or plt.subplots(figsize=(PAGE * 0.74, 0.3 * len(df) + 0.8))[1]
+    for k, r in enumerate(df.itertuples()):
+        c = arm_colour(r.arm)
+        ax.plot([r.lo, r.hi], [k, k], color=c, lw=2.4, solid_capstyle='butt')
+        ax.plot(r.value, k, 'o', color=c, ms=6)
+        if points is not None:
+            ax.plot(
+                points.value[points.arm == r.arm],
+                np.full((points.arm == r.arm).sum(), k + 0.22),
+                '|',
+                color=c,
+                ms=6,
+                alpha=0.7,
+            )
+    if line is not None:
+        ax.axvline(line, color='k', lw=0.8, ls='--')
+    ax.set_yticks(range(len(df)), df.arm)
+    ax.invert_yaxis()
+    ax.set_xlabel(xlabel)
+    ax.grid(axis='y', visible=False)
+    sns.despine(ax=ax, left=True)
     return ax
 
 # %% ../../nbs/report/figures.ipynb #c1067
-def plot_auc(df:pd.DataFrame, ax:plt.Axes|None=None, points:pd.DataFrame|None=None)->plt.Axes:
+def plot_auc(df: pd.DataFrame, ax: plt.Axes | None = None, points: pd.DataFrame | None = None) -> plt.Axes:
     "AUC of each arm with its interval; the dashed line is real-only"
-    base = df.value[df.arm=='real-only']
-    return plot_intervals(df, ax, 'AUC on held-out patients (mean over seeds, 95 % interval)', float(base.iloc[0]) if len(base) else None, points)
+    base = df.value[df.arm == 'real-only']
+    return plot_intervals(
+        df,
+        ax,
+        'AUC on held-out patients (mean over seeds, 95 % interval)',
+        float(base.iloc[0]) if len(base) else None,
+        points,
+    )
 
 # %% ../../nbs/report/figures.ipynb #c1068
-def plot_kid(df:pd.DataFrame, ax:plt.Axes|None=None)->plt.Axes:
+def plot_kid(df: pd.DataFrame, ax: plt.Axes | None = None) -> plt.Axes:
     "KID of each arm; the dashed line is real against real"
-    real = df.value[df.arm=='real']
-    return plot_intervals(df[df.arm!='real'], ax, 'KID of lesion crops (lower is nearer to real lesions)', float(real.iloc[0]) if len(real) else 0.)
+    real = df.value[df.arm == 'real']
+    return plot_intervals(
+        df[df.arm != 'real'],
+        ax,
+        'KID of lesion crops (lower is nearer to real lesions)',
+        float(real.iloc[0]) if len(real) else 0.0,
+    )
 
 # %% ../../nbs/report/figures.ipynb #c1069
-def plot_gain(df:pd.DataFrame, ax:plt.Axes|None=None)->plt.Axes:
+def plot_gain(df: pd.DataFrame, ax: plt.Axes | None = None) -> plt.Axes:
     "Paired differences from `paired_difference`, one arm a line; the dashed line is no difference"
-    controls = sorted(set(df.control)); return plot_intervals(df, ax, f"difference in AUC to {', '.join(controls)} (95 % interval)", 0.)
+    controls = sorted(set(df.control))
+    return plot_intervals(df, ax, f"difference in AUC to {', '.join(controls)} (95 % interval)", 0.0)
 
 # %% ../../nbs/report/figures.ipynb #c1070
 def plot_confusion(
-    answers:pd.DataFrame, # arm, label (asked for), named, count
-    ncols:int=4,          # Matrices in a row
-)->plt.Figure:
+    answers: pd.DataFrame,  # arm, label (asked for), named, count
+    ncols: int = 4,  # Matrices in a row
+) -> plt.Figure:
     "What each arm's lesions were taken for, as shares of what was asked for"
-    arms, labels = list(dict.fromkeys(answers.arm)), sorted(set(answers.label)); named = [*labels, *sorted(set(answers.named)-set(labels))]
-    nrows = -(-len(arms)//ncols); fig, axs = plt.subplots(nrows, ncols, figsize=(2.5*ncols, 2.2*nrows+.6), squeeze=False, sharey=True)
-    for ax in axs.ravel()[len(arms):]: ax.axis('off')
-    for ax,arm in zip(axs.ravel(), arms):
-        m = answers[answers.arm==arm].pivot_table(index='label', columns='named', values='count', aggfunc='sum', fill_value=0).reindex(index=labels, columns=named, fill_value=0)
+    arms, labels = list(dict.fromkeys(answers.arm)), sorted(set(answers.label))
+    named = [*labels, *sorted(set(answers.named) - set(labels))]
+    nrows = -(-len(arms) // ncols)
+    fig, axs = plt.subplots(nrows, ncols, figsize=(2.5 * ncols, 2.2 * nrows + 0.6), squeeze=False, sharey=True)
+    for ax in axs.ravel()[len(arms) :]:
+        ax.axis('off')
+    for ax, arm in zip(axs.ravel(), arms):
+        m = (
+            answers[answers.arm == arm]
+            .pivot_table(index='label', columns='named', values='count', aggfunc='sum', fill_value=0)
+            .reindex(index=labels, columns=named, fill_value=0)
+        )
         share = m.div(m.sum(1).clip(lower=1), axis=0)
-        sns.heatmap(share, ax=ax, vmin=0, vmax=1, cmap='Blues', annot=True, fmt='.2f', cbar=False, square=True, annot_kws=dict(size=7))
-        ax.set_title(arm, fontsize=8); ax.set_xlabel(''); ax.set_ylabel('asked for' if ax in axs[:, 0] else '', fontsize=8); ax.tick_params(labelsize=7); ax.set_xticklabels(ax.get_xticklabels(), rotation=35, ha='right')
+        sns.heatmap(
+            share,
+            ax=ax,
+            vmin=0,
+            vmax=1,
+            cmap='Blues',
+            annot=True,
+            fmt='.2f',
+            cbar=False,
+            square=True,
+            annot_kws=dict(size=7),
+        )
+        ax.set_title(arm, fontsize=8)
+        ax.set_xlabel('')
+        ax.set_ylabel('asked for' if ax in axs[:, 0] else '', fontsize=8)
+        ax.tick_params(labelsize=7)
+        ax.set_xticklabels(ax.get_xticklabels(), rotation=35, ha='right')
     fig.tight_layout()
     return fig
 
 # %% ../../nbs/report/figures.ipynb #c1074
 def plot_curves(
-    df:pd.DataFrame,       # arm, value, lo, hi, and the column `x`
-    x:str,                 # Column of numbers
-    xlabel:str='',
-    lines:pd.DataFrame|None=None, # arm, value: levels that do not depend on `x`, drawn as dashed lines
-    ax:plt.Axes|None=None,
-    ylabel:str='AUC on held-out patients',
-)->plt.Axes:
+    df: pd.DataFrame,  # arm, value, lo, hi, and the column `x`
+    x: str,  # Column of numbers
+    xlabel: str = '',
+    lines: pd.DataFrame | None = None,  # arm, value: levels that do not depend on `x`, drawn as dashed lines
+    ax: plt.Axes | None = None,
+    ylabel: str = 'AUC on held-out patients',
+) -> plt.Axes:
     "One line an arm with its 95 % band, over numbers on a logarithmic scale"
-    sns.set_theme(style='whitegrid', context='paper'); ax = ax or plt.subplots(figsize=(PAGE*.6, 2.7))[1]; styles = ('-', (0, (4, 1.5)), (0, (1, 1)))
+    sns.set_theme(style='whitegrid', context='paper')
+    ax = ax or plt.subplots(figsize=(PAGE * 0.6, 2.7))[1]
+    styles = ('-', (0, (4, 1.5)), (0, (1, 1)))
     used = {}
-    for arm,d in df.sort_values(x).groupby('arm', sort=False):
-        c = arm_colour(arm); k = used[c] = used.get(c, -1)+1; ax.plot(d[x], d.value, 'o', ls=styles[k % 3], color=c, ms=4, label=arm); ax.fill_between(d[x], d.lo, d.hi, color=c, alpha=.12, lw=0)
+    for arm, d in df.sort_values(x).groupby('arm', sort=False):
+        c = arm_colour(arm)
+        k = used[c] = used.get(c, -1) + 1
+        ax.plot(d[x], d.value, 'o', ls=styles[k % 3], color=c, ms=4, label=arm)
+        ax.fill_between(d[x], d.lo, d.hi, color=c, alpha=0.12, lw=0)
     for r in () if lines is None else lines.itertuples():
-        ax.axhline(r.value, color=arm_colour(r.arm), ls='--', lw=.9); ax.annotate(r.arm, (1, r.value), xycoords=('axes fraction', 'data'), xytext=(3, 0), textcoords='offset points', va='center', fontsize=7, color=arm_colour(r.arm))
-    ticks = sorted(set(df[x])); ax.set_xscale('log'); ax.set_xticks(ticks, [f'{t:g}' for t in ticks]); ax.xaxis.set_minor_locator(mpl.ticker.NullLocator())
-    ax.set(xlabel=xlabel or x, ylabel=ylabel); ax.legend(frameon=False, fontsize=7); sns.despine(ax=ax)
+        ax.axhline(r.value, color=arm_colour(r.arm), ls='--', lw=0.9)
+        ax.annotate(
+            r.arm,
+            (1, r.value),
+            xycoords=('axes fraction', 'data'),
+            xytext=(3, 0),
+            textcoords='offset points',
+            va='center',
+            fontsize=7,
+            color=arm_colour(r.arm),
+        )
+    ticks = sorted(set(df[x]))
+    ax.set_xscale('log')
+    ax.set_xticks(ticks, [f'{t:g}' for t in ticks])
+    ax.xaxis.set_minor_locator(mpl.ticker.NullLocator())
+    ax.set(xlabel=xlabel or x, ylabel=ylabel)
+    ax.legend(frameon=False, fontsize=7)
+    sns.despine(ax=ax)
     return ax
 
 # %% ../../nbs/report/figures.ipynb #c1075
-def ratio_rows(aucs:pd.DataFrame)->pd.DataFrame:
+def ratio_rows(aucs: pd.DataFrame) -> pd.DataFrame:
     "Arms such as `lora-smis x2` of a ratio sweep, with the column `ratio`"
-    d = aucs[aucs.arm.str.contains(r' x[\d.]+$')]; part = d.arm.str.rsplit(' x', n=1)
+    d = aucs[aucs.arm.str.contains(r' x[\d.]+$')]
+    part = d.arm.str.rsplit(' x', n=1)
     return d.assign(arm=part.str[0], ratio=part.str[1].astype(float))
 
 # %% ../../nbs/report/figures.ipynb #c1076
-def plot_ratio(aucs:pd.DataFrame, ax:plt.Axes|None=None)->plt.Axes:
+def plot_ratio(aucs: pd.DataFrame, ax: plt.Axes | None = None) -> plt.Axes:
     "AUC against synthetic images for each real sick one"
     d = ratio_rows(aucs)
-    if not len(d): raise ValueError('there is no arm of a ratio sweep, such as `lora-smis x2`.')
-    return plot_curves(d, 'ratio', 'synthetic sick images for each real one', aucs[aucs.arm.isin(['real-only', 'oracle'])], ax)
+    if not len(d):
+        raise ValueError('there is no arm of a ratio sweep, such as `lora-smis x2`.')
+    return plot_curves(
+        d, 'ratio', 'synthetic sick images for each real one', aucs[aucs.arm.isin(['real-only', 'oracle'])], ax
+    )
 
 # %% ../../nbs/report/figures.ipynb #c1077
-def plot_scarcity(df:pd.DataFrame, ax:plt.Axes|None=None)->plt.Axes:
+def plot_scarcity(df: pd.DataFrame, ax: plt.Axes | None = None) -> plt.Axes:
     "AUC against the number of real sick images: arm, n_sick, value, lo, hi"
     return plot_curves(df, 'n_sick', 'real sick training images', None, ax)
 
 # %% ../../nbs/report/figures.ipynb #c1078
 def plot_reliability(
-    curves:dict,           # Arm -> table of `reliability_curve`
-    ax:plt.Axes|None=None,
-)->plt.Axes:
+    curves: dict,  # Arm -> table of `reliability_curve`
+    ax: plt.Axes | None = None,
+) -> plt.Axes:
     "Share of sick images against the predicted probability; on the diagonal, probabilities mean what they say"
-    sns.set_theme(style='whitegrid', context='paper'); ax = ax or plt.subplots(figsize=(COLUMN, COLUMN))[1]; ax.plot([0, 1], [0, 1], color='#bbbbbb', lw=1)
-    for arm,d in curves.items(): ax.errorbar(d.predicted, d.observed, [np.maximum(d.observed-d.lo, 0), np.maximum(d.hi-d.observed, 0)], fmt='o-', ms=3, lw=1, elinewidth=.6, color=arm_colour(arm), label=arm)
-    ax.set(xlabel='predicted probability', ylabel='share of sick images', xlim=(0, 1), ylim=(0, 1), aspect='equal'); ax.legend(frameon=False, fontsize=7); sns.despine(ax=ax)
+    sns.set_theme(style='whitegrid', context='paper')
+    ax = ax or plt.subplots(figsize=(COLUMN, COLUMN))[1]
+    ax.plot([0, 1], [0, 1], color='#bbbbbb', lw=1)
+    for arm, d in curves.items():
+        ax.errorbar(
+            d.predicted,
+            d.observed,
+            [np.maximum(d.observed - d.lo, 0), np.maximum(d.hi - d.observed, 0)],
+            fmt='o-',
+            ms=3,
+            lw=1,
+            elinewidth=0.6,
+            color=arm_colour(arm),
+            label=arm,
+        )
+    ax.set(xlabel='predicted probability', ylabel='share of sick images', xlim=(0, 1), ylim=(0, 1), aspect='equal')
+    ax.legend(frameon=False, fontsize=7)
+    sns.despine(ax=ax)
     return ax
 
 # %% ../../nbs/report/figures.ipynb #c1082
-def find_image(sources:Manifest, image_id:str)->np.ndarray:
+def find_image(sources: Manifest, image_id: str) -> np.ndarray:
     "Image of a row by its id"
     return sources.image(list(sources.df.image_id).index(image_id))
 
 # %% ../../nbs/report/figures.ipynb #c1083
-def zoom(x:np.ndarray, mask:np.ndarray, size:int=48)->np.ndarray:
+def zoom(x: np.ndarray, mask: np.ndarray, size: int = 48) -> np.ndarray:
     "Window of `size` pixels around a mask"
-    cy, cx = (int(round(c)) for c in ndi.center_of_mass(mask)); h = size//2
-    y0, x0 = np.clip(cy-h, 0, max(0, x.shape[0]-size)), np.clip(cx-h, 0, max(0, x.shape[1]-size))
-    return x[y0:y0+size, x0:x0+size]
+    cy, cx = (int(round(c)) for c in ndi.center_of_mass(mask))
+    h = size // 2
+    y0, x0 = np.clip(cy - h, 0, max(0, x.shape[0] - size)), np.clip(cx - h, 0, max(0, x.shape[1] - size))
+    return x[y0 : y0 + size, x0 : x0 + size]
 
 # %% ../../nbs/report/figures.ipynb #c1084
 def qualitative_grid(
-    arms:dict,           # Name -> synthetic manifest; rows of one number and label share their place
-    sources:Manifest,    # Backgrounds
-    n:int=4,             # Examples, spread over the labels
-    size:int=48,         # Side of the enlarged view in pixels
-)->plt.Figure:
+    arms: dict,  # Name -> synthetic manifest; rows of one number and label share their place
+    sources: Manifest,  # Backgrounds
+    n: int = 4,  # Examples, spread over the labels
+    size: int = 48,  # Side of the enlarged view in pixels
+) -> plt.Figure:
     "Healthy, mask, and for each arm the result and a zoom"
     sets = [set(m.df.image_id) for m in arms.values()]
-    ids = sorted(set.intersection(*sets)); first = next(iter(arms.values()))
-    if not ids: raise ValueError('the arms share no image_id, so their results cannot be shown side by side.')
-    by = pd.Series(ids).groupby([i.rsplit('-', 1)[0] for i in ids]); ids = [g.iloc[k] for k in range(n) for _,g in by if k<len(g)][:n]
-    cols = 2 + 2*len(arms); fig, axs = plt.subplots(len(ids), cols, figsize=(1.25*cols, 1.35*len(ids)+.2), squeeze=False)
-    for ax in axs.ravel(): ax.axis('off')
-    for row,i in zip(axs, ids):
-        k = list(first.df.image_id).index(i); src, mask = find_image(sources, first.df.source_id.iloc[k]), first.lesion_mask(k)
-        show = lambda ax, x, title: (ax.imshow(to_uint8(x), cmap='gray', vmin=0, vmax=255), ax.set_title(title, fontsize=7, pad=2))
-        show(row[0], src, 'healthy'); show(row[1], src, first.df.label.iloc[k]); row[1].contour(mask, [.5], colors='#ffb000', linewidths=.8)
-        for a,(name,m) in enumerate(arms.items()):
-            x = find_image(m, i); show(row[2+2*a], x, name); show(row[3+2*a], zoom(x, mask, size), 'zoom')
-    fig.tight_layout(pad=.3)
+    ids = sorted(set.intersection(*sets))
+    first = next(iter(arms.values()))
+    if not ids:
+        raise ValueError('the arms share no image_id, so their results cannot be shown side by side.')
+    by = pd.Series(ids).groupby([i.rsplit('-', 1)[0] for i in ids])
+    ids = [g.iloc[k] for k in range(n) for _, g in by if k < len(g)][:n]
+    cols = 2 + 2 * len(arms)
+    fig, axs = plt.subplots(len(ids), cols, figsize=(1.25 * cols, 1.35 * len(ids) + 0.2), squeeze=False)
+    for ax in axs.ravel():
+        ax.axis('off')
+    for row, i in zip(axs, ids):
+        k = list(first.df.image_id).index(i)
+        src, mask = find_image(sources, first.df.source_id.iloc[k]), first.lesion_mask(k)
+        show = lambda ax, x, title: (
+            ax.imshow(to_uint8(x), cmap='gray', vmin=0, vmax=255),
+            ax.set_title(title, fontsize=7, pad=2),
+        )
+        show(row[0], src, 'healthy')
+        show(row[1], src, first.df.label.iloc[k])
+        row[1].contour(mask, [0.5], colors='#ffb000', linewidths=0.8)
+        for a, (name, m) in enumerate(arms.items()):
+            x = find_image(m, i)
+            show(row[2 + 2 * a], x, name)
+            show(row[3 + 2 * a], zoom(x, mask, size), 'zoom')
+    fig.tight_layout(pad=0.3)
     return fig
 
 # %% ../../nbs/report/figures.ipynb #c1085
-def save_figure(fig, stem:str|Path)->Path:
+def save_figure(fig, stem: str | Path) -> Path:
     "Write a figure as PNG (150 dpi), PDF and SVG, with text as text, the same bytes each time"
-    stem = Path(stem); stem.parent.mkdir(parents=True, exist_ok=True); file = lambda ext: Path(f'{stem}.{ext}')
+    stem = Path(stem)
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    file = lambda ext: Path(f'{stem}.{ext}')
     with mpl.rc_context({'pdf.fonttype': 42, 'svg.fonttype': 'none', 'svg.hashsalt': stem.name}):
-        for ext,dates in (('png', None), ('pdf', {'CreationDate': None}), ('svg', {'Date': None})):
-            with atomic_path(file(ext)) as tmp: fig.savefig(tmp, dpi=150, bbox_inches='tight', metadata=dates)
+        for ext, dates in (('png', None), ('pdf', {'CreationDate': None}), ('svg', {'Date': None})):
+            with atomic_path(file(ext)) as tmp:
+                fig.savefig(tmp, dpi=150, bbox_inches='tight', metadata=dates)
     return file('png')

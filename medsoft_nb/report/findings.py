@@ -12,9 +12,33 @@ __all__ = ['CONTROLS', 'LESS', 'ONE', 'TARGETS', 'best_control', 'calibration_fi
 import pandas as pd
 
 # %% ../../nbs/report/findings.ipynb #c1091
-CONTROLS = ('real-only', 'class-weights', 'oversampling', 'classical', 'duplicate-real', 'copy-paste')  # What a generator must beat
-LESS, ONE = dict(largest=False), dict(target=1.)
-TARGETS = {**dict.fromkeys(('kid', 'fid', 'fid_infinity', 'ms_ssim', 'seam_excess', 'background_changed', 'hd95', 'memorised_below', 'memorised_copies'), LESS), **dict.fromkeys(('seam_ratio', 'density', 'memorised_ratio'), ONE), 'seam_detectability': dict(target=.5)}  # What is best, for `mark_best`; the largest where nothing is said
+CONTROLS = (
+    'real-only',
+    'class-weights',
+    'oversampling',
+    'classical',
+    'duplicate-real',
+    'copy-paste',
+)  # What a generator must beat
+LESS, ONE = dict(largest=False), dict(target=1.0)
+TARGETS = {
+    **dict.fromkeys(
+        (
+            'kid',
+            'fid',
+            'fid_infinity',
+            'ms_ssim',
+            'seam_excess',
+            'background_changed',
+            'hd95',
+            'memorised_below',
+            'memorised_copies',
+        ),
+        LESS,
+    ),
+    **dict.fromkeys(('seam_ratio', 'density', 'memorised_ratio'), ONE),
+    'seam_detectability': dict(target=0.5),
+}  # What is best, for `mark_best`; the largest where nothing is said
 
 # %% ../../nbs/report/findings.ipynb #c1092
 def _interval(row, digits=3, sign=False):
@@ -26,71 +50,89 @@ def _interval(row, digits=3, sign=False):
 def _rows(df, needed):
     "`df` indexed by arm; `ValueError` where columns are missing"
     lacking = [c for c in ('arm', 'value', 'lo', 'hi', *needed) if c not in df]
-    if lacking: raise ValueError(f"The table lacks the columns {lacking}; it has {list(df)}.")
+    if lacking:
+        raise ValueError(f"The table lacks the columns {lacking}; it has {list(df)}.")
     return df.set_index('arm')
 
 # %% ../../nbs/report/findings.ipynb #c1095
 def best_control(
-    aucs:pd.DataFrame,       # `arm`, `value`, `lo`, `hi`
-    controls:tuple=CONTROLS, # Arms that use no generator
-)->str:                      # Name of the arm
+    aucs: pd.DataFrame,  # `arm`, `value`, `lo`, `hi`
+    controls: tuple = CONTROLS,  # Arms that use no generator
+) -> str:  # Name of the arm
     "The strongest of the controls"
     present = aucs[aucs.arm.isin(controls)]
-    if not len(present): raise ValueError(f"None of the controls {list(controls)} is among the arms {list(aucs.arm)}.")
+    if not len(present):
+        raise ValueError(f"None of the controls {list(controls)} is among the arms {list(aucs.arm)}.")
     return present.arm.iloc[present.value.to_numpy().argmax()]
 
 # %% ../../nbs/report/findings.ipynb #c1096
 def calibration_findings(
-    aucs:pd.DataFrame,    # `arm`, `value`, `lo`, `hi`
-    oracle:float=0.90,    # AUC that the oracle should reach
-    real_only:float=0.75, # AUC that real images alone should not exceed
-)->list[str]:             # Sentences
+    aucs: pd.DataFrame,  # `arm`, `value`, `lo`, `hi`
+    oracle: float = 0.90,  # AUC that the oracle should reach
+    real_only: float = 0.75,  # AUC that real images alone should not exceed
+) -> list[str]:  # Sentences
     "Whether the task leaves room for synthesis, and can be learned at all"
     rows = _rows(aucs, ())
-    if 'oracle' not in rows.index: return ['There is no oracle arm: how much could be gained is unknown.']
+    if 'oracle' not in rows.index:
+        return ['There is no oracle arm: how much could be gained is unknown.']
     top, low = rows.loc['oracle'], rows.loc['real-only']
-    text = [f'The oracle, trained with the withheld sick images, reaches an AUC of {_interval(top)}; real images alone {_interval(low)}.']
-    if top.value < oracle: text.append(f'**The oracle stays below {oracle:.2f}: the task is too hard for this classifier, or it was trained too briefly, and the comparison below says little about synthesis.**')
-    if low.value > real_only: text.append(f'**Real images alone exceed {real_only:.2f}: there is little room for a gain.**')
+    text = [
+        f'The oracle, trained with the withheld sick images, reaches an AUC of {_interval(top)}; real images alone {_interval(low)}.'
+    ]
+    if top.value < oracle:
+        text.append(
+            f'**The oracle stays below {oracle:.2f}: the task is too hard for this classifier, or it was trained too briefly, and the comparison below says little about synthesis.**'
+        )
+    if low.value > real_only:
+        text.append(f'**Real images alone exceed {real_only:.2f}: there is little room for a gain.**')
     return text
 
 # %% ../../nbs/report/findings.ipynb #c1098
 def gain_findings(
-    gains:pd.DataFrame,  # Paired differences: `arm`, `control`, `value`, `lo`, `hi`
-    seeds:int,           # Number of seeds behind them
-)->list[str]:            # Sentences
+    gains: pd.DataFrame,  # Paired differences: `arm`, `control`, `value`, `lo`, `hi`
+    seeds: int,  # Number of seeds behind them
+) -> list[str]:  # Sentences
     "Which arms are better than their control, which worse, and where nothing was shown"
     _rows(gains, ('control',))
     text = []
     for row in gains.itertuples():
         verdict = '**better**' if row.lo > 0 else '**worse**' if row.hi < 0 else '**no difference shown**'
         text.append(f'{row.arm} against {row.control}: AUC {_interval(row, sign=True)}, {verdict}.')
-    if seeds < 5: text.append(f'These are {seeds} seed{"s" if seeds > 1 else ""}; 5 or more are needed for a claim.')
+    if seeds < 5:
+        text.append(f'These are {seeds} seed{"s" if seeds > 1 else ""}; 5 or more are needed for a claim.')
     return text
 
 # %% ../../nbs/report/findings.ipynb #c1103
 def seed_means(
-    quality:pd.DataFrame,  # Tidy: `arm`, `seed`, `metric`, `value`, `lo`, `hi`
-)->pd.DataFrame:           # `arm`, `metric`, `value`, `lo`, `hi`, in the order of `quality`
+    quality: pd.DataFrame,  # Tidy: `arm`, `seed`, `metric`, `value`, `lo`, `hi`
+) -> pd.DataFrame:  # `arm`, `metric`, `value`, `lo`, `hi`, in the order of `quality`
     "Mean over seeds; `lo` and `hi` are the outermost of the seeds' intervals"
-    return quality.groupby(['arm', 'metric'], sort=False).agg(value=('value', 'mean'), lo=('lo', 'min'), hi=('hi', 'max')).reset_index()
+    return (
+        quality.groupby(['arm', 'metric'], sort=False)
+        .agg(value=('value', 'mean'), lo=('lo', 'min'), hi=('hi', 'max'))
+        .reset_index()
+    )
 
 # %% ../../nbs/report/findings.ipynb #c1106
 def quality_findings(
-    quality:pd.DataFrame,    # Tidy: `arm`, `seed`, `metric`, `value`; the floor is an arm of its own
-    soft:str='lora-smis',    # Arm with soft masks
-    hard:str='lora-hard',    # The same model with hard masks
-    floor:str='real',        # Arm of real against real
-)->list[str]:                # Sentences
+    quality: pd.DataFrame,  # Tidy: `arm`, `seed`, `metric`, `value`; the floor is an arm of its own
+    soft: str = 'lora-smis',  # Arm with soft masks
+    hard: str = 'lora-hard',  # The same model with hard masks
+    floor: str = 'real',  # Arm of real against real
+) -> list[str]:  # Sentences
     "KID against the floor, and the border of soft against hard masks"
     mean = quality.groupby(['metric', 'arm'], sort=False).value.mean()
     text = []
     if 'kid' in mean.index:
         kid = mean['kid'].drop(floor, errors='ignore').sort_values()
-        text.append(f'Nearest to real lesions by KID: {kid.index[0]} ({kid.iloc[0]:.4f}); farthest: {kid.index[-1]} ({kid.iloc[-1]:.4f}).'
-            + (f' Real against real gives {mean["kid"][floor]:.4f}.' if floor in mean['kid'] else ''))
+        text.append(
+            f'Nearest to real lesions by KID: {kid.index[0]} ({kid.iloc[0]:.4f}); farthest: {kid.index[-1]} ({kid.iloc[-1]:.4f}).'
+            + (f' Real against real gives {mean["kid"][floor]:.4f}.' if floor in mean['kid'] else '')
+        )
     if 'seam_ratio' in mean.index and {soft, hard} <= set(mean['seam_ratio'].index):
         a, b = mean['seam_ratio'][soft], mean['seam_ratio'][hard]
-        better = abs(a-1) < abs(b-1)
-        text.append(f'Seam ratio (1: as in the untouched image): soft masks {a:.2f}, hard masks {b:.2f}; the border of the soft ones is {"nearer to" if better else "**not nearer to**"} that of an untouched image.')
+        better = abs(a - 1) < abs(b - 1)
+        text.append(
+            f'Seam ratio (1: as in the untouched image): soft masks {a:.2f}, hard masks {b:.2f}; the border of the soft ones is {"nearer to" if better else "**not nearer to**"} that of an untouched image.'
+        )
     return text

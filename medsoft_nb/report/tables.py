@@ -14,79 +14,130 @@ from ..core.files import atomic_path, data_path, write_text
 
 # %% ../../nbs/report/tables.ipynb #c1054
 def with_interval(
-    df:pd.DataFrame, # Columns value, lo, hi
-    digits:int=3,    # After the point
-)->pd.Series:        # Text such as `0.812 [0.774, 0.850]`
+    df: pd.DataFrame,  # Columns value, lo, hi
+    digits: int = 3,  # After the point
+) -> pd.Series:  # Text such as `0.812 [0.774, 0.850]`
     "Value and interval as one text"
     f = lambda v: '' if pd.isna(v) else f'{v:.{digits}f}'
-    return pd.Series([f(v) if pd.isna(l) else f'{f(v)} [{f(l)}, {f(h)}]' for v,l,h in zip(df.value, df.lo, df.hi)], df.index)
+    return pd.Series(
+        [f(v) if pd.isna(l) else f'{f(v)} [{f(l)}, {f(h)}]' for v, l, h in zip(df.value, df.lo, df.hi)], df.index
+    )
 
 # %% ../../nbs/report/tables.ipynb #c1055
-def markdown(df:pd.DataFrame)->str:
+def markdown(df: pd.DataFrame) -> str:
     "GitHub table of texts and numbers"
-    text = lambda v: '' if v is None or isinstance(v, float) and np.isnan(v) else f'{v:.4g}' if isinstance(v, (float, np.floating)) else str(v).replace('|', '\\|')
+    text = lambda v: (
+        ''
+        if v is None or isinstance(v, float) and np.isnan(v)
+        else f'{v:.4g}'
+        if isinstance(v, (float, np.floating))
+        else str(v).replace('|', '\\|')
+    )
     line = lambda cells: '| ' + ' | '.join(cells) + ' |'
-    return '\n'.join([line(map(str, df.columns)), line(['---']*df.shape[1]), *(line(map(text, r)) for r in df.itertuples(index=False))])
+    return '\n'.join(
+        [
+            line(map(str, df.columns)),
+            line(['---'] * df.shape[1]),
+            *(line(map(text, r)) for r in df.itertuples(index=False)),
+        ]
+    )
 
 # %% ../../nbs/report/tables.ipynb #c1056
 MARKS = {('**', '**'): 'textbf', ('<ins>', '</ins>'): 'underline'}  # Best and second-best, in Markdown and in LaTeX
 
 # %% ../../nbs/report/tables.ipynb #c1057
-def latex(df:pd.DataFrame, caption:str='')->str:
+def latex(df: pd.DataFrame, caption: str = '') -> str:
     "Booktabs table"
-    special = {**{c: '\\'+c for c in '&%$#_{}'}, '\\': r'\textbackslash{}', '~': r'\textasciitilde{}', '^': r'\textasciicircum{}', '<': r'\textless{}', '>': r'\textgreater{}', '|': r'\textbar{}'}
-    plain = lambda v: '' if v is None or isinstance(v, float) and np.isnan(v) else f'{v:.4g}' if isinstance(v, (float, np.floating)) else str(v)
+    special = {
+        **{c: '\\' + c for c in '&%$#_{}'},
+        '\\': r'\textbackslash{}',
+        '~': r'\textasciitilde{}',
+        '^': r'\textasciicircum{}',
+        '<': r'\textless{}',
+        '>': r'\textgreater{}',
+        '|': r'\textbar{}',
+    }
+    plain = lambda v: (
+        ''
+        if v is None or isinstance(v, float) and np.isnan(v)
+        else f'{v:.4g}'
+        if isinstance(v, (float, np.floating))
+        else str(v)
+    )
     safe = lambda v: plain(v).translate(str.maketrans(special))
+
     def cell(v):
         for (a, b), tex in MARKS.items():
-            if len(s := plain(v))>len(a+b) and s.startswith(a) and s.endswith(b): return f'\\{tex}{{{safe(s[len(a):-len(b)])}}}'
+            if len(s := plain(v)) > len(a + b) and s.startswith(a) and s.endswith(b):
+                return f'\\{tex}{{{safe(s[len(a) : -len(b)])}}}'
         return safe(v)
+
     rows = ' \\\\\n'.join(' & '.join(cell(v) for v in r) for r in df.itertuples(index=False))
     cap = f'\\caption{{{safe(caption)}}}\n' if caption else ''
-    return f"\\begin{{table}}\n\\centering\n{cap}\\begin{{tabular}}{{{'l'*df.shape[1]}}}\n\\toprule\n{' & '.join(safe(c) for c in df.columns)} \\\\\n\\midrule\n{rows} \\\\\n\\bottomrule\n\\end{{tabular}}\n\\end{{table}}\n"
+    return f"\\begin{{table}}\n\\centering\n{cap}\\begin{{tabular}}{{{'l' * df.shape[1]}}}\n\\toprule\n{' & '.join(safe(c) for c in df.columns)} \\\\\n\\midrule\n{rows} \\\\\n\\bottomrule\n\\end{{tabular}}\n\\end{{table}}\n"
 
 # %% ../../nbs/report/tables.ipynb #c1058
 def mark_best(
-    df:pd.DataFrame, column:str, # A column of texts
-    by,                          # Numbers to rank by
-    largest:bool=True,           # Whether more is better
-    leave_out:tuple=(),          # Values of the first column that take no part
-    target:float|None=None,      # Nearest to this is best, e.g. 1 for a seam ratio
-)->pd.DataFrame:
+    df: pd.DataFrame,
+    column: str,  # A column of texts
+    by,  # Numbers to rank by
+    largest: bool = True,  # Whether more is better
+    leave_out: tuple = (),  # Values of the first column that take no part
+    target: float | None = None,  # Nearest to this is best, e.g. 1 for a seam ratio
+) -> pd.DataFrame:
     "Best entry in bold, second-best underlined; entries that are equal as printed share a mark"
     by = pd.Series(np.asarray(by, float), df.index)[~df.iloc[:, 0].isin(leave_out)].dropna()
-    if target is not None: by, largest = (by-target).abs(), False
-    shown = df[column].astype(str).str.split(' ').str[0]; order = list(dict.fromkeys(shown[by.sort_values(ascending=not largest, kind='stable').index]))
+    if target is not None:
+        by, largest = (by - target).abs(), False
+    shown = df[column].astype(str).str.split(' ').str[0]
+    order = list(dict.fromkeys(shown[by.sort_values(ascending=not largest, kind='stable').index]))
     wrap = dict(zip(order, (('**', '**'), ('<ins>', '</ins>'))))
-    return df.assign(**{column: [f'{wrap[s][0]}{v}{wrap[s][1]}' if i in by.index and s in wrap else v for (i,v),s in zip(df[column].items(), shown)]})
+    return df.assign(
+        **{
+            column: [
+                f'{wrap[s][0]}{v}{wrap[s][1]}' if i in by.index and s in wrap else v
+                for (i, v), s in zip(df[column].items(), shown)
+            ]
+        }
+    )
 
 # %% ../../nbs/report/tables.ipynb #c1059
 def with_paper(
-    df:pd.DataFrame,  # A table whose first column names arms
-    name:str,         # File in `data/paper`: quality, classification or ablation
-    metric:str,       # As in the file's column `metric`
-    dataset:str='',   # As in its column `dataset`; the first one that is there if empty
-    folder:str|Path|None=None, # The shipped files if `None`
-)->pd.DataFrame:
+    df: pd.DataFrame,  # A table whose first column names arms
+    name: str,  # File in `data/paper`: quality, classification or ablation
+    metric: str,  # As in the file's column `metric`
+    dataset: str = '',  # As in its column `dataset`; the first one that is there if empty
+    folder: str | Path | None = None,  # The shipped files if `None`
+) -> pd.DataFrame:
     "Adds the column 'paper': what the paper reports, where somebody has filled it in"
-    path = Path(folder or data_path('paper'))/f'{name}.csv'; found = pd.read_csv(path, dtype=str, keep_default_na=False)
-    if lacks := {'arm', 'dataset', 'metric', 'value'}-set(found): raise ValueError(f'{path} lacks the columns {sorted(lacks)}; they are arm, dataset, metric, value.')
+    path = Path(folder or data_path('paper')) / f'{name}.csv'
+    found = pd.read_csv(path, dtype=str, keep_default_na=False)
+    if lacks := {'arm', 'dataset', 'metric', 'value'} - set(found):
+        raise ValueError(f'{path} lacks the columns {sorted(lacks)}; they are arm, dataset, metric, value.')
     for r in found.itertuples():
-        try: float(r.value or 0)
-        except ValueError: raise ValueError(f'{path}: {r.value!r} of {r.arm!r} is not a number.') from None
-    found = found[(found.metric==metric) & (found.value!='')]; found = found[found.dataset==(dataset or (found.dataset.iloc[0] if len(found) else ''))]
-    if twice := found.arm[found.arm.duplicated()].tolist(): raise ValueError(f'{path} has {twice[0]!r} twice for {metric!r}.')
-    said = dict(zip(found.arm, found.value)); return df.assign(paper=[said.get(arm, '') for arm in df.iloc[:, 0]])
+        try:
+            float(r.value or 0)
+        except ValueError:
+            raise ValueError(f'{path}: {r.value!r} of {r.arm!r} is not a number.') from None
+    found = found[(found.metric == metric) & (found.value != '')]
+    found = found[found.dataset == (dataset or (found.dataset.iloc[0] if len(found) else ''))]
+    if twice := found.arm[found.arm.duplicated()].tolist():
+        raise ValueError(f'{path} has {twice[0]!r} twice for {metric!r}.')
+    said = dict(zip(found.arm, found.value))
+    return df.assign(paper=[said.get(arm, '') for arm in df.iloc[:, 0]])
 
 # %% ../../nbs/report/tables.ipynb #c1060
 def table(
-    df:pd.DataFrame,    # What to write
-    stem:str|Path,      # Path without suffix
-    caption:str='',     # For LaTeX
-    raw:pd.DataFrame|None=None, # Unrounded numbers for the CSV; `df` if `None`
-)->str:                 # The Markdown text
+    df: pd.DataFrame,  # What to write
+    stem: str | Path,  # Path without suffix
+    caption: str = '',  # For LaTeX
+    raw: pd.DataFrame | None = None,  # Unrounded numbers for the CSV; `df` if `None`
+) -> str:  # The Markdown text
     "Write a table as `.md`, `.tex` and `.csv`"
-    file = lambda ext: Path(f'{stem}.{ext}'); md = markdown(df)   # a point in the stem is part of its name
-    write_text(file('md'), md+'\n'); write_text(file('tex'), latex(df, caption))
-    with atomic_path(file('csv')) as tmp: (df if raw is None else raw).to_csv(tmp, index=False)
+    file = lambda ext: Path(f'{stem}.{ext}')
+    md = markdown(df)  # a point in the stem is part of its name
+    write_text(file('md'), md + '\n')
+    write_text(file('tex'), latex(df, caption))
+    with atomic_path(file('csv')) as tmp:
+        (df if raw is None else raw).to_csv(tmp, index=False)
     return md

@@ -23,12 +23,16 @@ from .profile import _cached
 
 # %% ../../nbs/running/jobs.ipynb #c1161
 def imported_modules(
-    source:str,          # Python source
-    package:str='medsoft_nb',
-    found:set|None=None, # Modules already followed
-)->set[Path]:            # Files of the modules
+    source: str,  # Python source
+    package: str = 'medsoft_nb',
+    found: set | None = None,  # Modules already followed
+) -> set[Path]:  # Files of the modules
     "Modules of `package` that `source` imports, directly and through each other"
-    root, left, found = Path(find_spec(package).origin).parent, [_names(source, package, package)], set() if found is None else found
+    root, left, found = (
+        Path(find_spec(package).origin).parent,
+        [_names(source, package, package)],
+        set() if found is None else found,
+    )
     while left:
         for name in left.pop():
             file = root.joinpath(*name.split('.')[1:]).with_suffix('.py')
@@ -43,11 +47,12 @@ def _names(source, package, here):
     "Names below `package` that `source`, a module of the package `here`, imports"
     names = set()
     for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Import): names |= {a.name for a in node.names}
+        if isinstance(node, ast.Import):
+            names |= {a.name for a in node.names}
         if isinstance(node, ast.ImportFrom):
-            module = resolve_name('.'*node.level + (node.module or ''), here) if node.level else node.module
+            module = resolve_name('.' * node.level + (node.module or ''), here) if node.level else node.module
             names |= {module, *(f'{module}.{a.name}' for a in node.names)}
-    return sorted(n for n in names if n.startswith(package+'.'))
+    return sorted(n for n in names if n.startswith(package + '.'))
 
 # %% ../../nbs/running/jobs.ipynb #c1163
 def _names_in(path, package, here):
@@ -58,50 +63,73 @@ def _names_in(path, package, here):
 @dataclass
 class Job:
     "One execution of a step's notebook"
-    name:str                # e.g. `seed-0/finetune`
-    notebook:Path           # Notebook to execute
-    folder:str              # Folder that the job owns, in the run folder
-    parameters:dict         # Values that are injected
-    needs:list = field(default_factory=list)  # Jobs that it builds on
-    files:list = field(default_factory=list)  # Files and folders given from outside, whose content counts
-    gpu:bool = True         # Takes a GPU where GPUs are shared out
+
+    name: str  # e.g. `seed-0/finetune`
+    notebook: Path  # Notebook to execute
+    folder: str  # Folder that the job owns, in the run folder
+    parameters: dict  # Values that are injected
+    needs: list = field(default_factory=list)  # Jobs that it builds on
+    files: list = field(default_factory=list)  # Files and folders given from outside, whose content counts
+    gpu: bool = True  # Takes a GPU where GPUs are shared out
 
     @property
-    def executed(self)->str: return f"notebooks/{self.name.replace('/', '-')}.ipynb"
-    @property
-    def step(self)->str: return self.notebook.stem
+    def executed(self) -> str:
+        return f"notebooks/{self.name.replace('/', '-')}.ipynb"
 
     @property
-    def code(self)->list:
+    def step(self) -> str:
+        return self.notebook.stem
+
+    @property
+    def code(self) -> list:
         "Cells of the notebook, and hashes of the library modules that they import; this one, which only runs notebooks, does not count"
         cells = _cached(_code_cells, self.notebook)
         return [cells, *(_cached(sha256, p) for p in sorted(imported_modules('\n'.join(cells))) if p.stem != 'grid')]
 
     @cached_property
-    def fingerprint(self)->str:
+    def fingerprint(self) -> str:
         "Hash of everything that the job's results depend on"
-        files = [f for p in map(Path, self.files) for f in (sorted(p.rglob('*')) if p.is_dir() else [p]) if f.is_file()]
-        return _hash([self.name, self.parameters, *self.code, *(_cached(sha256, p) for p in files), *(job.fingerprint for job in self.needs)])
+        files = [
+            f for p in map(Path, self.files) for f in (sorted(p.rglob('*')) if p.is_dir() else [p]) if f.is_file()
+        ]
+        return _hash(
+            [
+                self.name,
+                self.parameters,
+                *self.code,
+                *(_cached(sha256, p) for p in files),
+                *(job.fingerprint for job in self.needs),
+            ]
+        )
 
 # %% ../../nbs/running/jobs.ipynb #c1166
-def _code_cells(path): return [c.source for c in nbformat.read(path, 4).cells if c.cell_type == 'code']
+def _code_cells(path):
+    return [c.source for c in nbformat.read(path, 4).cells if c.cell_type == 'code']
 
 # %% ../../nbs/running/jobs.ipynb #c1167
-def _hash(told): return hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode()).hexdigest()[:16]
+def _hash(told):
+    return hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 # %% ../../nbs/running/jobs.ipynb #c1168
 def job_record(
-    job:Job,
-    out:Path,  # Run folder
-)->dict|None:  # papermill's record with `fingerprint`, or `None`
+    job: Job,
+    out: Path,  # Run folder
+) -> dict | None:  # papermill's record with `fingerprint`, or `None`
     "What the executed notebook says of itself, where it ended without an exception and its fingerprint is current"
-    path = out/job.executed
-    mark = out/job.folder/'job.json'
-    if not path.is_file() or not mark.is_file() or read_json(mark).get('fingerprint') != job.fingerprint: return None
-    try: meta = read_json(path)['metadata']
-    except Exception: return None  # cut short by a full disk or a foreign hand: not done
+    path = out / job.executed
+    mark = out / job.folder / 'job.json'
+    if not path.is_file() or not mark.is_file() or read_json(mark).get('fingerprint') != job.fingerprint:
+        return None
+    try:
+        meta = read_json(path)['metadata']
+    except Exception:
+        return None  # cut short by a full disk or a foreign hand: not done
     record = {**meta.get('papermill', {}), **meta.get('medsoft_nb', {})}
-    return record if record.get('end_time') and not record.get('exception') and record.get('fingerprint') == job.fingerprint else None
+    return (
+        record
+        if record.get('end_time') and not record.get('exception') and record.get('fingerprint') == job.fingerprint
+        else None
+    )
 
 # %% ../../nbs/running/jobs.ipynb #c1170
 class JobError(RuntimeError):
@@ -110,10 +138,12 @@ class JobError(RuntimeError):
 # %% ../../nbs/running/jobs.ipynb #c1171
 def _claim(job, out, fresh):
     "Make `job`'s folder; what another fingerprint left there is removed"
-    folder, mark = out/job.folder, out/job.folder/'job.json'
+    folder, mark = out / job.folder, out / job.folder / 'job.json'
     if folder.exists() and any(folder.iterdir()):
-        if not mark.is_file(): raise ValueError(f"{folder} holds files that no run made. Choose another `out`, or move them.")
-        if fresh or read_json(mark).get('fingerprint') != job.fingerprint: shutil.rmtree(folder)
+        if not mark.is_file():
+            raise ValueError(f"{folder} holds files that no run made. Choose another `out`, or move them.")
+        if fresh or read_json(mark).get('fingerprint') != job.fingerprint:
+            shutil.rmtree(folder)
     folder.mkdir(parents=True, exist_ok=True)
     write_json(mark, {'job': job.name, 'fingerprint': job.fingerprint})
 
@@ -123,40 +153,63 @@ def _environment(**values):
     "Environment variables for the kernels that are started inside"
     old = {k: os.environ.get(k) for k in values}
     os.environ.update(values)
-    try: yield
+    try:
+        yield
     finally:
-        for k, v in old.items(): os.environ.pop(k) if v is None else os.environ.update({k: v})
+        for k, v in old.items():
+            os.environ.pop(k) if v is None else os.environ.update({k: v})
 
 # %% ../../nbs/running/jobs.ipynb #c1173
-KERNEL = dict(PYTHONHASHSEED='0', MEDSOFT_PROGRESS='0', TQDM_DISABLE='1', TRANSFORMERS_VERBOSITY='error', DIFFUSERS_VERBOSITY='error',
-    PYTHONWARNINGS='ignore:IProgress not found,ignore:`torch_dtype` is deprecated')  # What executed notebooks need not show
+KERNEL = dict(
+    PYTHONHASHSEED='0',
+    MEDSOFT_PROGRESS='0',
+    TQDM_DISABLE='1',
+    TRANSFORMERS_VERBOSITY='error',
+    DIFFUSERS_VERBOSITY='error',
+    PYTHONWARNINGS='ignore:IProgress not found,ignore:`torch_dtype` is deprecated',
+)  # What executed notebooks need not show
 
 # %% ../../nbs/running/jobs.ipynb #c1174
 def _transport():
     "Kernels are talked to through local sockets where their paths, which have a limit, are short enough"
-    folder = Path(jupyter_runtime_dir()); folder.mkdir(parents=True, exist_ok=True)
-    return {'transport': 'ipc', 'ip': str(folder/f'medsoft-{os.getpid()}')} if os.name == 'posix' and len(str(folder)) < 70 else {'transport': 'tcp'}
+    folder = Path(jupyter_runtime_dir())
+    folder.mkdir(parents=True, exist_ok=True)
+    return (
+        {'transport': 'ipc', 'ip': str(folder / f'medsoft-{os.getpid()}')}
+        if os.name == 'posix' and len(str(folder)) < 70
+        else {'transport': 'tcp'}
+    )
 
 # %% ../../nbs/running/jobs.ipynb #c1175
 def run_job(
-    job:Job,
-    out:Path,         # Run folder
-    fresh:bool=False, # Begin anew, also where an interrupted job left something to go on from
-)->float:             # Seconds
+    job: Job,
+    out: Path,  # Run folder
+    fresh: bool = False,  # Begin anew, also where an interrupted job left something to go on from
+) -> float:  # Seconds
     "Execute one notebook in the folder `out`; `JobError` names the exception and the notebook that shows it"
     out, error = Path(out).resolve(), None
     _claim(job, out, fresh)
-    path = out/job.executed
+    path = out / job.executed
     part = path.with_name(f'.{path.stem}.running.ipynb')
     part.parent.mkdir(parents=True, exist_ok=True)
     with _environment(**KERNEL):
-        try: papermill.execute_notebook(str(job.notebook), str(part), parameters=job.parameters, cwd=str(out), progress_bar=False, kernel_name='python3',
-            config=Config({'KernelManager': _transport()}))
-        except PapermillExecutionError as e: error = e
+        try:
+            papermill.execute_notebook(
+                str(job.notebook),
+                str(part),
+                parameters=job.parameters,
+                cwd=str(out),
+                progress_bar=False,
+                kernel_name='python3',
+                config=Config({'KernelManager': _transport()}),
+            )
+        except PapermillExecutionError as e:
+            error = e
     nb = nbformat.read(part, 4)
     nb.metadata['medsoft_nb'] = {'job': job.name, 'fingerprint': job.fingerprint}
     nb.metadata.papermill.update(input_path=job.notebook.name, output_path=job.executed)
     nbformat.write(nb, part)
     part.replace(path)
-    if error: raise JobError(f"{job.name} failed: {error.ename}: {error.evalue}\nSee {path}")
+    if error:
+        raise JobError(f"{job.name} failed: {error.ename}: {error.evalue}\nSee {path}")
     return nb.metadata.papermill.duration

@@ -20,25 +20,41 @@ from .jobs import _hash, Job
 
 # %% ../../nbs/running/layout.ipynb #c1183
 def plan(
-    profile:dict,                   # As `load_profile` gives it
-    manifest:str|Path|None=None,    # Data of your own in place of the profile's benchmark
-    notebooks:str|Path|None=None,   # Folder of the step notebooks; the shipped ones if `None`
-    steps:tuple=STEPS,
-)->list[Job]:                       # In an order in which they can run
+    profile: dict,  # As `load_profile` gives it
+    manifest: str | Path | None = None,  # Data of your own in place of the profile's benchmark
+    notebooks: str | Path | None = None,  # Folder of the step notebooks; the shipped ones if `None`
+    steps: tuple = STEPS,
+) -> list[Job]:  # In an order in which they can run
     "The jobs of an experiment; a setting that its notebook does not know is refused"
     folder, seeds, jobs = Path(notebooks or notebooks_path()), profile['seeds'], {}
     by_name = {step.name: step for step in steps}
-    def label(name, seed): return f'seed-{seed}/{name}' if by_name[name].seeded else name
+
+    def label(name, seed):
+        return f'seed-{seed}/{name}' if by_name[name].seeded else name
+
     for seeded, group in groupby(steps, key=lambda step: step.seeded):
         group = list(group)
         for seed, step in product(seeds if seeded else [None], group):
-            given = {**_absolute(profile[step.name]), **({'seed': seed} if seeded else {'seeds': seeds} if step.needs else {}), 'run': '.'}
-            if manifest and step is steps[0]: given |= {'manifest': str(Path(manifest).resolve()), 'benchmark': ''}
-            path = folder/f'{step.name}.ipynb'
-            if 'arms' in profile and 'arms' in _cached(papermill.inspect_notebook, path): given = {'arms': profile['arms'], **given}
+            given = {
+                **_absolute(profile[step.name]),
+                **({'seed': seed} if seeded else {'seeds': seeds} if step.needs else {}),
+                'run': '.',
+            }
+            if manifest and step is steps[0]:
+                given |= {'manifest': str(Path(manifest).resolve()), 'benchmark': ''}
+            path = folder / f'{step.name}.ipynb'
+            if 'arms' in profile and 'arms' in _cached(papermill.inspect_notebook, path):
+                given = {'arms': profile['arms'], **given}
             needs = dict.fromkeys(label(name, s) for name in step.needs for s in ([seed] if seeded else seeds))
-            jobs[label(step.name, seed)] = Job(label(step.name, seed), path, f'seed-{seed}/{step.folder}' if seeded else step.folder,
-                check_parameters(path, given), [jobs[name] for name in needs], _files(given), by_name[step.name].gpu)
+            jobs[label(step.name, seed)] = Job(
+                label(step.name, seed),
+                path,
+                f'seed-{seed}/{step.folder}' if seeded else step.folder,
+                check_parameters(path, given),
+                [jobs[name] for name in needs],
+                _files(given),
+                by_name[step.name].gpu,
+            )
     return list(jobs.values())
 
 # %% ../../nbs/running/layout.ipynb #c1184
@@ -47,7 +63,10 @@ FILES = ('manifest', 'base', 'encoder', 'controller')  # Settings that may name 
 # %% ../../nbs/running/layout.ipynb #c1185
 def _absolute(parameters):
     "Paths of a profile are meant from the current folder; jobs run in the run folder"
-    return {k: str(Path(v).resolve()) if k in FILES and isinstance(v, str) and v and Path(v).exists() else v for k,v in parameters.items()}
+    return {
+        k: str(Path(v).resolve()) if k in FILES and isinstance(v, str) and v and Path(v).exists() else v
+        for k, v in parameters.items()
+    }
 
 # %% ../../nbs/running/layout.ipynb #c1186
 def _files(parameters):
@@ -55,8 +74,8 @@ def _files(parameters):
     named = [parameters[k] for k in FILES if parameters.get(k)]
     found = [p for v in named for p in (Path(v), data_path('models', v)) if p.exists()]
     if parameters.get('manifest'):
-        m = Manifest.load(parameters['manifest'])   # its images count too, not only its rows
-        found += sorted({m.root/p for c in PATHS if c in m.df for p in m.df[c] if p})
+        m = Manifest.load(parameters['manifest'])  # its images count too, not only its rows
+        found += sorted({m.root / p for c in PATHS if c in m.df for p in m.df[c] if p})
     return found
 
 # %% ../../nbs/running/layout.ipynb #c1190
@@ -64,60 +83,103 @@ GRID = '.grid'  # Snakemake's folder in a run folder
 
 # %% ../../nbs/running/layout.ipynb #c1191
 def workflow_path(
-    *parts:str, # Path below the folder
-)->Path:
+    *parts: str,  # Path below the folder
+) -> Path:
     "The Snakefile, the cluster profiles and the recipe of the container, which ship with the package"
-    return ((PACKAGE/'_workflow') if (PACKAGE/'_workflow').is_dir() else PACKAGE.parent/'workflow').joinpath(*parts)
+    return ((PACKAGE / '_workflow') if (PACKAGE / '_workflow').is_dir() else PACKAGE.parent / 'workflow').joinpath(
+        *parts
+    )
 
 # %% ../../nbs/running/layout.ipynb #c1192
-VARIED = ('benchmark', 'n_sick')  # Settings of `prepare` that may be lists: an experiment for each combination, in a folder of its own
+VARIED = (
+    'benchmark',
+    'n_sick',
+)  # Settings of `prepare` that may be lists: an experiment for each combination, in a folder of its own
 
 # %% ../../nbs/running/layout.ipynb #c1193
 @dataclass
 class Experiment:
     "One set of data in a grid"
-    settings:dict     # As `load_profile` gives it
-    out:Path          # Its folder: the run folder, or one below it
-    jobs:list         # As `plan` gives it
-    prefix:str = ''   # Before the names of its jobs, e.g. `phantom-tumour/`
 
-    def mark(self, job:Job)->str: return f"{(self.prefix+job.name).replace('/', '-')}.{job.fingerprint}"
+    settings: dict  # As `load_profile` gives it
+    out: Path  # Its folder: the run folder, or one below it
+    jobs: list  # As `plan` gives it
+    prefix: str = ''  # Before the names of its jobs, e.g. `phantom-tumour/`
+
+    def mark(self, job: Job) -> str:
+        return f"{(self.prefix + job.name).replace('/', '-')}.{job.fingerprint}"
 
 # %% ../../nbs/running/layout.ipynb #c1194
 def layout(
-    profile:str|Path,               # Name of a shipped profile, or a YAML file
-    out:str|Path|None=None,         # Run folder; `runs/<profile>` if `None`
-    manifest:str|Path|None=None,    # Data of your own in place of the profile's benchmark
-    notebooks:str|Path|None=None,   # Folder of the step notebooks; the shipped ones if `None`
-    steps:tuple=STEPS,
-)->tuple[Path, list[Experiment]]:   # Run folder and experiments, one for each combination of the `VARIED` settings that are lists
+    profile: str | Path,  # Name of a shipped profile, or a YAML file
+    out: str | Path | None = None,  # Run folder; `runs/<profile>` if `None`
+    manifest: str | Path | None = None,  # Data of your own in place of the profile's benchmark
+    notebooks: str | Path | None = None,  # Folder of the step notebooks; the shipped ones if `None`
+    steps: tuple = STEPS,
+) -> tuple[
+    Path, list[Experiment]
+]:  # Run folder and experiments, one for each combination of the `VARIED` settings that are lists
     "Everything that a profile asks for; whatever is wrong with it is refused here, before anything runs"
-    settings, out, found = load_profile(profile, steps), Path(out or Path('runs')/Path(profile).stem).resolve(), []
-    if manifest and not Path(manifest).is_file(): raise ValueError(f"No manifest {str(manifest)!r}.")
-    varied = {k: v for k,v in settings['prepare'].items() if k in VARIED and isinstance(v, list) and not (manifest and k=='benchmark')}
+    settings, out, found = load_profile(profile, steps), Path(out or Path('runs') / Path(profile).stem).resolve(), []
+    if manifest and not Path(manifest).is_file():
+        raise ValueError(f"No manifest {str(manifest)!r}.")
+    varied = {
+        k: v
+        for k, v in settings['prepare'].items()
+        if k in VARIED and isinstance(v, list) and not (manifest and k == 'benchmark')
+    }
     for values in product(*varied.values()):
-        one = dict(zip(varied, values)); name = '/'.join(str(v) if k=='benchmark' else f'{k}-{v}' for k,v in one.items())
-        s = {**settings, 'title': ': '.join([settings['title'], *([name] if name else [])]), 'prepare': {**settings['prepare'], **one}}
-        found.append(Experiment(s, out/name, plan(s, manifest, notebooks, steps), f'{name}/' if name else ''))
-    if not found: raise ValueError(f"{Path(profile).name}: `prepare: {{{next(k for k,v in varied.items() if not v)}: []}}` names nothing to run.")
+        one = dict(zip(varied, values))
+        name = '/'.join(str(v) if k == 'benchmark' else f'{k}-{v}' for k, v in one.items())
+        s = {
+            **settings,
+            'title': ': '.join([settings['title'], *([name] if name else [])]),
+            'prepare': {**settings['prepare'], **one},
+        }
+        found.append(Experiment(s, out / name, plan(s, manifest, notebooks, steps), f'{name}/' if name else ''))
+    if not found:
+        raise ValueError(
+            f"{Path(profile).name}: `prepare: {{{next(k for k, v in varied.items() if not v)}: []}}` names nothing to run."
+        )
     return out, found
 
 # %% ../../nbs/running/layout.ipynb #c1195
 def write_table(
-    root:Path,          # Run folder
-    experiments:list,   # As `layout` gives them
-    done:set,           # Marks of jobs that are done
-    fresh:bool=False,   # Begin jobs anew instead of going on from what an interrupted one left
-    gpus:bool=False,    # Jobs that compute with torch ask Snakemake for a GPU
-)->Path:
+    root: Path,  # Run folder
+    experiments: list,  # As `layout` gives them
+    done: set,  # Marks of jobs that are done
+    fresh: bool = False,  # Begin jobs anew instead of going on from what an interrupted one left
+    gpus: bool = False,  # Jobs that compute with torch ask Snakemake for a GPU
+) -> Path:
     "Tell Snakemake what there is to do, and what is done"
-    rows = [{'mark': e.mark(job), 'needs': [e.mark(j) for j in job.needs], 'out': str(e.out.relative_to(root)), 'step': job.step, 'name': job.name, 'folder': job.folder,
-        'notebook': job.notebook.name if job.notebook.parent == notebooks_path() else str(job.notebook.resolve()), 'parameters': job.parameters,
-        'fingerprint': job.fingerprint, 'code': _hash(job.code), 'gpu': job.gpu, 'fresh': fresh} for e in experiments for job in e.jobs]
-    for old in ('done', 'failed', 'logs'): shutil.rmtree(root/GRID/old, ignore_errors=True)
+    rows = [
+        {
+            'mark': e.mark(job),
+            'needs': [e.mark(j) for j in job.needs],
+            'out': str(e.out.relative_to(root)),
+            'step': job.step,
+            'name': job.name,
+            'folder': job.folder,
+            'notebook': job.notebook.name if job.notebook.parent == notebooks_path() else str(job.notebook.resolve()),
+            'parameters': job.parameters,
+            'fingerprint': job.fingerprint,
+            'code': _hash(job.code),
+            'gpu': job.gpu,
+            'fresh': fresh,
+        }
+        for e in experiments
+        for job in e.jobs
+    ]
+    for old in ('done', 'failed', 'logs'):
+        shutil.rmtree(root / GRID / old, ignore_errors=True)
     for row in rows:
-        if row['mark'] in done: _mark(root, row)
-    return write_json(root/GRID/'jobs.json', {'steps': {row['step']: {'gpu': 1} if gpus and row['gpu'] else {} for row in rows}, 'jobs': rows})
+        if row['mark'] in done:
+            _mark(root, row)
+    return write_json(
+        root / GRID / 'jobs.json',
+        {'steps': {row['step']: {'gpu': 1} if gpus and row['gpu'] else {} for row in rows}, 'jobs': rows},
+    )
 
 # %% ../../nbs/running/layout.ipynb #c1196
-def _mark(root, row): write_text(root/GRID/'done'/row['step']/row['mark'], '')
+def _mark(root, row):
+    write_text(root / GRID / 'done' / row['step'] / row['mark'], '')

@@ -19,84 +19,125 @@ from .layout import _mark, GRID
 # %% ../../nbs/running/processes.ipynb #c1202
 def _end_processes(matches):
     "Kill the processes of this machine whose environment `matches`, until there is none"
+
     def found():
         for p in psutil.process_iter():
             try:
-                if p.pid != os.getpid() and matches(p.environ()): yield p
-            except (psutil.Error, OSError): pass   # gone, or of somebody else
+                if p.pid != os.getpid() and matches(p.environ()):
+                    yield p
+            except (psutil.Error, OSError):
+                pass  # gone, or of somebody else
+
     while alive := list(found()):
         for p in alive:
-            try: p.kill()
-            except psutil.Error: pass
+            try:
+                p.kill()
+            except psutil.Error:
+                pass
         psutil.wait_procs(alive, timeout=10)
 
 # %% ../../nbs/running/processes.ipynb #c1203
 def _hold_out():
     "Wait in the background for the end of the `reproduce` that began this process, and end its whole tree with it"
     lock, run = os.environ.get('MEDSOFT_GRID_LOCK'), os.environ.get('MEDSOFT_GRID_RUN')
+
     def wait():
-        with open(lock) as f: fcntl.flock(f, fcntl.LOCK_SH)   # granted when the holder is gone
+        with open(lock) as f:
+            fcntl.flock(f, fcntl.LOCK_SH)  # granted when the holder is gone
         _end_processes(lambda env: env.get('MEDSOFT_GRID_RUN') == run)
         os._exit(1)
-    if lock: threading.Thread(target=wait, daemon=True).start()
+
+    if lock:
+        threading.Thread(target=wait, daemon=True).start()
 
 # %% ../../nbs/running/processes.ipynb #c1205
 @contextmanager
 def _one_gpu(
-    needed:bool,  # The job computes on a GPU
+    needed: bool,  # The job computes on a GPU
 ):
     "A GPU of `MEDSOFT_GRID_GPUS` for the kernels that are started inside, once one is free; without that variable all GPUs are left to be seen"
     ids = [i for i in os.environ.get('MEDSOFT_GRID_GPUS', '').split(',') if i]
-    if not ids: yield; return
-    folder = Path(tempfile.gettempdir())/f'medsoft-gpus-{os.getuid()}'
+    if not ids:
+        yield
+        return
+    folder = Path(tempfile.gettempdir()) / f'medsoft-gpus-{os.getuid()}'
     folder.mkdir(exist_ok=True)
     with ExitStack() as stack:
         claimed = None if needed else ''
         while claimed is None:
-            claimed = next((i for i in ids if _try_lock(stack, folder/f'{i}.lock')), None)
-            if claimed is None: time.sleep(.2)
-        with _environment(CUDA_VISIBLE_DEVICES=claimed): yield
+            claimed = next((i for i in ids if _try_lock(stack, folder / f'{i}.lock')), None)
+            if claimed is None:
+                time.sleep(0.2)
+        with _environment(CUDA_VISIBLE_DEVICES=claimed):
+            yield
 
 # %% ../../nbs/running/processes.ipynb #c1206
 def _try_lock(stack, path):
     "Whether the lock was free; then it is held until `stack` ends"
     f = open(path, 'a')
-    try: fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError: f.close(); return False
+    try:
+        fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        f.close()
+        return False
     stack.enter_context(f)
     return True
 
 # %% ../../nbs/running/processes.ipynb #c1208
-THREADS = ('OMP_NUM_THREADS', 'GOTO_NUM_THREADS', 'OPENBLAS_NUM_THREADS', 'MKL_NUM_THREADS', 'VECLIB_MAXIMUM_THREADS', 'NUMEXPR_NUM_THREADS')
+THREADS = (
+    'OMP_NUM_THREADS',
+    'GOTO_NUM_THREADS',
+    'OPENBLAS_NUM_THREADS',
+    'MKL_NUM_THREADS',
+    'VECLIB_MAXIMUM_THREADS',
+    'NUMEXPR_NUM_THREADS',
+)
 
 # %% ../../nbs/running/processes.ipynb #c1209
 def worker(
-    args:list|None=None,  # Run folder, mark of the job, number of the attempt; from the command line if `None`
-):                        # Exits with 1 where the job failed; the reason is left in `.grid/failed`
+    args: list | None = None,  # Run folder, mark of the job, number of the attempt; from the command line if `None`
+):  # Exits with 1 where the job failed; the reason is left in `.grid/failed`
     "One job of the table: what Snakemake starts, here or on a node of a cluster"
     root, mark, attempt = args or sys.argv[1:]
-    root = Path(root).resolve(); grid = root/GRID
+    root = Path(root).resolve()
+    grid = root / GRID
     _hold_out()
-    row = next(r for r in read_json(grid/'jobs.json')['jobs'] if r['mark'] == mark)
-    failed, me = grid/'failed'/f'{mark}.json', f'{root}:{mark}'
-    if int(attempt) > 1 and failed.is_file(): sys.exit(1)   # a notebook that failed would fail again
-    if 'MEDSOFT_GRID_RUN' in os.environ: _end_processes(lambda env: env.get('MEDSOFT_GRID_JOB') == me)   # the kernel of a worker that was killed
+    row = next(r for r in read_json(grid / 'jobs.json')['jobs'] if r['mark'] == mark)
+    failed, me = grid / 'failed' / f'{mark}.json', f'{root}:{mark}'
+    if int(attempt) > 1 and failed.is_file():
+        sys.exit(1)  # a notebook that failed would fail again
+    if 'MEDSOFT_GRID_RUN' in os.environ:
+        _end_processes(lambda env: env.get('MEDSOFT_GRID_JOB') == me)  # the kernel of a worker that was killed
     threads = json.loads(os.environ.get('MEDSOFT_GRID_THREADS', '{}'))
-    for name in threads: os.environ.pop(name, None)
-    with _environment(MEDSOFT_GRID_JOB=me, **{k: v for k,v in threads.items() if v}):
-        try: _work(row, root)
-        except (JobError, ValueError, OSError) as e: write_json(failed, {'job': row['name'], 'error': str(e)}); sys.exit(1)
+    for name in threads:
+        os.environ.pop(name, None)
+    with _environment(MEDSOFT_GRID_JOB=me, **{k: v for k, v in threads.items() if v}):
+        try:
+            _work(row, root)
+        except (JobError, ValueError, OSError) as e:
+            write_json(failed, {'job': row['name'], 'error': str(e)})
+            sys.exit(1)
     _mark(root, row)
 
 # %% ../../nbs/running/processes.ipynb #c1210
 def _work(row, root):
     "Run the job of a row unless it is done; a second worker of the same job, left by an earlier run on a cluster, is waited for"
     path = Path(row['notebook'])
-    job = Job(row['name'], path if path.is_absolute() else notebooks_path(path.name), row['folder'], row['parameters'], gpu=row['gpu'])
-    job.fingerprint, lock = row['fingerprint'], root/GRID/'locks'/row['mark']
-    if _hash(job.code) != row['code']: raise JobError(f"{job.name}: its notebook or the library changed after the run had begun. Start the same command again.")
+    job = Job(
+        row['name'],
+        path if path.is_absolute() else notebooks_path(path.name),
+        row['folder'],
+        row['parameters'],
+        gpu=row['gpu'],
+    )
+    job.fingerprint, lock = row['fingerprint'], root / GRID / 'locks' / row['mark']
+    if _hash(job.code) != row['code']:
+        raise JobError(
+            f"{job.name}: its notebook or the library changed after the run had begun. Start the same command again."
+        )
     lock.parent.mkdir(parents=True, exist_ok=True)
     with open(lock, 'a') as f:
         fcntl.flock(f, fcntl.LOCK_EX)
-        if row['fresh'] or not job_record(job, root/row['out']):
-            with _one_gpu(job.gpu): run_job(job, root/row['out'], fresh=row['fresh'])
+        if row['fresh'] or not job_record(job, root / row['out']):
+            with _one_gpu(job.gpu):
+                run_job(job, root / row['out'], fresh=row['fresh'])

@@ -19,11 +19,12 @@ from ..core.files import data_path
 @dataclass(frozen=True)
 class Step:
     "One notebook of an experiment"
-    name:str               # Notebook in `nbs/experiments`, without the ending
-    folder:str             # Folder that it fills, in the run folder or in that of the seed
-    seeded:bool = True     # Once a seed, or once
-    needs:tuple = ()       # Steps whose results it reads
-    gpu:bool = True        # Computes with torch, and takes a GPU of its own where GPUs are shared out
+
+    name: str  # Notebook in `nbs/experiments`, without the ending
+    folder: str  # Folder that it fills, in the run folder or in that of the seed
+    seeded: bool = True  # Once a seed, or once
+    needs: tuple = ()  # Steps whose results it reads
+    gpu: bool = True  # Computes with torch, and takes a GPU of its own where GPUs are shared out
 
 # %% ../../nbs/running/profile.ipynb #c1143
 STEPS = (
@@ -36,50 +37,74 @@ STEPS = (
 )
 
 # %% ../../nbs/running/profile.ipynb #c1145
-def profile_names()->list[str]:
+def profile_names() -> list[str]:
     "Profiles that are shipped"
     return sorted(p.stem for p in data_path('profiles').glob('*.yml'))
 
 # %% ../../nbs/running/profile.ipynb #c1146
 def load_profile(
-    profile:str|Path,  # Name of a shipped profile, or a YAML file
-    steps:tuple=STEPS, # Steps that it may have settings for
-)->dict:               # `title`, `seeds`, and settings by step
+    profile: str | Path,  # Name of a shipped profile, or a YAML file
+    steps: tuple = STEPS,  # Steps that it may have settings for
+) -> dict:  # `title`, `seeds`, and settings by step
     "Read and check a profile; `ValueError` for an unknown name or section, or seeds that are not different whole numbers"
     path = Path(profile)
-    if path.suffix not in ('.yml', '.yaml'): path = data_path('profiles')/f'{profile}.yml'
-    if not path.is_file(): raise ValueError(f"No profile {str(profile)!r}. Shipped ones: {', '.join(profile_names())}; or give a YAML file.")
-    try: found = yaml.safe_load(path.read_text(encoding='utf-8'))
-    except (yaml.YAMLError, UnicodeError) as e: raise ValueError(f'profile {path} cannot be read: {e}') from e
+    if path.suffix not in ('.yml', '.yaml'):
+        path = data_path('profiles') / f'{profile}.yml'
+    if not path.is_file():
+        raise ValueError(
+            f"No profile {str(profile)!r}. Shipped ones: {', '.join(profile_names())}; or give a YAML file."
+        )
+    try:
+        found = yaml.safe_load(path.read_text(encoding='utf-8'))
+    except (yaml.YAMLError, UnicodeError) as e:
+        raise ValueError(f'profile {path} cannot be read: {e}') from e
     known = ['title', 'seeds', 'arms', *(step.name for step in steps)]
-    if not isinstance(found, dict) or set(found)-set(known):
-        raise ValueError(f"{path.name}: unknown sections {sorted(set(found or {})-set(known))}. A profile has {', '.join(known)}.")
+    if not isinstance(found, dict) or set(found) - set(known):
+        raise ValueError(
+            f"{path.name}: unknown sections {sorted(set(found or {}) - set(known))}. A profile has {', '.join(known)}."
+        )
     odd = [k for k in found if k not in ('title', 'seeds', 'arms') and not isinstance(found[k] or {}, dict)]
-    if odd: raise ValueError(f"{path.name}: `{odd[0]}` is {found[odd[0]]!r}; it must hold settings, e.g. `{odd[0]}: {{steps: 3}}`.")
+    if odd:
+        raise ValueError(
+            f"{path.name}: `{odd[0]}` is {found[odd[0]]!r}; it must hold settings, e.g. `{odd[0]}: {{steps: 3}}`."
+        )
     seeds = found.get('seeds')
-    if not isinstance(seeds, list) or not seeds or len(set(seeds)) < len(seeds) or not all(type(s) is int and s >= 0 for s in seeds):
-        raise ValueError(f"{path.name}: `seeds` is {seeds!r}, and must list different whole numbers from 0, e.g. [0, 1, 2].")
+    if (
+        not isinstance(seeds, list)
+        or not seeds
+        or len(set(seeds)) < len(seeds)
+        or not all(type(s) is int and s >= 0 for s in seeds)
+    ):
+        raise ValueError(
+            f"{path.name}: `seeds` is {seeds!r}, and must list different whole numbers from 0, e.g. [0, 1, 2]."
+        )
     return {'title': path.stem, **found, **{step.name: found.get(step.name) or {} for step in steps}}
 
 # %% ../../nbs/running/profile.ipynb #c1150
 @lru_cache(maxsize=None)
-def _once(function, path, args, state): return function(path, *args)
+def _once(function, path, args, state):
+    return function(path, *args)
 
 # %% ../../nbs/running/profile.ipynb #c1151
 def _cached(function, path, *args):
     "`function(path, *args)`, kept while the file stays as it is; a file of the last two seconds is read anew, since its time stamp may be shared by two contents"
     state = os.stat(path)
-    if time.time_ns()-state.st_mtime_ns < 2e9: return function(str(path), *args)
+    if time.time_ns() - state.st_mtime_ns < 2e9:
+        return function(str(path), *args)
     return _once(function, str(path), args, (state.st_mtime_ns, state.st_size, state.st_ino))
 
 # %% ../../nbs/running/profile.ipynb #c1152
 def check_parameters(
-    notebook:Path,    # Notebook with a cell tagged `parameters`
-    parameters:dict,  # Values to inject
-)->dict:              # `parameters`
+    notebook: Path,  # Notebook with a cell tagged `parameters`
+    parameters: dict,  # Values to inject
+) -> dict:  # `parameters`
     "`ValueError` for parameters that `notebook` does not declare, or a notebook that declares none"
     known = _cached(papermill.inspect_notebook, notebook)
-    if not known: raise ValueError(f"{notebook.name} has no cell tagged `parameters`.")
-    unknown = sorted(set(parameters)-set(known))
-    if unknown: raise ValueError(f"{notebook.stem} does not know {', '.join(map(repr, unknown))}. It knows {', '.join(known)}.")
+    if not known:
+        raise ValueError(f"{notebook.name} has no cell tagged `parameters`.")
+    unknown = sorted(set(parameters) - set(known))
+    if unknown:
+        raise ValueError(
+            f"{notebook.stem} does not know {', '.join(map(repr, unknown))}. It knows {', '.join(known)}."
+        )
     return parameters

@@ -23,53 +23,75 @@ from .snakemake import _complaint, _kernel_share, _run_snakemake, snakemake_comm
 
 # %% ../../nbs/running/reproduce.ipynb #c1228
 def html_page(
-    notebook:str|Path,  # Executed notebook
-    path:str|Path,      # HTML file to write
-    title:str='',
-)->Path:
+    notebook: str | Path,  # Executed notebook
+    path: str | Path,  # HTML file to write
+    title: str = '',
+) -> Path:
     "Results and prose of a notebook as one self-contained HTML page"
     from nbconvert import HTMLExporter
+
     nb = nbformat.read(notebook, 4)
-    exporter = HTMLExporter(exclude_input=True, exclude_input_prompt=True, exclude_output_prompt=True, embed_images=True,
-        mathjax_url='', require_js_url='', jquery_url='', mermaid_js_url='')
+    exporter = HTMLExporter(
+        exclude_input=True,
+        exclude_input_prompt=True,
+        exclude_output_prompt=True,
+        embed_images=True,
+        mathjax_url='',
+        require_js_url='',
+        jquery_url='',
+        mermaid_js_url='',
+    )
     page, _ = exporter.from_notebook_node(nb, {'metadata': {'name': title or Path(notebook).stem}})
-    page = re.sub(r'<script[^>]*>(?:(?!</script>).)*?(?:cdnjs|unpkg|jsdelivr).*?</script>|<script[^>]*src="[^"]*"[^>]*>\s*</script>', '', page, flags=re.S)
+    page = re.sub(
+        r'<script[^>]*>(?:(?!</script>).)*?(?:cdnjs|unpkg|jsdelivr).*?</script>|<script[^>]*src="[^"]*"[^>]*>\s*</script>',
+        '',
+        page,
+        flags=re.S,
+    )
     write_text(path, page)
     return Path(path)
 
 # %% ../../nbs/running/reproduce.ipynb #c1230
 def earlier_seconds(
-    experiment:Experiment,
-    profile:str|Path,      # Its profile, as `run.json` names it
-    known:dict|None=None,  # Seconds of jobs of this run, by name
-)->dict:                   # Seconds by job; `None` where no earlier run tells
+    experiment: Experiment,
+    profile: str | Path,  # Its profile, as `run.json` names it
+    known: dict | None = None,  # Seconds of jobs of this run, by name
+) -> dict:  # Seconds by job; `None` where no earlier run tells
     "What each job took before: the same job of this run, else the mean of its step, here or in other runs of the profile beside it"
     out, here = experiment.out, dict(known or {})
     beside = out.parent.parent.glob(f'*/{out.name}/run.json') if experiment.prefix else out.parent.glob('*/run.json')
     by_step = {}
-    for path in [out/'run.json', *sorted(p for p in beside if p.parent != out)]:
-        try: info = read_json(path)
-        except (OSError, ValueError): continue
-        if info.get('settings', {}).get('profile') != str(profile): continue
+    for path in [out / 'run.json', *sorted(p for p in beside if p.parent != out)]:
+        try:
+            info = read_json(path)
+        except (OSError, ValueError):
+            continue
+        if info.get('settings', {}).get('profile') != str(profile):
+            continue
         rows = {r['job']: r['seconds'] for r in (info.get('results') or {}).get('jobs', [])}
-        if path.parent == out: here = {**rows, **here}
-        for name, seconds in rows.items(): by_step.setdefault(name.split('/')[-1], []).append(seconds)
-    for name, seconds in (known or {}).items(): by_step.setdefault(name.split('/')[-1], []).append(seconds)
-    mean = {step: sum(v)/len(v) for step, v in by_step.items()}
+        if path.parent == out:
+            here = {**rows, **here}
+        for name, seconds in rows.items():
+            by_step.setdefault(name.split('/')[-1], []).append(seconds)
+    for name, seconds in (known or {}).items():
+        by_step.setdefault(name.split('/')[-1], []).append(seconds)
+    mean = {step: sum(v) / len(v) for step, v in by_step.items()}
     return {job.name: here.get(job.name, mean.get(job.step)) for job in experiment.jobs}
 
 # %% ../../nbs/running/reproduce.ipynb #c1231
 def outlook(
-    profile:str|Path='quick',
-    out:str|Path|None=None,
+    profile: str | Path = 'quick',
+    out: str | Path | None = None,
     *,
-    manifest:str|Path|None=None,
-    resume:bool=True,
-    notebooks:str|Path|None=None,
-    steps:tuple=STEPS,
-    jobs:int|None=None,           # Jobs at a time
-    gpus:int=0,                   # GPUs to share out; as many jobs at a time if `jobs` is `None`
-)->tuple[list[dict], float|None]: # Rows with `job` and `seconds` (`None` where unknown); seconds until all is done, `None` if a job's are unknown
+    manifest: str | Path | None = None,
+    resume: bool = True,
+    notebooks: str | Path | None = None,
+    steps: tuple = STEPS,
+    jobs: int | None = None,  # Jobs at a time
+    gpus: int = 0,  # GPUs to share out; as many jobs at a time if `jobs` is `None`
+) -> tuple[
+    list[dict], float | None
+]:  # Rows with `job` and `seconds` (`None` where unknown); seconds until all is done, `None` if a job's are unknown
     "What `reproduce` would run with the same arguments, and how long that takes; nothing is written"
     root, experiments = layout(profile, out, manifest, notebooks, steps)
     rows, chain, total = [], {}, 0
@@ -78,91 +100,146 @@ def outlook(
         seconds = earlier_seconds(e, profile, {name: r['duration'] for name, r in done.items()})
         for job in e.jobs:
             takes = 0 if job.name in done else seconds[job.name]
-            if job.name not in done: rows.append({'job': e.prefix+job.name, 'seconds': takes})
-            chain[e.prefix+job.name] = (takes or 0)+max((chain[e.prefix+j.name] for j in job.needs), default=0)
+            if job.name not in done:
+                rows.append({'job': e.prefix + job.name, 'seconds': takes})
+            chain[e.prefix + job.name] = (takes or 0) + max((chain[e.prefix + j.name] for j in job.needs), default=0)
             total += takes or 0
     longest = max(chain.values(), default=0)
-    return rows, None if any(r['seconds'] is None for r in rows) else max(longest, total/(jobs or gpus or 1))
+    return rows, None if any(r['seconds'] is None for r in rows) else max(longest, total / (jobs or gpus or 1))
 
 # %% ../../nbs/running/reproduce.ipynb #c1232
 def reproduce(
-    profile:str|Path='quick',      # Name of a shipped profile, or a YAML file
-    out:str|Path|None=None,        # Run folder; `runs/<profile>` if `None`
+    profile: str | Path = 'quick',  # Name of a shipped profile, or a YAML file
+    out: str | Path | None = None,  # Run folder; `runs/<profile>` if `None`
     *,
-    manifest:str|Path|None=None,   # Data of your own in place of the profile's benchmark
-    resume:bool=True,              # Keep jobs that are done; `False` does everything anew
-    notebooks:str|Path|None=None,  # Folder of the step notebooks; the shipped ones if `None`
-    steps:tuple=STEPS,
-    jobs:int|None=None,            # Jobs at a time; if `None` as many as `gpus`, or one, or what the workflow profile says
-    gpus:int=0,                    # GPUs to share out, one a job; 0 leaves them as they are
-    workflow_profile:str|None=None,# Snakemake profile of a cluster: `slurm`, `kubernetes`, or a folder
-    table_only:bool=False,         # Write the table of jobs, to start Snakemake by hand, and stop
-)->list[Run]:                      # One run an experiment, each in a folder of its own where the profile has several; `run.json` ends with a timing table of the jobs
+    manifest: str | Path | None = None,  # Data of your own in place of the profile's benchmark
+    resume: bool = True,  # Keep jobs that are done; `False` does everything anew
+    notebooks: str | Path | None = None,  # Folder of the step notebooks; the shipped ones if `None`
+    steps: tuple = STEPS,
+    jobs: int | None = None,  # Jobs at a time; if `None` as many as `gpus`, or one, or what the workflow profile says
+    gpus: int = 0,  # GPUs to share out, one a job; 0 leaves them as they are
+    workflow_profile: str | None = None,  # Snakemake profile of a cluster: `slurm`, `kubernetes`, or a folder
+    table_only: bool = False,  # Write the table of jobs, to start Snakemake by hand, and stop
+) -> list[
+    Run
+]:  # One run an experiment, each in a folder of its own where the profile has several; `run.json` ends with a timing table of the jobs
     "Run a whole experiment, or go on with one that was interrupted; `JobError` tells which notebooks failed, after all others ran"
     _check_start(jobs, gpus, workflow_profile)
     root, experiments = layout(profile, out, manifest, notebooks, steps)
     with ExitStack() as stack:
-        for folder in dict.fromkeys([root, *(e.out for e in experiments)]): stack.enter_context(alone(folder))
+        for folder in dict.fromkeys([root, *(e.out for e in experiments)]):
+            stack.enter_context(alone(folder))
         records = {e.mark(job): job_record(job, e.out) if resume else None for e in experiments for job in e.jobs}
         before = {mark for mark, record in records.items() if record}
-        if table_only: write_table(root, experiments, before, not resume, gpus > 0); return []
-        runs = [Run(e.out, {'profile': str(profile), **e.settings}, seed=e.settings['seeds'][0], inputs={'manifest': manifest} if manifest else {}) for e in experiments]
+        if table_only:
+            write_table(root, experiments, before, not resume, gpus > 0)
+            return []
+        runs = [
+            Run(
+                e.out,
+                {'profile': str(profile), **e.settings},
+                seed=e.settings['seeds'][0],
+                inputs={'manifest': manifest} if manifest else {},
+            )
+            for e in experiments
+        ]
         if len(before) < len(records):
             write_table(root, experiments, before, not resume, gpus > 0)
             env = None if workflow_profile else _kernel_share(jobs or gpus or 1, gpus)
-            _run_snakemake(root, snakemake_command(root, jobs or gpus or None, gpus, workflow_profile), {e.mark(job): e.prefix+job.name for e in experiments for job in e.jobs}, env)
+            _run_snakemake(
+                root,
+                snakemake_command(root, jobs or gpus or None, gpus, workflow_profile),
+                {e.mark(job): e.prefix + job.name for e in experiments for job in e.jobs},
+                env,
+            )
         undone = [name for e, run in zip(experiments, runs) for name in _finish(root, e, run, records, before)]
-    if undone: raise JobError(_complaint(root, undone))
+    if undone:
+        raise JobError(_complaint(root, undone))
     return runs
 
 # %% ../../nbs/running/reproduce.ipynb #c1233
 def _check_start(jobs, gpus, workflow_profile):
     "What can be refused without looking at the experiment"
-    if find_spec('snakemake') is None: raise ImportError("The grid runs through Snakemake, which is not installed: pip install 'medsoft_nb[workflow]'")
-    if jobs is not None and jobs < 1: raise ValueError(f"`jobs` is {jobs}, and must be at least 1.")
-    if gpus < 0: raise ValueError(f"`gpus` is {gpus}, and must be at least 0.")
-    if not workflow_profile: return
-    if gpus: raise ValueError(f"`gpus` shares out the GPUs of this machine; on a cluster the profile {workflow_profile!r} asks for them.")
+    if find_spec('snakemake') is None:
+        raise ImportError(
+            "The grid runs through Snakemake, which is not installed: pip install 'medsoft_nb[workflow]'"
+        )
+    if jobs is not None and jobs < 1:
+        raise ValueError(f"`jobs` is {jobs}, and must be at least 1.")
+    if gpus < 0:
+        raise ValueError(f"`gpus` is {gpus}, and must be at least 0.")
+    if not workflow_profile:
+        return
+    if gpus:
+        raise ValueError(
+            f"`gpus` shares out the GPUs of this machine; on a cluster the profile {workflow_profile!r} asks for them."
+        )
     known = sorted(p.name for p in workflow_path('profiles').iterdir())
     if workflow_profile not in known and not Path(workflow_profile, 'config.yaml').is_file():
-        raise ValueError(f"No workflow profile {workflow_profile!r}. Shipped ones: {', '.join(known)}; or give a folder with a `config.yaml`.")
+        raise ValueError(
+            f"No workflow profile {workflow_profile!r}. Shipped ones: {', '.join(known)}; or give a folder with a `config.yaml`."
+        )
 
 # %% ../../nbs/running/reproduce.ipynb #c1234
 def _finish(root, experiment, run, records, before):
     "Timing table and report page of an experiment that is done; else the jobs that are not, with their marks"
     e, fresh = experiment, [job for job in experiment.jobs if experiment.mark(job) not in before]
-    for job in fresh: records[e.mark(job)] = job_record(job, e.out) if (root/GRID/'done'/job.step/e.mark(job)).exists() else None
-    undone = [(e.prefix+job.name, e.mark(job)) for job in e.jobs if not records[e.mark(job)]]
-    if undone: return undone
-    html_page(e.out/e.jobs[-1].executed, e.out/'report.html', e.settings['title'])
-    times = [{'job': job.name, 'seconds': round(records[e.mark(job)]['duration'], 1), 'resumed': e.mark(job) in before} for job in e.jobs]
-    run.finish(jobs=times, minutes=round(sum(t['seconds'] for t in times)/60, 2))
+    for job in fresh:
+        records[e.mark(job)] = (
+            job_record(job, e.out) if (root / GRID / 'done' / job.step / e.mark(job)).exists() else None
+        )
+    undone = [(e.prefix + job.name, e.mark(job)) for job in e.jobs if not records[e.mark(job)]]
+    if undone:
+        return undone
+    html_page(e.out / e.jobs[-1].executed, e.out / 'report.html', e.settings['title'])
+    times = [
+        {'job': job.name, 'seconds': round(records[e.mark(job)]['duration'], 1), 'resumed': e.mark(job) in before}
+        for job in e.jobs
+    ]
+    run.finish(jobs=times, minutes=round(sum(t['seconds'] for t in times) / 60, 2))
     return []
 
 # %% ../../nbs/running/reproduce.ipynb #c1239
 def ensure(
-    run:str|Path,      # Run folder
-    *steps:str,        # Names of steps, e.g. 'prepare', 'generate'
-    seeds:tuple=(0,),
-    settings:dict|None=None, # By step, e.g. `{'prepare': {'n_sick': 5}}`; the notebooks' defaults for what is not named
-    arms:list|None=None, # Painted arms; the notebooks' defaults if `None`
-    notebooks:str|Path|None=None, # Folder of the step notebooks; the shipped ones if `None`
-    among:tuple=STEPS,
-)->Path:               # The run folder
+    run: str | Path,  # Run folder
+    *steps: str,  # Names of steps, e.g. 'prepare', 'generate'
+    seeds: tuple = (0,),
+    settings: dict
+    | None = None,  # By step, e.g. `{'prepare': {'n_sick': 5}}`; the notebooks' defaults for what is not named
+    arms: list | None = None,  # Painted arms; the notebooks' defaults if `None`
+    notebooks: str | Path | None = None,  # Folder of the step notebooks; the shipped ones if `None`
+    among: tuple = STEPS,
+) -> Path:  # The run folder
     "Run the given steps where the run folder lacks their results; what is there is kept, whatever made it"
-    if unknown := set(steps)-{s.name for s in among}: raise ValueError(f"unknown step {sorted(unknown)[0]!r}. Known: {', '.join(s.name for s in among)}.")
-    run = Path(run).resolve(); jobs = plan({'seeds': list(seeds), **({'arms': arms} if arms else {}), **{s.name: (settings or {}).get(s.name, {}) for s in among}}, None, notebooks, among)
+    if unknown := set(steps) - {s.name for s in among}:
+        raise ValueError(f"unknown step {sorted(unknown)[0]!r}. Known: {', '.join(s.name for s in among)}.")
+    run = Path(run).resolve()
+    jobs = plan(
+        {
+            'seeds': list(seeds),
+            **({'arms': arms} if arms else {}),
+            **{s.name: (settings or {}).get(s.name, {}) for s in among},
+        },
+        None,
+        notebooks,
+        among,
+    )
     lacking = [job for job in jobs if job.step in steps and not _made(job, run)]
     if lacking:
         with alone(run):
-            for job in progress(lacking, 'steps'): run_job(job, run)
+            for job in progress(lacking, 'steps'):
+                run_job(job, run)
     return run
 
 # %% ../../nbs/running/reproduce.ipynb #c1240
 def _made(job, run):
     "Has `job` left results in the run folder, and not been cut off?"
-    folder, executed = run/job.folder, run/job.executed
-    if not folder.is_dir() or not any(folder.iterdir()): return False
-    if executed.with_name(f'.{executed.stem}.running.ipynb').exists(): return False   # it was cut off
+    folder, executed = run / job.folder, run / job.executed
+    if not folder.is_dir() or not any(folder.iterdir()):
+        return False
+    if executed.with_name(f'.{executed.stem}.running.ipynb').exists():
+        return False  # it was cut off
     record = read_json(executed)['metadata'].get('papermill', {}) if executed.is_file() else None
-    return record is None or bool(record.get('end_time')) and not record.get('exception')   # without a notebook: made by hand
+    return (
+        record is None or bool(record.get('end_time')) and not record.get('exception')
+    )  # without a notebook: made by hand

@@ -19,88 +19,169 @@ from .processes import _end_processes, THREADS
 
 # %% ../../nbs/running/snakemake.ipynb #c1216
 def snakemake_command(
-    root:Path,                       # Run folder
-    jobs:int|None=None,              # Jobs at a time
-    gpus:int=0,                      # GPUs of this machine to share out
-    workflow_profile:str|None=None,  # `slurm`, `kubernetes`, or the folder of a profile
-)->list[str]:
+    root: Path,  # Run folder
+    jobs: int | None = None,  # Jobs at a time
+    gpus: int = 0,  # GPUs of this machine to share out
+    workflow_profile: str | None = None,  # `slurm`, `kubernetes`, or the folder of a profile
+) -> list[str]:
     "Words of the command"
-    common = ['--snakefile', workflow_path('Snakefile'), '--directory', root/GRID, '--nolock', '--rerun-incomplete', '--keep-going', '--scheduler', 'greedy', '--nocolor', '--config', f'run={root}']
+    common = [
+        '--snakefile',
+        workflow_path('Snakefile'),
+        '--directory',
+        root / GRID,
+        '--nolock',
+        '--rerun-incomplete',
+        '--keep-going',
+        '--scheduler',
+        'greedy',
+        '--nocolor',
+        '--config',
+        f'run={root}',
+    ]
     if workflow_profile:
         shipped = workflow_path('profiles', workflow_profile)
         folder = shipped if shipped.is_dir() else Path(workflow_profile).resolve()
-        stored = 'default-storage-provider' in yaml.safe_load((folder/'config.yaml').read_text(encoding='utf-8'))   # marks go through a storage plugin
-        where = ['--workflow-profile', folder, *(['--jobs', jobs] if jobs else []), *(['--default-storage-prefix', root/GRID] if stored else [])]
-    else: where = ['--profile', 'none', '--workflow-profile', 'none', '--retries', 1, '--cores', jobs or 1, *(['--resources', f'gpu={gpus}'] if gpus else [])]
-    return [sys.executable, '-m', 'snakemake', *map(str, common+where)]
+        stored = 'default-storage-provider' in yaml.safe_load(
+            (folder / 'config.yaml').read_text(encoding='utf-8')
+        )  # marks go through a storage plugin
+        where = [
+            '--workflow-profile',
+            folder,
+            *(['--jobs', jobs] if jobs else []),
+            *(['--default-storage-prefix', root / GRID] if stored else []),
+        ]
+    else:
+        where = [
+            '--profile',
+            'none',
+            '--workflow-profile',
+            'none',
+            '--retries',
+            1,
+            '--cores',
+            jobs or 1,
+            *(['--resources', f'gpu={gpus}'] if gpus else []),
+        ]
+    return [sys.executable, '-m', 'snakemake', *map(str, common + where)]
 
 # %% ../../nbs/running/snakemake.ipynb #c1217
 def _kernel_share(jobs, gpus):
     "Variables that tell workers on this machine their threads, and the GPUs that they may claim"
     cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
-    share = {k: os.environ.get(k) for k in THREADS} if jobs == 1 else {k: str(min(int((os.environ.get(k) or str(cores)).split(',')[0]), max(1, cores//jobs))) for k in THREADS}
+    share = (
+        {k: os.environ.get(k) for k in THREADS}
+        if jobs == 1
+        else {
+            k: str(min(int((os.environ.get(k) or str(cores)).split(',')[0]), max(1, cores // jobs))) for k in THREADS
+        }
+    )
     seen = os.environ.get('CUDA_VISIBLE_DEVICES', '').split(',')
     ids = (seen if seen != [''] else [str(i) for i in range(gpus)])[:gpus]
-    if len(ids) < gpus: raise ValueError(f"`gpus` is {gpus}, but CUDA_VISIBLE_DEVICES names {len(ids)}: {','.join(ids)}.")
+    if len(ids) < gpus:
+        raise ValueError(f"`gpus` is {gpus}, but CUDA_VISIBLE_DEVICES names {len(ids)}: {','.join(ids)}.")
     return {'MEDSOFT_GRID_THREADS': json.dumps(share), 'MEDSOFT_GRID_GPUS': ','.join(ids)}
 
 # %% ../../nbs/running/snakemake.ipynb #c1219
 @contextmanager
 def _stoppable():
     "SIGTERM ends the block as Ctrl-C does, so that what it began is ended too"
-    def stop(number, frame): raise SystemExit(128+number)
-    if threading.current_thread() is not threading.main_thread(): yield; return
+
+    def stop(number, frame):
+        raise SystemExit(128 + number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
     old = signal.signal(signal.SIGTERM, stop)
-    try: yield
-    finally: signal.signal(signal.SIGTERM, old)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, old)
 
 # %% ../../nbs/running/snakemake.ipynb #c1220
 def _run_snakemake(root, command, marks, env):
     "Run Snakemake to its end, with a bar of the jobs whose marks are there"
-    grid, ours = root/GRID, f'{os.getpid()}:{root}'
+    grid, ours = root / GRID, f'{os.getpid()}:{root}'
     _end_processes(lambda e: e.get('MEDSOFT_GRID_RUN', '').endswith(f':{root}'))
     local = env is not None
-    with open(grid/'lock', 'w') as lock, open(grid/'snakemake.log', 'w') as log, _stoppable(), progress(None, 'jobs', len(marks)) as bar:
+    with (
+        open(grid / 'lock', 'w') as lock,
+        open(grid / 'snakemake.log', 'w') as log,
+        _stoppable(),
+        progress(None, 'jobs', len(marks)) as bar,
+    ):
         fcntl.flock(lock, fcntl.LOCK_EX)
-        env = {**os.environ, **(env or {}), 'MEDSOFT_GRID_RUN': ours, **({'MEDSOFT_GRID_LOCK': str(grid/'lock')} if local else {})}
+        env = {
+            **os.environ,
+            **(env or {}),
+            'MEDSOFT_GRID_RUN': ours,
+            **({'MEDSOFT_GRID_LOCK': str(grid / 'lock')} if local else {}),
+        }
         _show(bar, grid, marks)
-        bar.initial = bar.n   # what was done before says nothing of the pace
-        process = subprocess.Popen(command, cwd=grid, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
+        bar.initial = bar.n  # what was done before says nothing of the pace
+        process = subprocess.Popen(
+            command,
+            cwd=grid,
+            env=env,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
         try:
             while process.poll() is None:
                 _show(bar, grid, marks)
-                _wait(process, .5)
+                _wait(process, 0.5)
         except BaseException:
-            process.send_signal(signal.SIGINT)   # Snakemake takes back what it gave to a cluster
-            if not local: _wait(process, 60)
+            process.send_signal(signal.SIGINT)  # Snakemake takes back what it gave to a cluster
+            if not local:
+                _wait(process, 60)
             raise
-        finally: _end_processes(lambda e: e.get('MEDSOFT_GRID_RUN') == ours); process.wait()
+        finally:
+            _end_processes(lambda e: e.get('MEDSOFT_GRID_RUN') == ours)
+            process.wait()
         _show(bar, grid, marks)
 
 # %% ../../nbs/running/snakemake.ipynb #c1221
 def _wait(process, seconds):
-    try: process.wait(seconds)
-    except subprocess.TimeoutExpired: pass
+    try:
+        process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        pass
 
 # %% ../../nbs/running/snakemake.ipynb #c1222
 def _show(bar, grid, marks):
     "Bring the bar up to date: how many are done, which are at work"
-    done = {p.name for p in (grid/'done').glob('*/*')} & set(marks)
-    ended = done | {p.stem for p in (grid/'failed').glob('*')}
-    bar.set_postfix_str(', '.join(marks[p.stem] for p in sorted((grid/'logs').glob('*')) if p.stem in marks and p.stem not in ended)[:80], refresh=False)
+    done = {p.name for p in (grid / 'done').glob('*/*')} & set(marks)
+    ended = done | {p.stem for p in (grid / 'failed').glob('*')}
+    bar.set_postfix_str(
+        ', '.join(marks[p.stem] for p in sorted((grid / 'logs').glob('*')) if p.stem in marks and p.stem not in ended)[
+            :80
+        ],
+        refresh=False,
+    )
     bar.n = len(done)
     bar.refresh()
 
 # %% ../../nbs/running/snakemake.ipynb #c1223
 def _complaint(root, undone):
     "Why jobs are not done: what their notebooks said, or what Snakemake did"
-    grid, told, rest = root/GRID, [], []
+    grid, told, rest = root / GRID, [], []
     for name, mark in undone:
-        failed, log = grid/'failed'/f'{mark}.json', grid/'logs'/f'{mark}.log'
-        if failed.is_file(): told.append(read_json(failed)['error'])
-        elif log.is_file(): told.append(f'{name} was cut off: killed, or out of memory? Its last words are in {log}')
-        else: rest.append(name)
-    if not told: return f"Snakemake stopped before the first job:\n{(grid/'snakemake.log').read_text(encoding='utf-8', errors='replace')[-2000:].strip()}"
-    if len(told) > 3: told[3:] = [f'{len(told)-3} more failed; see {grid/"failed"}']
-    if rest: told.append(f"Not done, since they build on it: {', '.join(rest[:5])}{f' and {len(rest)-5} more' if len(rest) > 5 else ''}.")
+        failed, log = grid / 'failed' / f'{mark}.json', grid / 'logs' / f'{mark}.log'
+        if failed.is_file():
+            told.append(read_json(failed)['error'])
+        elif log.is_file():
+            told.append(f'{name} was cut off: killed, or out of memory? Its last words are in {log}')
+        else:
+            rest.append(name)
+    if not told:
+        return f"Snakemake stopped before the first job:\n{(grid / 'snakemake.log').read_text(encoding='utf-8', errors='replace')[-2000:].strip()}"
+    if len(told) > 3:
+        told[3:] = [f'{len(told) - 3} more failed; see {grid / "failed"}']
+    if rest:
+        told.append(
+            f"Not done, since they build on it: {', '.join(rest[:5])}{f' and {len(rest) - 5} more' if len(rest) > 5 else ''}."
+        )
     return '\n\n'.join([*told, 'When the cause is mended, the same command goes on from here.'])

@@ -11,92 +11,149 @@ __all__ = ['choose_threshold', 'classification_table', 'reliability_curve', 'cal
 import numpy as np, pandas as pd
 from scipy.special import expit, ndtri
 from ..core.seeds import rng
-from .intervals import _arrays, _checked, _mean_draws, _resamples, auc, average_precision, interval, test_rows
+from medsoft_nb.statistics.intervals import (
+    _arrays,
+    _checked,
+    _mean_draws,
+    _resamples,
+    auc,
+    average_precision,
+    interval,
+    test_rows,
+)
 
 # %% ../../nbs/statistics/decisions.ipynb #c0789
 def choose_threshold(
-    y,     # 0 or 1 of the validation images, `(n,)`, both classes
-    score, # Their scores, `(n,)`
-)->float:  # Call an image sick where `score >= threshold`; of several best the highest, midway to the next score below
+    y,  # 0 or 1 of the validation images, `(n,)`, both classes
+    score,  # Their scores, `(n,)`
+) -> (
+    float
+):  # Call an image sick where `score >= threshold`; of several best the highest, midway to the next score below
     "Threshold with the largest sensitivity + specificity (Youden, Cancer 3:32, 1950)"
     y, score = _checked(y, score)
-    if not 0 < (y==1).sum() < len(y): raise ValueError(f'a threshold needs validation images of both classes, but {int((y==1).sum())} of {len(y)} are sick.')
+    if not 0 < (y == 1).sum() < len(y):
+        raise ValueError(
+            f'a threshold needs validation images of both classes, but {int((y == 1).sum())} of {len(y)} are sick.'
+        )
     at = np.unique(score)[::-1]
-    sensitivity, fall_out = (np.searchsorted(np.sort(score[y==c]), at, side='left') for c in (1, 0))
-    youden = (1-sensitivity/(y==1).sum()) - (1-fall_out/(y==0).sum()); k = int(np.argmax(np.round(youden, 12)))
-    return float(at[k] if k==len(at)-1 else (at[k]+at[k+1])/2)
+    sensitivity, fall_out = (np.searchsorted(np.sort(score[y == c]), at, side='left') for c in (1, 0))
+    youden = (1 - sensitivity / (y == 1).sum()) - (1 - fall_out / (y == 0).sum())
+    k = int(np.argmax(np.round(youden, 12)))
+    return float(at[k] if k == len(at) - 1 else (at[k] + at[k + 1]) / 2)
 
 # %% ../../nbs/statistics/decisions.ipynb #c0791
 def _ratio(a, b):
     "`a/b`, NaN where `b` is 0"
-    with np.errstate(invalid='ignore', divide='ignore'): return a/b
+    with np.errstate(invalid='ignore', divide='ignore'):
+        return a / b
 
 # %% ../../nbs/statistics/decisions.ipynb #c0792
 def _table(scores, measure, n_boot, seed):
     "Tidy rows of `measure(arm, seed, y, score, weights)`, a dict of `(1+n_boot,)`: the value, then its resamples"
-    arms, seeds, y, who, s = _arrays(scores); w, z = _resamples(who, len(seeds), n_boot, seed)
+    arms, seeds, y, who, s = _arrays(scores)
+    w, z = _resamples(who, len(seeds), n_boot, seed)
     w, rows = np.concatenate([np.ones((1, len(y))), w]), []
-    for a,each in zip(arms, s):
-        found = [measure(a, q, y, v, w) for q,v in zip(seeds, each)]
+    for a, each in zip(arms, s):
+        found = [measure(a, q, y, v, w) for q, v in zip(seeds, each)]
         for m in found[0]:
-            x = np.stack([f[m] for f in found], 1); lo, hi = np.clip(interval(_mean_draws(x[0], x[1:], z)), 0, 1)
-            rows.append(dict(arm=a, metric=m, value=x[0].mean(), lo=lo, hi=hi, seeds=len(seeds), n=who.max()+1))
+            x = np.stack([f[m] for f in found], 1)
+            lo, hi = np.clip(interval(_mean_draws(x[0], x[1:], z)), 0, 1)
+            rows.append(dict(arm=a, metric=m, value=x[0].mean(), lo=lo, hi=hi, seeds=len(seeds), n=who.max() + 1))
     return pd.DataFrame(rows)
 
 # %% ../../nbs/statistics/decisions.ipynb #c0793
 def _decisions(y, score, threshold, w):
     "What is said about decisions at a threshold, for each row of weights"
-    call = score>=threshold; tp, fp, fn, tn = (w@(x*1.) for x in ((y==1)&call, (y==0)&call, (y==1)&~call, (y==0)&~call))
-    return dict(accuracy=_ratio(tp+tn, tp+tn+fp+fn), sensitivity=_ratio(tp, tp+fn), specificity=_ratio(tn, tn+fp), precision=_ratio(tp, tp+fp), f1=_ratio(2*tp, 2*tp+fp+fn))
+    call = score >= threshold
+    tp, fp, fn, tn = (w @ (x * 1.0) for x in ((y == 1) & call, (y == 0) & call, (y == 1) & ~call, (y == 0) & ~call))
+    return dict(
+        accuracy=_ratio(tp + tn, tp + tn + fp + fn),
+        sensitivity=_ratio(tp, tp + fn),
+        specificity=_ratio(tn, tn + fp),
+        precision=_ratio(tp, tp + fp),
+        f1=_ratio(2 * tp, 2 * tp + fp + fn),
+    )
 
 # %% ../../nbs/statistics/decisions.ipynb #c0794
 def classification_table(
-    scores:pd.DataFrame, # With `split`: rows 'val' give the thresholds, rows 'test' the measures
-    n_boot:int=1000, seed:int=0,
-)->pd.DataFrame:         # arm, metric (auc, auprc, accuracy, sensitivity, specificity, precision, f1), value, lo, hi, seeds, n patients; precision is NaN where nothing is called sick
+    scores: pd.DataFrame,  # With `split`: rows 'val' give the thresholds, rows 'test' the measures
+    n_boot: int = 1000,
+    seed: int = 0,
+) -> pd.DataFrame:  # arm, metric (auc, auprc, accuracy, sensitivity, specificity, precision, f1), value, lo, hi, seeds, n patients; precision is NaN where nothing is called sick
     "Each arm's classification measures at the threshold of its own validation rows, means over seeds with 95 % intervals over patients and seeds"
-    val = dict(iter(scores[scores.split=='val'].groupby(['arm', 'seed']))) if 'split' in scores else {}
+    val = dict(iter(scores[scores.split == 'val'].groupby(['arm', 'seed']))) if 'split' in scores else {}
     shared = set().union(*(v.patient_id for v in val.values())) & set(test_rows(scores).patient_id)
-    if shared: raise ValueError(f'patient {sorted(shared, key=str)[0]!r} is in both validation and test rows; split by patient.')
+    if shared:
+        raise ValueError(
+            f'patient {sorted(shared, key=str)[0]!r} is in both validation and test rows; split by patient.'
+        )
+
     def measure(a, q, y, s, w):
-        if (a, q) not in val: raise ValueError(f"arm {a!r}, seed {q} has no rows of the split 'val', but a threshold must not be chosen on test images. Score the validation images, too.")
-        return dict(auc=auc(y, s, w), auprc=average_precision(y, s, w), **_decisions(y, s, choose_threshold(val[a, q].y, val[a, q].score), w))
+        if (a, q) not in val:
+            raise ValueError(
+                f"arm {a!r}, seed {q} has no rows of the split 'val', but a threshold must not be chosen on test images. Score the validation images, too."
+            )
+        return dict(
+            auc=auc(y, s, w),
+            auprc=average_precision(y, s, w),
+            **_decisions(y, s, choose_threshold(val[a, q].y, val[a, q].score), w),
+        )
+
     return _table(scores, measure, n_boot, seed)
 
 # %% ../../nbs/statistics/decisions.ipynb #c0798
 def _mass_bins(p, bins):
     "Number of the bin of each probability; bins of equal mass, equal values stay together"
-    if not 2<=bins: raise ValueError(f'`bins` must be at least 2, but is {bins}.')
-    return np.searchsorted(np.quantile(p, np.linspace(0, 1, bins+1)[1:-1]), p, side='right')
+    if not 2 <= bins:
+        raise ValueError(f'`bins` must be at least 2, but is {bins}.')
+    return np.searchsorted(np.quantile(p, np.linspace(0, 1, bins + 1)[1:-1]), p, side='right')
 
 # %% ../../nbs/statistics/decisions.ipynb #c0799
-def _wilson(k, n, level=.95):
+def _wilson(k, n, level=0.95):
     "Wilson's interval of a share"
-    z = -ndtri((1-level)/2); mid, half = (k+z*z/2)/(n+z*z), z*np.sqrt(k*(n-k)/n+z*z/4)/(n+z*z)
-    return mid-half, mid+half
+    z = -ndtri((1 - level) / 2)
+    mid, half = (k + z * z / 2) / (n + z * z), z * np.sqrt(k * (n - k) / n + z * z / 4) / (n + z * z)
+    return mid - half, mid + half
 
 # %% ../../nbs/statistics/decisions.ipynb #c0800
 def reliability_curve(
-    y, # 0 or 1, `(n,)`
-    p, # Probability of 1, `(n,)`, in [0, 1]; of a logit `scipy.special.expit(score)`
-    bins:int=10, # Of equal mass; fewer come back where many values are equal
-)->pd.DataFrame: # One row a bin: predicted (mean of p), observed (share of 1), lo, hi (Wilson, images taken as independent), n
+    y,  # 0 or 1, `(n,)`
+    p,  # Probability of 1, `(n,)`, in [0, 1]; of a logit `scipy.special.expit(score)`
+    bins: int = 10,  # Of equal mass; fewer come back where many values are equal
+) -> (
+    pd.DataFrame
+):  # One row a bin: predicted (mean of p), observed (share of 1), lo, hi (Wilson, images taken as independent), n
     "Predicted probability against observed share"
     y, p = _checked(y, p)
-    if not len(p) or p.min()<0 or p.max()>1: raise ValueError('`p` must be probabilities in [0, 1]; of logits take `scipy.special.expit(score)`.')
-    out = pd.DataFrame(dict(y=y, p=p, bin=_mass_bins(p, bins))).groupby('bin').agg(predicted=('p', 'mean'), observed=('y', 'mean'), k=('y', 'sum'), n=('y', 'size')).reset_index(drop=True)
+    if not len(p) or p.min() < 0 or p.max() > 1:
+        raise ValueError('`p` must be probabilities in [0, 1]; of logits take `scipy.special.expit(score)`.')
+    out = (
+        pd.DataFrame(dict(y=y, p=p, bin=_mass_bins(p, bins)))
+        .groupby('bin')
+        .agg(predicted=('p', 'mean'), observed=('y', 'mean'), k=('y', 'sum'), n=('y', 'size'))
+        .reset_index(drop=True)
+    )
     lo, hi = _wilson(out.pop('k').to_numpy(), out.n.to_numpy())
     return out.assign(lo=lo, hi=hi)[['predicted', 'observed', 'lo', 'hi', 'n']]
 
 # %% ../../nbs/statistics/decisions.ipynb #c0801
 def calibration_table(
-    scores:pd.DataFrame, # Scores are logits
-    bins:int=10,         # Of equal mass, for the ECE
-    n_boot:int=1000, seed:int=0,
-)->pd.DataFrame:         # arm, metric (brier, ece, ece_if_calibrated), value, lo, hi, seeds, n patients
+    scores: pd.DataFrame,  # Scores are logits
+    bins: int = 10,  # Of equal mass, for the ECE
+    n_boot: int = 1000,
+    seed: int = 0,
+) -> pd.DataFrame:  # arm, metric (brier, ece, ece_if_calibrated), value, lo, hi, seeds, n patients
     "Brier score and expected calibration error of each arm, means over seeds with 95 % intervals over patients and seeds"
+
     def measure(a, q, y, s, w):
-        p = expit(s); put = np.eye(bins)[_mass_bins(p, bins)]; ece = lambda gap, w: np.abs((w*gap)@put).sum(1)/w.sum(1)
-        drawn = ece(p-(rng('calibrated', seed).random((n_boot, len(p)))<p), np.ones((1, len(p))))
-        return dict(brier=_ratio(w@(p-y)**2, w.sum(1)), ece=ece(p-y, w), ece_if_calibrated=np.append(drawn.mean(), drawn))
+        p = expit(s)
+        put = np.eye(bins)[_mass_bins(p, bins)]
+        ece = lambda gap, w: np.abs((w * gap) @ put).sum(1) / w.sum(1)
+        drawn = ece(p - (rng('calibrated', seed).random((n_boot, len(p))) < p), np.ones((1, len(p))))
+        return dict(
+            brier=_ratio(w @ (p - y) ** 2, w.sum(1)),
+            ece=ece(p - y, w),
+            ece_if_calibrated=np.append(drawn.mean(), drawn),
+        )
+
     return _table(scores, measure, n_boot, seed)

@@ -16,156 +16,238 @@ from ..core.seeds import rng
 def _grouper(score):
     "A function that sums weights `(b, n)` over equal scores, in rising order"
     _, tie = np.unique(score, return_inverse=True)
-    order = np.argsort(tie, kind='stable'); starts = np.searchsorted(tie[order], np.arange(tie.max()+1))
-    return lambda v: v[:, order] if len(starts)==len(order) else np.add.reduceat(v[:, order], starts, axis=1)
+    order = np.argsort(tie, kind='stable')
+    starts = np.searchsorted(tie[order], np.arange(tie.max() + 1))
+    return lambda v: v[:, order] if len(starts) == len(order) else np.add.reduceat(v[:, order], starts, axis=1)
 
 # %% ../../nbs/statistics/intervals.ipynb #c0739
 def _checked(y, *scores):
     "`y` and scores as arrays, or a `ValueError`"
     y, scores = np.asarray(y), [np.asarray(s, float) for s in scores]
-    if set(np.unique(y)) - {0, 1}: raise ValueError(f'`y` must be 0 or 1, but holds {sorted(set(np.unique(y))-{0, 1})[:3]}.')
+    if set(np.unique(y)) - {0, 1}:
+        raise ValueError(f'`y` must be 0 or 1, but holds {sorted(set(np.unique(y)) - {0, 1})[:3]}.')
     for s in scores:
-        if s.shape!=y.shape: raise ValueError(f'`y` has the shape {y.shape}, but a score {s.shape}; they must be equal.')
-        if not np.isfinite(s).all(): raise ValueError('`score` has values that are not finite.')
+        if s.shape != y.shape:
+            raise ValueError(f'`y` has the shape {y.shape}, but a score {s.shape}; they must be equal.')
+        if not np.isfinite(s).all():
+            raise ValueError('`score` has values that are not finite.')
     return (y, *scores)
 
 # %% ../../nbs/statistics/intervals.ipynb #c0740
 def auc(
-    y,     # 0 or 1, `(n,)`
-    score, # Larger for 1, `(n,)`
-    weight=None, # How often each counts, `(n,)` or `(b, n)` for many resamples at once
-):         # Area under the ROC curve, or `(b,)` of them; ties count half
+    y,  # 0 or 1, `(n,)`
+    score,  # Larger for 1, `(n,)`
+    weight=None,  # How often each counts, `(n,)` or `(b, n)` for many resamples at once
+):  # Area under the ROC curve, or `(b,)` of them; ties count half
     "Area under the ROC curve as the share of pairs in the right order (Hanley and McNeil, 1982)"
-    y, score = _checked(y, score); group = _grouper(score)
+    y, score = _checked(y, score)
+    group = _grouper(score)
     w = np.ones((1, len(y))) if weight is None else np.atleast_2d(np.asarray(weight, float))
-    neg, pos = group(w*(y==0)), group(w*(y==1))
+    neg, pos = group(w * (y == 0)), group(w * (y == 1))
     n0, n1 = neg.sum(1), pos.sum(1)
-    below = np.cumsum(neg, 1) - neg/2
-    with np.errstate(invalid='ignore', divide='ignore'): a = (pos*below).sum(1)/(n0*n1)
-    if weight is None and not n0*n1: raise ValueError('the AUC needs both classes.')
-    return float(a[0]) if weight is None or np.ndim(weight)==1 else a
+    below = np.cumsum(neg, 1) - neg / 2
+    with np.errstate(invalid='ignore', divide='ignore'):
+        a = (pos * below).sum(1) / (n0 * n1)
+    if weight is None and not n0 * n1:
+        raise ValueError('the AUC needs both classes.')
+    return float(a[0]) if weight is None or np.ndim(weight) == 1 else a
 
 # %% ../../nbs/statistics/intervals.ipynb #c0741
 def average_precision(
-    y,     # 0 or 1, `(n,)`
-    score, # Larger for 1, `(n,)`
-    weight=None, # How often each counts, `(n,)` or `(b, n)` for many resamples at once
-):         # Area under the precision-recall curve, or `(b,)` of them; chance is the share of 1, not 0.5
+    y,  # 0 or 1, `(n,)`
+    score,  # Larger for 1, `(n,)`
+    weight=None,  # How often each counts, `(n,)` or `(b, n)` for many resamples at once
+):  # Area under the precision-recall curve, or `(b,)` of them; chance is the share of 1, not 0.5
     "Mean precision over the recalls, without interpolation: the AUPRC as scikit-learn defines it"
-    y, score = _checked(y, score); group = _grouper(-score)
+    y, score = _checked(y, score)
+    group = _grouper(-score)
     w = np.ones((1, len(y))) if weight is None else np.atleast_2d(np.asarray(weight, float))
-    pos, both = group(w*(y==1)), np.cumsum(group(w), 1)
-    if weight is None and not pos.sum(): raise ValueError('the AUPRC needs at least one `y` of 1.')
-    precision = np.divide(np.cumsum(pos, 1), both, out=np.zeros_like(both), where=both>0)
-    with np.errstate(invalid='ignore', divide='ignore'): a = (pos*precision).sum(1)/pos.sum(1)
-    return float(a[0]) if weight is None or np.ndim(weight)==1 else a
+    pos, both = group(w * (y == 1)), np.cumsum(group(w), 1)
+    if weight is None and not pos.sum():
+        raise ValueError('the AUPRC needs at least one `y` of 1.')
+    precision = np.divide(np.cumsum(pos, 1), both, out=np.zeros_like(both), where=both > 0)
+    with np.errstate(invalid='ignore', divide='ignore'):
+        a = (pos * precision).sum(1) / pos.sum(1)
+    return float(a[0]) if weight is None or np.ndim(weight) == 1 else a
 
 # %% ../../nbs/statistics/intervals.ipynb #c0744
 def test_rows(
-    scores:pd.DataFrame, # One row an image, with or without a column `split`
-)->pd.DataFrame:
+    scores: pd.DataFrame,  # One row an image, with or without a column `split`
+) -> pd.DataFrame:
     "Rows of the split 'test' where there is a column `split`, else all rows"
-    if 'split' not in scores: return scores
-    if not (scores.split=='test').any(): raise ValueError(f"no row has the split 'test', only {sorted(set(scores.split.astype(str)))}.")
-    return scores[scores.split=='test']
+    if 'split' not in scores:
+        return scores
+    if not (scores.split == 'test').any():
+        raise ValueError(f"no row has the split 'test', only {sorted(set(scores.split.astype(str)))}.")
+    return scores[scores.split == 'test']
 
 # %% ../../nbs/statistics/intervals.ipynb #c0745
 def _arrays(scores):
     "Arms, seeds, `y` `(n,)`, number of the patient `(n,)`, scores `(arms, seeds, n)` of the test rows"
-    lacking = {'arm', 'seed', 'image_id', 'patient_id', 'y', 'score'}-set(scores)
-    if lacking: raise ValueError(f'the scores lack the columns {sorted(lacking)}.')
-    df = test_rows(scores); arms, seeds = list(dict.fromkeys(df.arm)), sorted(set(df.seed))
+    lacking = {'arm', 'seed', 'image_id', 'patient_id', 'y', 'score'} - set(scores)
+    if lacking:
+        raise ValueError(f'the scores lack the columns {sorted(lacking)}.')
+    df = test_rows(scores)
+    arms, seeds = list(dict.fromkeys(df.arm)), sorted(set(df.seed))
     wide = df.pivot(index=['patient_id', 'image_id', 'y'], columns=['arm', 'seed'], values='score').sort_index()
     absent = [(a, q) for a in arms for q in seeds if (a, q) not in wide.columns]
-    if absent: raise ValueError(f'arm {absent[0][0]!r} has no scores of seed {absent[0][1]}; arms can only be compared on the same seeds.')
-    if wide.isna().any().any(): raise ValueError('not every arm and seed has scored the same images; arms can only be compared on the same test set.')
+    if absent:
+        raise ValueError(
+            f'arm {absent[0][0]!r} has no scores of seed {absent[0][1]}; arms can only be compared on the same seeds.'
+        )
+    if wide.isna().any().any():
+        raise ValueError(
+            'not every arm and seed has scored the same images; arms can only be compared on the same test set.'
+        )
     who = pd.factorize(wide.index.get_level_values('patient_id'))[0]
-    return arms, seeds, wide.index.get_level_values('y').to_numpy(), who, np.array([[wide[a, q].to_numpy() for q in seeds] for a in arms])
+    return (
+        arms,
+        seeds,
+        wide.index.get_level_values('y').to_numpy(),
+        who,
+        np.array([[wide[a, q].to_numpy() for q in seeds] for a in arms]),
+    )
 
 # %% ../../nbs/statistics/intervals.ipynb #c0746
 def _resamples(who, seeds, n_boot, seed):
     "How often each image counts `(n_boot, n)`, and weights of the seeds' residuals `(n_boot, seeds)`, whose sum with them is t-distributed"
-    people, r = who.max()+1, rng('bootstrap', seed); w = r.multinomial(people, np.full(people, 1/people), n_boot)[:, who]
-    if seeds==1: return w, np.zeros((n_boot, 1))
-    return w, r.normal(size=(n_boot, seeds))*np.sqrt((seeds-1)/r.chisquare(seeds-1, (n_boot, 1)))/np.sqrt(seeds*(seeds-1))
+    people, r = who.max() + 1, rng('bootstrap', seed)
+    w = r.multinomial(people, np.full(people, 1 / people), n_boot)[:, who]
+    if seeds == 1:
+        return w, np.zeros((n_boot, 1))
+    return w, r.normal(size=(n_boot, seeds)) * np.sqrt((seeds - 1) / r.chisquare(seeds - 1, (n_boot, 1))) / np.sqrt(
+        seeds * (seeds - 1)
+    )
 
 # %% ../../nbs/statistics/intervals.ipynb #c0747
 def _mean_draws(point, boot, z):
     "Draws of a mean over seeds: `point` `(seeds,)`, the same on resampled patients `boot` `(n_boot, seeds)`, and `z` of `_resamples`; the seeds' variance without what resampling itself explains"
-    r = point-point.mean(); noise = np.nanmean((boot-boot.mean(1, keepdims=True)-r)**2)*len(r) if np.isfinite(boot).any() else np.nan
-    share = max(0., 1-noise/(r**2).sum()) if (r**2).sum()>0 else 0.
-    return boot.mean(1) + np.sqrt(share)*(z@r)
+    r = point - point.mean()
+    noise = np.nanmean((boot - boot.mean(1, keepdims=True) - r) ** 2) * len(r) if np.isfinite(boot).any() else np.nan
+    share = max(0.0, 1 - noise / (r**2).sum()) if (r**2).sum() > 0 else 0.0
+    return boot.mean(1) + np.sqrt(share) * (z @ r)
 
 # %% ../../nbs/statistics/intervals.ipynb #c0748
 def resampled_aucs(
-    df:pd.DataFrame, # Columns arm, seed, image_id, patient_id, y, score; of a column split the rows 'test'
-    n_boot:int=1000, # Resamples
-    seed:int=0,      # Of the resampling
-)->tuple:            # DataFrame arm x seed of AUCs, the same on resampled patients `(arms, n_boot, seeds)`, and weights of the seeds' residuals `(n_boot, seeds)`
+    df: pd.DataFrame,  # Columns arm, seed, image_id, patient_id, y, score; of a column split the rows 'test'
+    n_boot: int = 1000,  # Resamples
+    seed: int = 0,  # Of the resampling
+) -> tuple:  # DataFrame arm x seed of AUCs, the same on resampled patients `(arms, n_boot, seeds)`, and weights of the seeds' residuals `(n_boot, seeds)`
     "AUC of every arm and seed, and of every resample of the patients; the same resamples for all arms"
-    arms, seeds, y, who, s = _arrays(df); w, z = _resamples(who, len(seeds), n_boot, seed)
-    point = pd.DataFrame({a: {q: auc(y, v) for q,v in zip(seeds, each)} for a,each in zip(arms, s)}).T
+    arms, seeds, y, who, s = _arrays(df)
+    w, z = _resamples(who, len(seeds), n_boot, seed)
+    point = pd.DataFrame({a: {q: auc(y, v) for q, v in zip(seeds, each)} for a, each in zip(arms, s)}).T
     return point, np.array([np.stack([auc(y, q, w) for q in each], 1) for each in s]), z
 
 # %% ../../nbs/statistics/intervals.ipynb #c0749
-def interval(draws, level:float=.95)->tuple:
+def interval(draws, level: float = 0.95) -> tuple:
     "Percentile interval; NaN where no draw is a number"
-    return (np.nan, np.nan) if np.isnan(draws).all() else tuple(np.nanpercentile(draws, [50*(1-level), 50*(1+level)]))
+    return (
+        (np.nan, np.nan)
+        if np.isnan(draws).all()
+        else tuple(np.nanpercentile(draws, [50 * (1 - level), 50 * (1 + level)]))
+    )
 
 # %% ../../nbs/statistics/intervals.ipynb #c0750
 def _two_sided(d):
     "Twice the smaller share of resamples on one side of 0, never 0 itself"
-    return min(1., 2*(1+min((d<=0).sum(), (d>=0).sum()))/(1+len(d)))
+    return min(1.0, 2 * (1 + min((d <= 0).sum(), (d >= 0).sum())) / (1 + len(d)))
 
 # %% ../../nbs/statistics/intervals.ipynb #c0751
 def _gap_draws(y, a, b, w, z):
     "Draws of the difference in mean AUC of scores `a` and `b`, each `(seeds, n)`"
-    return _mean_draws(np.array([auc(y, i)-auc(y, j) for i,j in zip(a, b)]), np.stack([auc(y, i, w)-auc(y, j, w) for i,j in zip(a, b)], 1), z)
+    return _mean_draws(
+        np.array([auc(y, i) - auc(y, j) for i, j in zip(a, b)]),
+        np.stack([auc(y, i, w) - auc(y, j, w) for i, j in zip(a, b)], 1),
+        z,
+    )
 
 # %% ../../nbs/statistics/intervals.ipynb #c0752
 def bootstrap_auc(
-    df:pd.DataFrame, # As in `resampled_aucs`
-    n_boot:int=1000, seed:int=0,
-)->pd.DataFrame:     # arm, metric, value, lo, hi, sd over seeds, seeds, n
+    df: pd.DataFrame,  # As in `resampled_aucs`
+    n_boot: int = 1000,
+    seed: int = 0,
+) -> pd.DataFrame:  # arm, metric, value, lo, hi, sd over seeds, seeds, n
     "Mean AUC of each arm over seeds with its 95 % interval over patients and seeds"
-    point, boot, z = resampled_aucs(df, n_boot, seed); n, rows = test_rows(df).patient_id.nunique(), []
-    for (a,p),b in zip(point.iterrows(), boot):
+    point, boot, z = resampled_aucs(df, n_boot, seed)
+    n, rows = test_rows(df).patient_id.nunique(), []
+    for (a, p), b in zip(point.iterrows(), boot):
         lo, hi = np.clip(interval(_mean_draws(p.to_numpy(), b, z)), 0, 1)
-        rows.append(dict(arm=a, metric='auc', value=p.mean(), lo=lo, hi=hi, sd=p.std(ddof=1) if len(p)>1 else np.nan, seeds=len(p), n=n))
+        rows.append(
+            dict(
+                arm=a,
+                metric='auc',
+                value=p.mean(),
+                lo=lo,
+                hi=hi,
+                sd=p.std(ddof=1) if len(p) > 1 else np.nan,
+                seeds=len(p),
+                n=n,
+            )
+        )
     return pd.DataFrame(rows)
 
 # %% ../../nbs/statistics/intervals.ipynb #c0753
 def paired_difference(
-    df:pd.DataFrame, # As in `resampled_aucs`
-    arm:str|list,    # The arm in question; of several the mean
-    control:str|list, # What it is compared with
-    n_boot:int=1000, seed:int=0,
-)->pd.DataFrame:     # One row: arm, control, value, lo, hi, p
+    df: pd.DataFrame,  # As in `resampled_aucs`
+    arm: str | list,  # The arm in question; of several the mean
+    control: str | list,  # What it is compared with
+    n_boot: int = 1000,
+    seed: int = 0,
+) -> pd.DataFrame:  # One row: arm, control, value, lo, hi, p
     "Difference in mean AUC with its 95 % interval over patients and seeds; `p` is twice the smaller share of draws on one side of 0, never 0 itself"
     on, off = ([x] if isinstance(x, str) else list(x) for x in (arm, control))
     for a in (*on, *off):
-        if a not in set(df.arm): raise ValueError(f'no arm {a!r} among {sorted(set(df.arm))}.')
-    point, boot, z = resampled_aucs(df[df.arm.isin([*on, *off])], n_boot, seed); at = list(point.index).index; gap = lambda x: x[[at(a) for a in on]].mean(0) - x[[at(a) for a in off]].mean(0)
-    value = gap(point.to_numpy()); d = _mean_draws(value, gap(boot), z); d = d[~np.isnan(d)]; lo, hi = interval(d)   # a resample without both classes says nothing
-    return pd.DataFrame([dict(arm=', '.join(on), control=', '.join(off), metric='auc difference', value=value.mean(), lo=lo, hi=hi, p=_two_sided(d))])
+        if a not in set(df.arm):
+            raise ValueError(f'no arm {a!r} among {sorted(set(df.arm))}.')
+    point, boot, z = resampled_aucs(df[df.arm.isin([*on, *off])], n_boot, seed)
+    at = list(point.index).index
+    gap = lambda x: x[[at(a) for a in on]].mean(0) - x[[at(a) for a in off]].mean(0)
+    value = gap(point.to_numpy())
+    d = _mean_draws(value, gap(boot), z)
+    d = d[~np.isnan(d)]
+    lo, hi = interval(d)  # a resample without both classes says nothing
+    return pd.DataFrame(
+        [
+            dict(
+                arm=', '.join(on),
+                control=', '.join(off),
+                metric='auc difference',
+                value=value.mean(),
+                lo=lo,
+                hi=hi,
+                p=_two_sided(d),
+            )
+        ]
+    )
 
 # %% ../../nbs/statistics/intervals.ipynb #c0758
 def auc_by_label(
-    scores:pd.DataFrame, # With `label`; rows with `y` of 0 are the healthy ones
-    n_boot:int=1000, seed:int=0,
-)->pd.DataFrame:         # arm, label, metric, value, lo, hi, seeds, n (patients with the disease or healthy), sick (patients with the disease)
+    scores: pd.DataFrame,  # With `label`; rows with `y` of 0 are the healthy ones
+    n_boot: int = 1000,
+    seed: int = 0,
+) -> pd.DataFrame:  # arm, label, metric, value, lo, hi, seeds, n (patients with the disease or healthy), sick (patients with the disease)
     "AUC of each disease against healthy, mean over seeds, with its 95 % interval over patients and seeds"
-    if 'label' not in scores: raise ValueError('the scores lack the column `label`.')
-    df = test_rows(scores); rows = []
-    for label in sorted(set(df[df.y==1].label)):
-        one = df[(df.y==0)|(df.label==label)]
-        rows.append(bootstrap_auc(one, n_boot, seed).drop(columns='sd').assign(sick=one[one.y==1].patient_id.nunique()).pipe(lambda d: d.assign(label=label)))
-    if not rows: raise ValueError('no row has `y` of 1, so there is no disease to measure.')
+    if 'label' not in scores:
+        raise ValueError('the scores lack the column `label`.')
+    df = test_rows(scores)
+    rows = []
+    for label in sorted(set(df[df.y == 1].label)):
+        one = df[(df.y == 0) | (df.label == label)]
+        rows.append(
+            bootstrap_auc(one, n_boot, seed)
+            .drop(columns='sd')
+            .assign(sick=one[one.y == 1].patient_id.nunique())
+            .pipe(lambda d: d.assign(label=label))
+        )
+    if not rows:
+        raise ValueError('no row has `y` of 1, so there is no disease to measure.')
     return pd.concat(rows, ignore_index=True)[['arm', 'label', 'metric', 'value', 'lo', 'hi', 'seeds', 'n', 'sick']]
 
 # %% ../../nbs/statistics/intervals.ipynb #c0762
-def clustered_interval(v, groups, seed=0, n_boot=500)->tuple:
+def clustered_interval(v, groups, seed=0, n_boot=500) -> tuple:
     "Mean and percentile 95 % interval over groups, such as patients"
     g = pd.DataFrame(dict(v=np.asarray(v, float), g=list(groups))).groupby('g').v.agg(['sum', 'count']).to_numpy()
-    b = g[rng('clusters', seed).integers(0, len(g), (n_boot, len(g)))].sum(1); m = b[:, 0]/b[:, 1]
+    b = g[rng('clusters', seed).integers(0, len(g), (n_boot, len(g)))].sum(1)
+    m = b[:, 0] / b[:, 1]
     return float(np.mean(v)), *map(float, np.percentile(m, (2.5, 97.5)))

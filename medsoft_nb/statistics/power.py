@@ -17,70 +17,136 @@ from .decisions import _wilson
 # %% ../../nbs/statistics/power.ipynb #c0810
 def _binormal(r, y, distance, same, other, spread, seeds):
     "Scores `(arms, seeds, n)` of arms with the given distances of the class means, in standard deviations"
-    arms, n = len(distance), len(y); z = lambda *shape: r.normal(size=shape)
-    d = np.reshape(distance, (arms, 1, 1)) + spread*z(arms, seeds, 1)
-    return d*y + np.sqrt(other)*z(n) + np.sqrt(same-other)*z(arms, 1, n) + np.sqrt(1-same)*z(arms, seeds, n)
+    arms, n = len(distance), len(y)
+    z = lambda *shape: r.normal(size=shape)
+    d = np.reshape(distance, (arms, 1, 1)) + spread * z(arms, seeds, 1)
+    return (
+        d * y + np.sqrt(other) * z(n) + np.sqrt(same - other) * z(arms, 1, n) + np.sqrt(1 - same) * z(arms, seeds, n)
+    )
 
 # %% ../../nbs/statistics/power.ipynb #c0811
 def _seed_variance(y, s):
     "Variance over seeds of the class distance that belongs to the AUC, mean over arms"
-    end = .5/((y==1).sum()*(y==0).sum())
-    return np.mean([np.var([np.sqrt(2)*ndtri(np.clip(auc(y, q), end, 1-end)) for q in each], ddof=1) for each in s])
+    end = 0.5 / ((y == 1).sum() * (y == 0).sum())
+    return np.mean(
+        [np.var([np.sqrt(2) * ndtri(np.clip(auc(y, q), end, 1 - end)) for q in each], ddof=1) for each in s]
+    )
 
 # %% ../../nbs/statistics/power.ipynb #c0812
 def binormal_fit(
-    scores:pd.DataFrame, # At least two arms or two seeds
-    control:str,         # Arm whose AUC is the base
-    seed:int=0,
-)->dict: # base AUC, share of sick images, correlations within a class between seeds (`same`) and between arms (`other`), `spread` of the class distance over seeds, patients, seeds
+    scores: pd.DataFrame,  # At least two arms or two seeds
+    control: str,  # Arm whose AUC is the base
+    seed: int = 0,
+) -> dict:  # base AUC, share of sick images, correlations within a class between seeds (`same`) and between arms (`other`), `spread` of the class distance over seeds, patients, seeds
     "Binormal model of the scores for `power_of_gain`"
-    arms, seeds, y, who, s = _arrays(scores); k, n1 = len(seeds), int((y==1).sum())
-    if control not in arms: raise ValueError(f'no arm {control!r} among {sorted(arms)}.')
-    if len(arms)*k<2: raise ValueError('one arm with one seed says nothing about the correlation of scores; give two arms or two seeds.')
-    if not 0<n1<len(y): raise ValueError('the AUC needs both classes.')
+    arms, seeds, y, who, s = _arrays(scores)
+    k, n1 = len(seeds), int((y == 1).sum())
+    if control not in arms:
+        raise ValueError(f'no arm {control!r} among {sorted(arms)}.')
+    if len(arms) * k < 2:
+        raise ValueError(
+            'one arm with one seed says nothing about the correlation of scores; give two arms or two seeds.'
+        )
+    if not 0 < n1 < len(y):
+        raise ValueError('the AUC needs both classes.')
     rest = s.reshape(-1, len(y)).copy()
-    for c in (0, 1): rest[:, y==c] -= rest[:, y==c].mean(1, keepdims=True)
-    if not np.ptp(rest, axis=1).all(): raise ValueError('one arm and seed gives all images of a class the same score; there is no correlation to measure.')
-    c, arm = np.corrcoef(rest), np.arange(len(rest))//k; mates = (arm[:,None]==arm) & ~np.eye(len(rest), dtype=bool)
-    same, other = c[mates].mean() if k>1 else None, c[arm[:,None]!=arm].mean() if len(arms)>1 else None
-    same = float(np.clip(other if same is None else same, 0, 1)); other = float(np.clip(same if other is None else other, 0, same))
-    base = float(np.mean([auc(y, q) for q in s[arms.index(control)]])); excess = 0.
-    if k>1:
-        d = np.sqrt(2)*ndtri(np.clip(base, .01, .99)); r = rng('binormal', seed)
-        excess = _seed_variance(y, s) - np.mean([_seed_variance(y, _binormal(r, y, [d], same, other, 0., k)) for _ in range(50)])
-    return dict(base=base, share=n1/len(y), same=same, other=other, spread=float(np.sqrt(max(excess, 0.))), patients=int(who.max()+1), seeds=k)
+    for c in (0, 1):
+        rest[:, y == c] -= rest[:, y == c].mean(1, keepdims=True)
+    if not np.ptp(rest, axis=1).all():
+        raise ValueError(
+            'one arm and seed gives all images of a class the same score; there is no correlation to measure.'
+        )
+    c, arm = np.corrcoef(rest), np.arange(len(rest)) // k
+    mates = (arm[:, None] == arm) & ~np.eye(len(rest), dtype=bool)
+    same, other = c[mates].mean() if k > 1 else None, c[arm[:, None] != arm].mean() if len(arms) > 1 else None
+    same = float(np.clip(other if same is None else same, 0, 1))
+    other = float(np.clip(same if other is None else other, 0, same))
+    base = float(np.mean([auc(y, q) for q in s[arms.index(control)]]))
+    excess = 0.0
+    if k > 1:
+        d = np.sqrt(2) * ndtri(np.clip(base, 0.01, 0.99))
+        r = rng('binormal', seed)
+        excess = _seed_variance(y, s) - np.mean(
+            [_seed_variance(y, _binormal(r, y, [d], same, other, 0.0, k)) for _ in range(50)]
+        )
+    return dict(
+        base=base,
+        share=n1 / len(y),
+        same=same,
+        other=other,
+        spread=float(np.sqrt(max(excess, 0.0))),
+        patients=int(who.max() + 1),
+        seeds=k,
+    )
 
 # %% ../../nbs/statistics/power.ipynb #c0813
 def power_of_gain(
-    scores:pd.DataFrame, # As in `resampled_aucs`; base AUC and correlations come from here
-    control:str,         # Arm from whose AUC the gain is counted
-    gain:float|list=.05, # True gain in AUC, or several
-    patients:int|None=None, # In the test set, one image each, as many of them sick as in the scores; those of the scores if `None`
-    seeds:int|None=None, # Of training; those of the scores if `None`
-    n_sim:int=200,       # Simulated studies for each gain
-    n_boot:int=200,      # Resamples in each study's test
-    level:float=.05,     # A gain is seen where it is positive and p < level
-    seed:int=0,
-)->pd.DataFrame:         # One row a gain: control, base, gain, patients, sick, seeds, same, other, spread, power, lo, hi (Wilson over the studies), level, n_sim
+    scores: pd.DataFrame,  # As in `resampled_aucs`; base AUC and correlations come from here
+    control: str,  # Arm from whose AUC the gain is counted
+    gain: float | list = 0.05,  # True gain in AUC, or several
+    patients: int
+    | None = None,  # In the test set, one image each, as many of them sick as in the scores; those of the scores if `None`
+    seeds: int | None = None,  # Of training; those of the scores if `None`
+    n_sim: int = 200,  # Simulated studies for each gain
+    n_boot: int = 200,  # Resamples in each study's test
+    level: float = 0.05,  # A gain is seen where it is positive and p < level
+    seed: int = 0,
+) -> pd.DataFrame:  # One row a gain: control, base, gain, patients, sick, seeds, same, other, spread, power, lo, hi (Wilson over the studies), level, n_sim
     "How probably the paired test sees a true gain in AUC"
-    fit = binormal_fit(scores, control, seed); n, k = patients or fit['patients'], seeds or fit['seeds']; n1 = int(round(n*fit['share'])); rows = []
-    if min(n1, n-n1)<2: raise ValueError(f'{n} patients of whom {n1} are sick are too few; at least two of each class are needed.')
-    if 2/(1+n_boot)>=level: raise ValueError(f'{n_boot} resamples cannot give p < {level:g}; take `n_boot` of at least {int(2/level)}.')
-    y = (np.arange(n)<n1).astype(int); distance = lambda a: np.sqrt(2+fit['spread']**2)*ndtri(a)
+    fit = binormal_fit(scores, control, seed)
+    n, k = patients or fit['patients'], seeds or fit['seeds']
+    n1 = int(round(n * fit['share']))
+    rows = []
+    if min(n1, n - n1) < 2:
+        raise ValueError(f'{n} patients of whom {n1} are sick are too few; at least two of each class are needed.')
+    if 2 / (1 + n_boot) >= level:
+        raise ValueError(f'{n_boot} resamples cannot give p < {level:g}; take `n_boot` of at least {int(2 / level)}.')
+    y = (np.arange(n) < n1).astype(int)
+    distance = lambda a: np.sqrt(2 + fit['spread'] ** 2) * ndtri(a)
     for g in np.atleast_1d(gain):
-        if not 0<fit['base']<1 or not 0<fit['base']+g<1: raise ValueError(f"a gain of {g:g} over an AUC of {fit['base']:.3f} leaves the open range from 0 to 1.")
+        if not 0 < fit['base'] < 1 or not 0 < fit['base'] + g < 1:
+            raise ValueError(f"a gain of {g:g} over an AUC of {fit['base']:.3f} leaves the open range from 0 to 1.")
         seen = 0
         for i in range(n_sim):
-            s = _binormal(rng('power', seed, i), y, [distance(fit['base']+g), distance(fit['base'])], fit['same'], fit['other'], fit['spread'], k)
-            d = _gap_draws(y, s[0], s[1], *_resamples(np.arange(n), k, n_boot, f'{seed} {i}')); d = d[~np.isnan(d)]
-            seen += _two_sided(d)<level and np.median(d)>0
+            s = _binormal(
+                rng('power', seed, i),
+                y,
+                [distance(fit['base'] + g), distance(fit['base'])],
+                fit['same'],
+                fit['other'],
+                fit['spread'],
+                k,
+            )
+            d = _gap_draws(y, s[0], s[1], *_resamples(np.arange(n), k, n_boot, f'{seed} {i}'))
+            d = d[~np.isnan(d)]
+            seen += _two_sided(d) < level and np.median(d) > 0
         lo, hi = _wilson(seen, n_sim)
-        rows.append(dict(control=control, base=fit['base'], gain=float(g), patients=n, sick=n1, seeds=k, same=fit['same'], other=fit['other'], spread=fit['spread'], power=seen/n_sim, lo=lo, hi=hi, level=level, n_sim=n_sim))
+        rows.append(
+            dict(
+                control=control,
+                base=fit['base'],
+                gain=float(g),
+                patients=n,
+                sick=n1,
+                seeds=k,
+                same=fit['same'],
+                other=fit['other'],
+                spread=fit['spread'],
+                power=seen / n_sim,
+                lo=lo,
+                hi=hi,
+                level=level,
+                n_sim=n_sim,
+            )
+        )
     return pd.DataFrame(rows)
 
 # %% ../../nbs/statistics/power.ipynb #c0814
 def power_sentence(
-    power:pd.DataFrame, # Of `power_of_gain`
-)->str:
+    power: pd.DataFrame,  # Of `power_of_gain`
+) -> str:
     "The rows of `power_of_gain` in words, a sentence each"
-    return ' '.join(f"With {r.patients} test patients ({r.sick} sick) and {r.seeds} seed{'s'*(r.seeds!=1)}, a true gain of {r.gain:.3g} over the AUC of {r.base:.2f} of {r.control} is seen (p < {r.level:g}) in {100*r.power:.0f} % of {r.n_sim} simulated studies (95 % interval {100*r.lo:.0f} to {100*r.hi:.0f} %)." for r in power.itertuples())
+    return ' '.join(
+        f"With {r.patients} test patients ({r.sick} sick) and {r.seeds} seed{'s' * (r.seeds != 1)}, a true gain of {r.gain:.3g} over the AUC of {r.base:.2f} of {r.control} is seen (p < {r.level:g}) in {100 * r.power:.0f} % of {r.n_sim} simulated studies (95 % interval {100 * r.lo:.0f} to {100 * r.hi:.0f} %)."
+        for r in power.itertuples()
+    )

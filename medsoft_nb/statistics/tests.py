@@ -16,59 +16,89 @@ from .intervals import _checked
 def _midranks(x):
     "Ranks from 1, equal values share their mean rank"
     _, k, c = np.unique(x, return_inverse=True, return_counts=True)
-    return (np.cumsum(c)-(c-1)/2)[k]
+    return (np.cumsum(c) - (c - 1) / 2)[k]
 
 # %% ../../nbs/statistics/tests.ipynb #c0770
 def delong(
-    y, # 0 or 1, `(n,)`, one a patient; at least two of each
-    a, # Scores of one arm, `(n,)`
-    b, # Scores of the other on the same patients, `(n,)`
-    level:float=.95, # Of the interval
-)->pd.DataFrame: # One row: auc_a, auc_b, difference, lo, hi, z, p, n; z and p are NaN where the placements do not vary but the AUCs differ
+    y,  # 0 or 1, `(n,)`, one a patient; at least two of each
+    a,  # Scores of one arm, `(n,)`
+    b,  # Scores of the other on the same patients, `(n,)`
+    level: float = 0.95,  # Of the interval
+) -> pd.DataFrame:  # One row: auc_a, auc_b, difference, lo, hi, z, p, n; z and p are NaN where the placements do not vary but the AUCs differ
     "DeLong's test for two correlated AUCs, in its fast form by midranks (Sun and Xu, 2014)"
-    y, a, b = _checked(y, a, b); n1, n0 = int((y==1).sum()), int((y==0).sum())
-    if min(n1, n0)<2: raise ValueError(f"DeLong's test needs at least two patients of each class, but got {n0} healthy and {n1} sick.")
-    v1 = np.array([(_midranks(s)[y==1] - _midranks(s[y==1]))/n0 for s in (a, b)]); v0 = np.array([1 - (_midranks(s)[y==0] - _midranks(s[y==0]))/n1 for s in (a, b)])
-    (one, two), cov = v1.mean(1), np.cov(v1)/n1 + np.cov(v0)/n0
-    d = one-two; se = np.sqrt(max(cov[0,0]+cov[1,1]-2*cov[0,1], 0.)); se = 0. if se<1e-9 else se; half = -ndtri((1-level)/2)*se
-    z = d/se if se else 0. if abs(d)<1e-9 else np.nan
-    return pd.DataFrame([dict(auc_a=one, auc_b=two, difference=d, lo=d-half, hi=d+half, z=z, p=2*ndtr(-abs(z)), n=n1+n0)])
+    y, a, b = _checked(y, a, b)
+    n1, n0 = int((y == 1).sum()), int((y == 0).sum())
+    if min(n1, n0) < 2:
+        raise ValueError(
+            f"DeLong's test needs at least two patients of each class, but got {n0} healthy and {n1} sick."
+        )
+    v1 = np.array([(_midranks(s)[y == 1] - _midranks(s[y == 1])) / n0 for s in (a, b)])
+    v0 = np.array([1 - (_midranks(s)[y == 0] - _midranks(s[y == 0])) / n1 for s in (a, b)])
+    (one, two), cov = v1.mean(1), np.cov(v1) / n1 + np.cov(v0) / n0
+    d = one - two
+    se = np.sqrt(max(cov[0, 0] + cov[1, 1] - 2 * cov[0, 1], 0.0))
+    se = 0.0 if se < 1e-9 else se
+    half = -ndtri((1 - level) / 2) * se
+    z = d / se if se else 0.0 if abs(d) < 1e-9 else np.nan
+    return pd.DataFrame(
+        [dict(auc_a=one, auc_b=two, difference=d, lo=d - half, hi=d + half, z=z, p=2 * ndtr(-abs(z)), n=n1 + n0)]
+    )
 
 # %% ../../nbs/statistics/tests.ipynb #c0778
 def mcnemar(
-    y, # 0 or 1, `(n,)`, one a patient
-    a, # Decisions of one arm, 0 or 1, `(n,)`
-    b, # Decisions of the other on the same patients, `(n,)`
-)->pd.DataFrame: # One row: only_a and only_b (patients on whom one arm alone is right), statistic and p with continuity correction, p_exact (binomial), n
+    y,  # 0 or 1, `(n,)`, one a patient
+    a,  # Decisions of one arm, 0 or 1, `(n,)`
+    b,  # Decisions of the other on the same patients, `(n,)`
+) -> pd.DataFrame:  # One row: only_a and only_b (patients on whom one arm alone is right), statistic and p with continuity correction, p_exact (binomial), n
     "McNemar's test of two arms' decisions (Psychometrika 12:153, 1947), exact and with Edwards' correction; prefer the exact p"
     y, a, b = _checked(y, a, b)
     for v in (a, b):
-        if set(np.unique(v)) - {0, 1}: raise ValueError(f'decisions must be 0 or 1, but one is {next(x for x in v if x not in (0, 1)):g}. Apply a threshold first, see `choose_threshold`.')
-    only_a, only_b = int(((a==y)&(b!=y)).sum()), int(((a!=y)&(b==y)).sum()); n = only_a+only_b
-    x = max(abs(only_a-only_b)-1, 0)**2/n if n else 0.
-    return pd.DataFrame([dict(only_a=only_a, only_b=only_b, statistic=x, p=float(chdtrc(1, x)), p_exact=min(1., 2*float(bdtr(min(only_a, only_b), n, .5))) if n else 1., n=len(y))])
+        if set(np.unique(v)) - {0, 1}:
+            raise ValueError(
+                f'decisions must be 0 or 1, but one is {next(x for x in v if x not in (0, 1)):g}. Apply a threshold first, see `choose_threshold`.'
+            )
+    only_a, only_b = int(((a == y) & (b != y)).sum()), int(((a != y) & (b == y)).sum())
+    n = only_a + only_b
+    x = max(abs(only_a - only_b) - 1, 0) ** 2 / n if n else 0.0
+    return pd.DataFrame(
+        [
+            dict(
+                only_a=only_a,
+                only_b=only_b,
+                statistic=x,
+                p=float(chdtrc(1, x)),
+                p_exact=min(1.0, 2 * float(bdtr(min(only_a, only_b), n, 0.5))) if n else 1.0,
+                n=len(y),
+            )
+        ]
+    )
 
 # %% ../../nbs/statistics/tests.ipynb #c0779
 def _probabilities(p):
     "p-values as an array, or a `ValueError`"
     p = np.atleast_1d(np.asarray(p, float))
-    if p.ndim!=1 or not len(p) or not ((p>=0)&(p<=1)).all(): raise ValueError(f'p-values must be a list of numbers between 0 and 1, but got {p}.')
+    if p.ndim != 1 or not len(p) or not ((p >= 0) & (p <= 1)).all():
+        raise ValueError(f'p-values must be a list of numbers between 0 and 1, but got {p}.')
     return p
 
 # %% ../../nbs/statistics/tests.ipynb #c0780
 def holm(
-    p, # p-values, `(m,)`
-)->np.ndarray: # Adjusted, in the same order
+    p,  # p-values, `(m,)`
+) -> np.ndarray:  # Adjusted, in the same order
     "p-values that bound the chance of any false finding (Holm, Scandinavian Journal of Statistics 6:65, 1979)"
-    p = _probabilities(p); order = np.argsort(p, kind='stable'); out = np.empty_like(p)
-    out[order] = np.minimum(np.maximum.accumulate(p[order]*np.arange(len(p), 0, -1)), 1)
+    p = _probabilities(p)
+    order = np.argsort(p, kind='stable')
+    out = np.empty_like(p)
+    out[order] = np.minimum(np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)), 1)
     return out
 
 # %% ../../nbs/statistics/tests.ipynb #c0781
 def benjamini_hochberg(
-    p, # p-values, `(m,)`, independent or positively dependent
-)->np.ndarray: # Adjusted, in the same order
+    p,  # p-values, `(m,)`, independent or positively dependent
+) -> np.ndarray:  # Adjusted, in the same order
     "p-values that bound the expected share of false findings (Benjamini and Hochberg, JRSS B 57:289, 1995)"
-    p = _probabilities(p); order = np.argsort(-p, kind='stable'); out = np.empty_like(p)
-    out[order] = np.minimum(np.minimum.accumulate(p[order]*len(p)/np.arange(len(p), 0, -1)), 1)
+    p = _probabilities(p)
+    order = np.argsort(-p, kind='stable')
+    out = np.empty_like(p)
+    out[order] = np.minimum(np.minimum.accumulate(p[order] * len(p) / np.arange(len(p), 0, -1)), 1)
     return out

@@ -26,75 +26,135 @@ from .trainer import train, Trained
 @dataclass(frozen=True)
 class PaintingArm:
     "One way to paint lesions"
-    name:str
-    tuned:bool=True      # Fine-tuned on the training images; else the plain base
-    msc:bool=False       # Medical Semantic Controller
-    smis:bool=True       # Soft masks from end to end; else hard ones
-    knowledge:bool=True  # Prompts from the knowledge base; else bare labels
-    faithful:tuple=()    # Switches of `painting.faithful`
+
+    name: str
+    tuned: bool = True  # Fine-tuned on the training images; else the plain base
+    msc: bool = False  # Medical Semantic Controller
+    smis: bool = True  # Soft masks from end to end; else hard ones
+    knowledge: bool = True  # Prompts from the knowledge base; else bare labels
+    faithful: tuple = ()  # Switches of `painting.faithful`
 
     @property
-    def training(self)->str:
+    def training(self) -> str:
         "Name of the training that it needs, '' for none; arms of one name share it"
-        if not self.tuned: return ''
-        return '-'.join(['lora', *(['msc'] if self.msc else []), *([] if self.knowledge else ['bare']), *(['faithful'] if self.faithful else [])])
+        if not self.tuned:
+            return ''
+        return '-'.join(
+            [
+                'lora',
+                *(['msc'] if self.msc else []),
+                *([] if self.knowledge else ['bare']),
+                *(['faithful'] if self.faithful else []),
+            ]
+        )
 
 # %% ../../nbs/training/arms.ipynb #c0723
-_factorial = [PaintingArm('lora-'+('smis' if s else 'hard')+('+msc' if m else '')+('' if k else '+bare'), msc=m, smis=s, knowledge=k) for k in (True, False) for m in (False, True) for s in (False, True)]
-PAINTING_ARMS = {a.name: a for a in (PaintingArm('base', tuned=False), PaintingArm('base+msc', tuned=False, msc=True), *_factorial, PaintingArm('faithful', msc=True, faithful=SWITCHES))}
+_factorial = [
+    PaintingArm(
+        'lora-' + ('smis' if s else 'hard') + ('+msc' if m else '') + ('' if k else '+bare'),
+        msc=m,
+        smis=s,
+        knowledge=k,
+    )
+    for k in (True, False)
+    for m in (False, True)
+    for s in (False, True)
+]
+PAINTING_ARMS = {
+    a.name: a
+    for a in (
+        PaintingArm('base', tuned=False),
+        PaintingArm('base+msc', tuned=False, msc=True),
+        *_factorial,
+        PaintingArm('faithful', msc=True, faithful=SWITCHES),
+    )
+}
 
 # %% ../../nbs/training/arms.ipynb #c0724
-def painting_arms(names:list)->list:
+def painting_arms(names: list) -> list:
     "Arms by name; `ValueError` lists the known ones"
     wrong = [n for n in names if n not in PAINTING_ARMS]
-    if wrong: raise ValueError(f"unknown arm {wrong[0]!r}. Known: {', '.join(PAINTING_ARMS)}.")
+    if wrong:
+        raise ValueError(f"unknown arm {wrong[0]!r}. Known: {', '.join(PAINTING_ARMS)}.")
     return [PAINTING_ARMS[n] for n in names]
 
 # %% ../../nbs/training/arms.ipynb #c0727
 def train_arm(
-    arm:PaintingArm,
-    base:str,              # Name for `load_base`
-    manifest:Manifest,     # Training images
-    out:str|Path,          # Folder of all trainings; this one's is `out/arm.training`
-    config:Training,       # Of the LoRA; stage, prompts and switches are the arm's
-    controller:str='medsoft-tiny', # Controller whose MSC is the start; '' for a new one
-    encoder:str='medsoft-tiny', # Encoder of a new controller
-    msc_steps:int=200,     # Of stage 1a, and of 2a for a new controller
-    msc_rate:float=1e-3,   # Learning rate of stage 1a
-)->Trained:
+    arm: PaintingArm,
+    base: str,  # Name for `load_base`
+    manifest: Manifest,  # Training images
+    out: str | Path,  # Folder of all trainings; this one's is `out/arm.training`
+    config: Training,  # Of the LoRA; stage, prompts and switches are the arm's
+    controller: str = 'medsoft-tiny',  # Controller whose MSC is the start; '' for a new one
+    encoder: str = 'medsoft-tiny',  # Encoder of a new controller
+    msc_steps: int = 200,  # Of stage 1a, and of 2a for a new controller
+    msc_rate: float = 1e-3,  # Learning rate of stage 1a
+) -> Trained:
     "Do the training that an arm needs, unless it is done"
-    if not arm.tuned: return Trained(Path(out), controller=controller if arm.msc else None)
-    folder = Path(out)/arm.training; own = replace(config, bare_labels=not arm.knowledge, faithful=arm.faithful, semantic_weight=0. if arm.faithful else config.semantic_weight)
-    if (folder/'training.json').exists(): return trained_arm(arm, out, controller)
+    if not arm.tuned:
+        return Trained(Path(out), controller=controller if arm.msc else None)
+    folder = Path(out) / arm.training
+    own = replace(
+        config,
+        bare_labels=not arm.knowledge,
+        faithful=arm.faithful,
+        semantic_weight=0.0 if arm.faithful else config.semantic_weight,
+    )
+    if (folder / 'training.json').exists():
+        return trained_arm(arm, out, controller)
     parts = load_base(base)
-    if not arm.msc: return train(parts, manifest, folder, own)
+    if not arm.msc:
+        return train(parts, manifest, folder, own)
     start = load_controller(controller) if controller else None
-    control = Controller.new(start.encoder if start else load_encoder(encoder), parts['unet'], config.seed, start.msc if start else None)
-    last = replace(own, stage='2b'); data, lora = training_data(parts, control, manifest, last), None
+    control = Controller.new(
+        start.encoder if start else load_encoder(encoder), parts['unet'], config.seed, start.msc if start else None
+    )
+    last = replace(own, stage='2b')
+    data, lora = training_data(parts, control, manifest, last), None
     early = {'1a': msc_steps} if controller else {'1a': msc_steps, '1b': config.steps, '2a': msc_steps}
-    for stage, steps in early.items(): lora = train(load_base(base), manifest, folder/stage, replace(own, stage=stage, steps=steps, controller_rate=msc_rate if stage=='1a' else own.controller_rate), control, lora, data).lora or lora
+    for stage, steps in early.items():
+        lora = (
+            train(
+                load_base(base),
+                manifest,
+                folder / stage,
+                replace(
+                    own, stage=stage, steps=steps, controller_rate=msc_rate if stage == '1a' else own.controller_rate
+                ),
+                control,
+                lora,
+                data,
+            ).lora
+            or lora
+        )
     return train(parts, manifest, folder, last, control, lora, data)
 
 # %% ../../nbs/training/arms.ipynb #c0728
-def trained_arm(arm:PaintingArm, out:str|Path, controller:str='medsoft-tiny')->Trained:
+def trained_arm(arm: PaintingArm, out: str | Path, controller: str = 'medsoft-tiny') -> Trained:
     "What `train_arm` left; `ValueError` if it did not end"
-    if not arm.tuned: return Trained(Path(out), controller=controller if arm.msc else None)
-    folder = Path(out)/arm.training
-    if not (folder/'training.json').exists(): raise ValueError(f'{folder} holds no finished training for the arm {arm.name!r}. Run `train_arm` first.')
-    return Trained(folder, lora=folder/LORA_FILE, controller=folder/'controller' if arm.msc else None)
+    if not arm.tuned:
+        return Trained(Path(out), controller=controller if arm.msc else None)
+    folder = Path(out) / arm.training
+    if not (folder / 'training.json').exists():
+        raise ValueError(f'{folder} holds no finished training for the arm {arm.name!r}. Run `train_arm` first.')
+    return Trained(folder, lora=folder / LORA_FILE, controller=folder / 'controller' if arm.msc else None)
 
 # %% ../../nbs/training/arms.ipynb #c0730
 def paint_arm(
-    arm:PaintingArm,
-    pipe:MedSoftPipeline,  # The plain base
-    backgrounds:Manifest, donors:Manifest, # As in `generate`
-    out:str|Path,          # Folder of all arms; this one's is `out/arm.name`
-    labels:list,           # Diseases, or 'healthy'
-    trained:Trained,       # From `train_arm`
-    config:GenerateConfig, # Common settings; masks, prompts and switches are the arm's
-    name:str='',           # Folder in place of the arm's name
-)->Manifest:
+    arm: PaintingArm,
+    pipe: MedSoftPipeline,  # The plain base
+    backgrounds: Manifest,
+    donors: Manifest,  # As in `generate`
+    out: str | Path,  # Folder of all arms; this one's is `out/arm.name`
+    labels: list,  # Diseases, or 'healthy'
+    trained: Trained,  # From `train_arm`
+    config: GenerateConfig,  # Common settings; masks, prompts and switches are the arm's
+    name: str = '',  # Folder in place of the arm's name
+) -> Manifest:
     "Paint with one arm"
     own = replace(config, bare_labels=not arm.knowledge, faithful=arm.faithful)
-    if not arm.smis: own = replace(own, ramp=0., blend='none', band_correction=False)
-    return generate(pipe, backgrounds, donors, Path(out)/(name or arm.name), labels, own, trained.lora, trained.controller)
+    if not arm.smis:
+        own = replace(own, ramp=0.0, blend='none', band_correction=False)
+    return generate(
+        pipe, backgrounds, donors, Path(out) / (name or arm.name), labels, own, trained.lora, trained.controller
+    )

@@ -16,48 +16,67 @@ from ..painting.faithful import erase
 # %% ../../nbs/training/cache.ipynb #c0625
 @torch.no_grad()
 def encode_cache(
-    base:dict,                 # From `load_base`
-    windows:list, masks:list,  # Windows in [0, 1]; a list of soft masks for each
-    batch_size:int=16,         # Of the autoencoder
-    switches:tuple=(),         # From `painting.faithful`
-)->dict:                       # Tensors: mean and logvar `(n, 4, h, w)`, masked `(n, k, 4, h, w)`, mask `(n, k, 1, h, w)`
+    base: dict,  # From `load_base`
+    windows: list,
+    masks: list,  # Windows in [0, 1]; a list of soft masks for each
+    batch_size: int = 16,  # Of the autoencoder
+    switches: tuple = (),  # From `painting.faithful`
+) -> dict:  # Tensors: mean and logvar `(n, 4, h, w)`, masked `(n, k, 4, h, w)`, mask `(n, k, 1, h, w)`
     "Autoencoder outputs of every window and of every masked window"
-    vae = base['vae']; dev = vae.device; c = vae.config.in_channels
-    scale, shift = vae.config.scaling_factor, getattr(vae.config, 'shift_factor', None) or 0.
-    factor = 2**(len(vae.config.block_out_channels)-1)
+    vae = base['vae']
+    dev = vae.device
+    c = vae.config.in_channels
+    scale, shift = vae.config.scaling_factor, getattr(vae.config, 'shift_factor', None) or 0.0
+    factor = 2 ** (len(vae.config.block_out_channels) - 1)
     x = torch.from_numpy(np.stack(windows))[:, None]
     s = torch.from_numpy(np.stack([np.stack(m) for m in masks]))
+
     def run(t):
         out = []
         for b in t.split(batch_size):
-            with autocast(dev): d = vae.encode((b*2-1).expand(-1, c, -1, -1).to(dev, vae.dtype)).latent_dist
+            with autocast(dev):
+                d = vae.encode((b * 2 - 1).expand(-1, c, -1, -1).to(dev, vae.dtype)).latent_dist
             out.append((d.mean.float().cpu(), d.logvar.float().cpu()))
         return [torch.cat(o) for o in zip(*out)]
+
     mean, logvar = run(x)
-    seen = [erase(x, s[:, j:j+1], factor, switches, training=True) for j in range(s.shape[1])]
-    return dict(mean=mean, logvar=logvar, masked=torch.stack([(run(e)[0]-shift)*scale for e,_ in seen], 1), mask=torch.stack([m for _,m in seen], 1))
+    seen = [erase(x, s[:, j : j + 1], factor, switches, training=True) for j in range(s.shape[1])]
+    return dict(
+        mean=mean,
+        logvar=logvar,
+        masked=torch.stack([(run(e)[0] - shift) * scale for e, _ in seen], 1),
+        mask=torch.stack([m for _, m in seen], 1),
+    )
 
 # %% ../../nbs/training/cache.ipynb #c0626
 @torch.no_grad()
 def encoder_cache(
-    controller:Controller,
-    windows:list, masks:list,  # As in `encode_cache`
-    batch_size:int=32,         # Of the encoder
-)->dict:                       # Tensors: true `(n, N, D)`, true_pooled `(n, D')`; context `(n, k, N, D)`, pooled `(n, k, D')`, region `(n, k, N)`
+    controller: Controller,
+    windows: list,
+    masks: list,  # As in `encode_cache`
+    batch_size: int = 32,  # Of the encoder
+) -> (
+    dict
+):  # Tensors: true `(n, N, D)`, true_pooled `(n, D')`; context `(n, k, N, D)`, pooled `(n, k, D')`, region `(n, k, N)`
     "What the medical encoder sees of every window, whole and erased; half precision"
-    x = torch.from_numpy(np.stack(windows))[:, None]; s = torch.from_numpy(np.stack([np.stack(m) for m in masks])); out = []
-    for b,m in zip(x.split(batch_size), s.split(batch_size)):
-        views = [controller.look(b, m[:, j:j+1]) for j in range(s.shape[1])]
-        out.append([v.half().cpu() for v in (*controller.encoder.images(b), *(torch.stack(v, 1) for v in zip(*views)))])
+    x = torch.from_numpy(np.stack(windows))[:, None]
+    s = torch.from_numpy(np.stack([np.stack(m) for m in masks]))
+    out = []
+    for b, m in zip(x.split(batch_size), s.split(batch_size)):
+        views = [controller.look(b, m[:, j : j + 1]) for j in range(s.shape[1])]
+        out.append(
+            [v.half().cpu() for v in (*controller.encoder.images(b), *(torch.stack(v, 1) for v in zip(*views)))]
+        )
     return dict(zip(('true', 'true_pooled', 'context', 'pooled', 'region'), map(torch.cat, zip(*out))))
 
 # %% ../../nbs/training/cache.ipynb #c0627
 def draw_latents(
-    cache:dict, i:torch.Tensor, # From `encode_cache`; rows
-    vae,                        # For its scale
-    generator:torch.Generator,
-)->torch.Tensor:
+    cache: dict,
+    i: torch.Tensor,  # From `encode_cache`; rows
+    vae,  # For its scale
+    generator: torch.Generator,
+) -> torch.Tensor:
     "Fresh latents from the cached mean and log-variance"
     m, lv = cache['mean'][i], cache['logvar'][i].clamp(-30, 20)
-    z = m + (.5*lv).exp()*torch.randn(m.shape, generator=generator)
-    return (z - (getattr(vae.config, 'shift_factor', None) or 0.))*vae.config.scaling_factor
+    z = m + (0.5 * lv).exp() * torch.randn(m.shape, generator=generator)
+    return (z - (getattr(vae.config, 'shift_factor', None) or 0.0)) * vae.config.scaling_factor

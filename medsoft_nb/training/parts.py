@@ -25,176 +25,340 @@ from .trainer import diffusion_loss
 from .pretrain import BASE_SEES, caption, crop_window, draw, grade, Pretraining, training_mask
 
 # %% ../../nbs/training/parts.ipynb #c0688
-def new_vae()->AutoencoderKL:
+def new_vae() -> AutoencoderKL:
     "Autoencoder of 0.9 million parameters: 4 pixels a latent, 4 channels"
-    return AutoencoderKL(in_channels=1, out_channels=1, down_block_types=('DownEncoderBlock2D',)*3, up_block_types=('UpDecoderBlock2D',)*3, block_out_channels=(32, 64, 64),
-        layers_per_block=1, latent_channels=4, norm_num_groups=16, sample_size=128, mid_block_add_attention=False)
+    return AutoencoderKL(
+        in_channels=1,
+        out_channels=1,
+        down_block_types=('DownEncoderBlock2D',) * 3,
+        up_block_types=('UpDecoderBlock2D',) * 3,
+        block_out_channels=(32, 64, 64),
+        layers_per_block=1,
+        latent_channels=4,
+        norm_num_groups=16,
+        sample_size=128,
+        mid_block_add_attention=False,
+    )
 
 # %% ../../nbs/training/parts.ipynb #c0689
-def expose(x:torch.Tensor, g:torch.Generator)->torch.Tensor:
+def expose(x: torch.Tensor, g: torch.Generator) -> torch.Tensor:
     "Random gamma, window and, now and then, inversion"
-    u = lambda lo, hi: torch.rand(len(x), 1, 1, 1, generator=g)*(hi-lo)+lo
-    lo = u(-.05, .15); x = (lo + x**u(-.5, .5).exp()*(u(.8, 1.25)-lo)).clamp(0, 1)
-    return torch.where(u(0, 1)<.1, 1-x, x)
+    u = lambda lo, hi: torch.rand(len(x), 1, 1, 1, generator=g) * (hi - lo) + lo
+    lo = u(-0.05, 0.15)
+    x = (lo + x ** u(-0.5, 0.5).exp() * (u(0.8, 1.25) - lo)).clamp(0, 1)
+    return torch.where(u(0, 1) < 0.1, 1 - x, x)
 
 # %% ../../nbs/training/parts.ipynb #c0690
-def vae_loss(vae, x:torch.Tensor, g:torch.Generator)->torch.Tensor:
+def vae_loss(vae, x: torch.Tensor, g: torch.Generator) -> torch.Tensor:
     "Reconstruction and prior for windows `(B, 1, n, n)` in [-1, 1]"
     with autocast(x.device):
-        d = vae.encode(x).latent_dist; y = vae.decode(d.mean+d.std*torch.randn(d.mean.shape, generator=g).to(d.mean)).sample
-    y = y.float(); dx = lambda t: t[..., 1:]-t[..., :-1]; dy = lambda t: t[..., 1:, :]-t[..., :-1, :]
-    return F.l1_loss(y, x) + 2*F.mse_loss(y, x) + .3*(F.l1_loss(dx(y), dx(x))+F.l1_loss(dy(y), dy(x))) + 1e-4*d.kl().float().mean()/d.mean[0].numel()
+        d = vae.encode(x).latent_dist
+        y = vae.decode(d.mean + d.std * torch.randn(d.mean.shape, generator=g).to(d.mean)).sample
+    y = y.float()
+    dx = lambda t: t[..., 1:] - t[..., :-1]
+    dy = lambda t: t[..., 1:, :] - t[..., :-1, :]
+    return (
+        F.l1_loss(y, x)
+        + 2 * F.mse_loss(y, x)
+        + 0.3 * (F.l1_loss(dx(y), dx(x)) + F.l1_loss(dy(y), dy(x)))
+        + 1e-4 * d.kl().float().mean() / d.mean[0].numel()
+    )
 
 # %% ../../nbs/training/parts.ipynb #c0692
 def fit(
-    model,              # Trained in place
-    loss,               # `loss(step, generator) -> tensor`
-    config:Pretraining, # Settings
-    state:str|Path|None=None, # Checkpoint, to go on from
-)->torch.nn.Module:     # The averaged model
+    model,  # Trained in place
+    loss,  # `loss(step, generator) -> tensor`
+    config: Pretraining,  # Settings
+    state: str | Path | None = None,  # Checkpoint, to go on from
+) -> torch.nn.Module:  # The averaged model
     "Train; every random choice of a step depends on the seed and the step only"
-    params = list(model.parameters()); average = copy.deepcopy(model).eval(); start, losses = 0, []
-    opt = torch.optim.AdamW(params, config.learning_rate, betas=(.9, .99), weight_decay=1e-3)
+    params = list(model.parameters())
+    average = copy.deepcopy(model).eval()
+    start, losses = 0, []
+    opt = torch.optim.AdamW(params, config.learning_rate, betas=(0.9, 0.99), weight_decay=1e-3)
     if state and Path(state).exists():
-        s = load_state(state); model.load_state_dict(s['model']); average.load_state_dict(s['average']); opt.load_state_dict(s['optimizer']); start, losses = s['step'], s['losses']
+        s = load_state(state)
+        model.load_state_dict(s['model'])
+        average.load_state_dict(s['average'])
+        opt.load_state_dict(s['optimizer'])
+        start, losses = s['step'], s['losses']
     model.train()
     for step in progress(range(start, config.steps), desc=type(model).__name__):
-        rate = config.learning_rate*min(1, (step+1)/100)*(.5*(1+math.cos(math.pi*step/config.steps))*.98+.02)
-        for p in opt.param_groups: p['lr'] = rate
+        rate = (
+            config.learning_rate
+            * min(1, (step + 1) / 100)
+            * (0.5 * (1 + math.cos(math.pi * step / config.steps)) * 0.98 + 0.02)
+        )
+        for p in opt.param_groups:
+            p['lr'] = rate
         value = loss(step, torch_generator('pretrain', config.seed, step))
-        opt.zero_grad(); value.backward(); torch.nn.utils.clip_grad_norm_(params, 1.); opt.step(); losses.append(value.item())
-        decay = min(config.ema, (1+step)/(10+step))
-        with torch.no_grad(): torch._foreach_lerp_(list(average.parameters()), params, 1-decay)
-        if state and (step+1)%config.save_every==0:
-            save_state(state, dict(model=model.state_dict(), average=average.state_dict(), optimizer=opt.state_dict(), step=step+1, losses=losses))
-            get_logger().info('step %d loss %.4f', step+1, np.mean(losses[-100:]))
+        opt.zero_grad()
+        value.backward()
+        torch.nn.utils.clip_grad_norm_(params, 1.0)
+        opt.step()
+        losses.append(value.item())
+        decay = min(config.ema, (1 + step) / (10 + step))
+        with torch.no_grad():
+            torch._foreach_lerp_(list(average.parameters()), params, 1 - decay)
+        if state and (step + 1) % config.save_every == 0:
+            save_state(
+                state,
+                dict(
+                    model=model.state_dict(),
+                    average=average.state_dict(),
+                    optimizer=opt.state_dict(),
+                    step=step + 1,
+                    losses=losses,
+                ),
+            )
+            get_logger().info('step %d loss %.4f', step + 1, np.mean(losses[-100:]))
     average.losses = losses
     return average
 
 # %% ../../nbs/training/parts.ipynb #c0693
 def train_vae(
-    images:np.ndarray,  # uint8 `(n, 128, 128)`
-    config:Pretraining, # Settings
-    state=None,         # Checkpoint
-)->AutoencoderKL:       # With `scaling_factor` set so that latents have unit variance
+    images: np.ndarray,  # uint8 `(n, 128, 128)`
+    config: Pretraining,  # Settings
+    state=None,  # Checkpoint
+) -> AutoencoderKL:  # With `scaling_factor` set so that latents have unit variance
     "Train the autoencoder on random windows"
-    torch.manual_seed(config.seed); vae, pool = new_vae(), torch.from_numpy(images)
+    torch.manual_seed(config.seed)
+    vae, pool = new_vae(), torch.from_numpy(images)
+
     def loss(step, g):
-        i = torch.randint(0, len(pool), (config.batch_size,), generator=g); y, x = torch.randint(0, pool.shape[1]-63, (2,), generator=g).tolist()
-        w = pool[i, y:y+64, x:x+64][:, None].float()/255
-        return vae_loss(vae, expose(w.flip(-1) if step%2 else w, g)*2-1, g)
+        i = torch.randint(0, len(pool), (config.batch_size,), generator=g)
+        y, x = torch.randint(0, pool.shape[1] - 63, (2,), generator=g).tolist()
+        w = pool[i, y : y + 64, x : x + 64][:, None].float() / 255
+        return vae_loss(vae, expose(w.flip(-1) if step % 2 else w, g) * 2 - 1, g)
+
     vae = fit(vae, loss, config, state)
-    with torch.no_grad(): z = torch.cat([vae.encode(b[:, None].float()/127.5-1).latent_dist.mean for b in pool[:256].split(32)])
-    vae.register_to_config(scaling_factor=float(1/z.std()))
+    with torch.no_grad():
+        z = torch.cat([vae.encode(b[:, None].float() / 127.5 - 1).latent_dist.mean for b in pool[:256].split(32)])
+    vae.register_to_config(scaling_factor=float(1 / z.std()))
     return vae
 
 # %% ../../nbs/training/parts.ipynb #c0695
-def new_tokenizer(corpus:list, folder:str|Path, length:int=32)->CLIPTokenizer:
+def new_tokenizer(corpus: list, folder: str | Path, length: int = 32) -> CLIPTokenizer:
     "Byte-pair tokenizer learned from captions; any text can be spelled"
     from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
     from transformers.convert_slow_tokenizer import bytes_to_unicode
-    t = Tokenizer(models.BPE(end_of_word_suffix='</w>')); t.normalizer = normalizers.Lowercase()
+
+    t = Tokenizer(models.BPE(end_of_word_suffix='</w>'))
+    t.normalizer = normalizers.Lowercase()
     t.pre_tokenizer = pre_tokenizers.Split(Regex(r'[a-z]+|[0-9]|[^\sa-z0-9]+'), 'removed', invert=True)
     t.train_from_iterator(corpus, trainers.BpeTrainer(vocab_size=900, end_of_word_suffix='</w>', show_progress=False))
-    words = list(bytes_to_unicode().values()); words += [w+'</w>' for w in words]; merges = []
+    words = list(bytes_to_unicode().values())
+    words += [w + '</w>' for w in words]
+    merges = []
     for m in json.loads(t.to_str())['model']['merges']:
         a, b = m if isinstance(m, list) else m.split(' ')
-        if a in words and b in words and a+b not in words: words.append(a+b); merges.append(f'{a} {b}')
-    words += ['<|startoftext|>', '<|endoftext|>']; folder = Path(folder); folder.mkdir(parents=True, exist_ok=True)
-    (folder/'vocab.json').write_text(json.dumps({w: i for i,w in enumerate(words)})); (folder/'merges.txt').write_text('#version: 0.2\n'+'\n'.join(merges)+'\n')
-    return CLIPTokenizer(str(folder/'vocab.json'), str(folder/'merges.txt'), model_max_length=length)
+        if a in words and b in words and a + b not in words:
+            words.append(a + b)
+            merges.append(f'{a} {b}')
+    words += ['<|startoftext|>', '<|endoftext|>']
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / 'vocab.json').write_text(json.dumps({w: i for i, w in enumerate(words)}))
+    (folder / 'merges.txt').write_text('#version: 0.2\n' + '\n'.join(merges) + '\n')
+    return CLIPTokenizer(str(folder / 'vocab.json'), str(folder / 'merges.txt'), model_max_length=length)
 
 # %% ../../nbs/training/parts.ipynb #c0696
-def new_clip(tok:CLIPTokenizer)->CLIPModel:
+def new_clip(tok: CLIPTokenizer) -> CLIPModel:
     "CLIP of 2 million parameters: windows of 64 pixels in 8 x 8 patches"
     end = tok.eos_token_id
-    return CLIPModel(CLIPConfig(text_config=dict(vocab_size=len(tok), hidden_size=128, intermediate_size=384, num_hidden_layers=3, num_attention_heads=4, max_position_embeddings=tok.model_max_length,
-        bos_token_id=tok.bos_token_id, eos_token_id=end, pad_token_id=end, projection_dim=128),
-        vision_config=dict(hidden_size=160, intermediate_size=480, num_hidden_layers=5, num_attention_heads=5, image_size=64, patch_size=8, num_channels=3, projection_dim=128), projection_dim=128))
+    return CLIPModel(
+        CLIPConfig(
+            text_config=dict(
+                vocab_size=len(tok),
+                hidden_size=128,
+                intermediate_size=384,
+                num_hidden_layers=3,
+                num_attention_heads=4,
+                max_position_embeddings=tok.model_max_length,
+                bos_token_id=tok.bos_token_id,
+                eos_token_id=end,
+                pad_token_id=end,
+                projection_dim=128,
+            ),
+            vision_config=dict(
+                hidden_size=160,
+                intermediate_size=480,
+                num_hidden_layers=5,
+                num_attention_heads=5,
+                image_size=64,
+                patch_size=8,
+                num_channels=3,
+                projection_dim=128,
+            ),
+            projection_dim=128,
+        )
+    )
 
 # %% ../../nbs/training/parts.ipynb #c0697
-CLIP_MEAN, CLIP_STD = .4, .25
+CLIP_MEAN, CLIP_STD = 0.4, 0.25
 
 # %% ../../nbs/training/parts.ipynb #c0698
-def clip_pixels(x:torch.Tensor)->torch.Tensor:
+def clip_pixels(x: torch.Tensor) -> torch.Tensor:
     "Windows `(B, 1, 64, 64)` in [0, 1] as the encoder takes them"
-    return ((x-CLIP_MEAN)/CLIP_STD).repeat(1, 3, 1, 1)
+    return ((x - CLIP_MEAN) / CLIP_STD).repeat(1, 3, 1, 1)
 
 # %% ../../nbs/training/parts.ipynb #c0699
-def embed(model:CLIPModel, tok, texts:list=None, windows:torch.Tensor=None)->torch.Tensor:
+def embed(model: CLIPModel, tok, texts: list = None, windows: torch.Tensor = None) -> torch.Tensor:
     "Unit vectors of texts or of windows"
-    out = model.get_text_features(**tok(texts, padding='max_length', truncation=True, return_tensors='pt')) if texts is not None else model.get_image_features(pixel_values=clip_pixels(windows))
+    out = (
+        model.get_text_features(**tok(texts, padding='max_length', truncation=True, return_tensors='pt'))
+        if texts is not None
+        else model.get_image_features(pixel_values=clip_pixels(windows))
+    )
     return F.normalize(getattr(out, 'pooler_output', out).float(), dim=-1)
 
 # %% ../../nbs/training/parts.ipynb #c0700
 def train_clip(
-    windows:np.ndarray, # uint8 `(n, 64, 64)`
-    labels:list,        # (label, look, grade) of each
-    tok:CLIPTokenizer, config:Pretraining, state=None,
-)->CLIPModel:
+    windows: np.ndarray,  # uint8 `(n, 64, 64)`
+    labels: list,  # (label, look, grade) of each
+    tok: CLIPTokenizer,
+    config: Pretraining,
+    state=None,
+) -> CLIPModel:
     "Contrastive training on windows and captions"
-    torch.manual_seed(config.seed); model, pool = new_clip(tok), torch.from_numpy(windows)
-    kinds = sorted({tuple(l[:2]) for l in labels}); ids = torch.tensor([kinds.index(tuple(l[:2])) for l in labels])
+    torch.manual_seed(config.seed)
+    model, pool = new_clip(tok), torch.from_numpy(windows)
+    kinds = sorted({tuple(l[:2]) for l in labels})
+    ids = torch.tensor([kinds.index(tuple(l[:2])) for l in labels])
+
     def loss(step, g):
-        i = torch.randint(0, len(pool), (config.batch_size,), generator=g); r = rng('caption', config.seed, step); n = len(i)
-        u = lambda lo, hi: torch.rand(n, generator=g)*(hi-lo)+lo; a, s, flip = u(-.15, .15), u(.85, 1.15), (u(0, 1)<.5).float()*2-1
-        th = torch.stack([torch.stack([a.cos()*s, -a.sin()*s, u(-.08, .08)], 1), torch.stack([a.sin()*s, a.cos()*s, u(-.08, .08)], 1)*flip[:, None]], 1)
-        x = F.grid_sample(pool[i][:, None].float()/255, F.affine_grid(th, (n, 1, 64, 64), align_corners=False), padding_mode='reflection', align_corners=False)*u(.8, 1.2)[:, None, None, None]
-        with autocast('cpu'): v, t = embed(model, tok, windows=x), embed(model, tok, [caption(*labels[k][:2], r, labels[k][2]) for k in i.tolist()])
-        same = (ids[i][:, None]==ids[i][None]).float(); same = same/same.sum(1, keepdim=True); logits = model.logit_scale.exp().clamp(max=50)*v@t.T
-        return -((same*logits.log_softmax(1)).sum(1).mean() + (same*logits.T.log_softmax(1)).sum(1).mean())/2
+        i = torch.randint(0, len(pool), (config.batch_size,), generator=g)
+        r = rng('caption', config.seed, step)
+        n = len(i)
+        u = lambda lo, hi: torch.rand(n, generator=g) * (hi - lo) + lo
+        a, s, flip = u(-0.15, 0.15), u(0.85, 1.15), (u(0, 1) < 0.5).float() * 2 - 1
+        th = torch.stack(
+            [
+                torch.stack([a.cos() * s, -a.sin() * s, u(-0.08, 0.08)], 1),
+                torch.stack([a.sin() * s, a.cos() * s, u(-0.08, 0.08)], 1) * flip[:, None],
+            ],
+            1,
+        )
+        x = (
+            F.grid_sample(
+                pool[i][:, None].float() / 255,
+                F.affine_grid(th, (n, 1, 64, 64), align_corners=False),
+                padding_mode='reflection',
+                align_corners=False,
+            )
+            * u(0.8, 1.2)[:, None, None, None]
+        )
+        with autocast('cpu'):
+            v, t = (
+                embed(model, tok, windows=x),
+                embed(model, tok, [caption(*labels[k][:2], r, labels[k][2]) for k in i.tolist()]),
+            )
+        same = (ids[i][:, None] == ids[i][None]).float()
+        same = same / same.sum(1, keepdim=True)
+        logits = model.logit_scale.exp().clamp(max=50) * v @ t.T
+        return -((same * logits.log_softmax(1)).sum(1).mean() + (same * logits.T.log_softmax(1)).sum(1).mean()) / 2
+
     return fit(model, loss, config, state)
 
 # %% ../../nbs/training/parts.ipynb #c0701
-def save_encoder(clip:CLIPModel, tok:CLIPTokenizer, folder:str|Path)->Path:
+def save_encoder(clip: CLIPModel, tok: CLIPTokenizer, folder: str | Path) -> Path:
     "Write the encoder in half precision with its tokenizer and preprocessing, as transformers reads it"
-    folder = Path(folder); n = clip.config.vision_config.image_size
-    copy.deepcopy(clip).half().save_pretrained(folder); tok.save_pretrained(folder)
-    write_json(folder/'preprocessor_config.json', dict(image_processor_type='CLIPImageProcessor', do_resize=True, size=dict(height=n, width=n), do_center_crop=False, do_rescale=True, rescale_factor=1/255,
-        do_normalize=True, image_mean=[CLIP_MEAN]*3, image_std=[CLIP_STD]*3, do_convert_rgb=True))
+    folder = Path(folder)
+    n = clip.config.vision_config.image_size
+    copy.deepcopy(clip).half().save_pretrained(folder)
+    tok.save_pretrained(folder)
+    write_json(
+        folder / 'preprocessor_config.json',
+        dict(
+            image_processor_type='CLIPImageProcessor',
+            do_resize=True,
+            size=dict(height=n, width=n),
+            do_center_crop=False,
+            do_rescale=True,
+            rescale_factor=1 / 255,
+            do_normalize=True,
+            image_mean=[CLIP_MEAN] * 3,
+            image_std=[CLIP_STD] * 3,
+            do_convert_rgb=True,
+        ),
+    )
     return folder
 
 # %% ../../nbs/training/parts.ipynb #c0702
-def text_encoder_of(clip:CLIPModel)->CLIPTextModel:
+def text_encoder_of(clip: CLIPModel) -> CLIPTextModel:
     "The text half, as the U-Net's text encoder"
-    text = CLIPTextModel(clip.config.text_config); own = clip.text_model.state_dict(); names = text.state_dict()
-    text.load_state_dict({k if k in names else f'text_model.{k}': v for k,v in own.items()})
+    text = CLIPTextModel(clip.config.text_config)
+    own = clip.text_model.state_dict()
+    names = text.state_dict()
+    text.load_state_dict({k if k in names else f'text_model.{k}': v for k, v in own.items()})
     return text.eval()
 
 # %% ../../nbs/training/parts.ipynb #c0704
-def new_unet()->UNet2DConditionModel:
+def new_unet() -> UNet2DConditionModel:
     "9-channel U-Net of 6.7 million parameters"
-    return UNet2DConditionModel(sample_size=32, in_channels=9, out_channels=4, down_block_types=('DownBlock2D', 'CrossAttnDownBlock2D', 'CrossAttnDownBlock2D'),
-        up_block_types=('CrossAttnUpBlock2D', 'CrossAttnUpBlock2D', 'UpBlock2D'), block_out_channels=(64, 128, 128), layers_per_block=1, cross_attention_dim=128, attention_head_dim=(2, 4, 4), norm_num_groups=16)
+    return UNet2DConditionModel(
+        sample_size=32,
+        in_channels=9,
+        out_channels=4,
+        down_block_types=('DownBlock2D', 'CrossAttnDownBlock2D', 'CrossAttnDownBlock2D'),
+        up_block_types=('CrossAttnUpBlock2D', 'CrossAttnUpBlock2D', 'UpBlock2D'),
+        block_out_channels=(64, 128, 128),
+        layers_per_block=1,
+        cross_attention_dim=128,
+        attention_head_dim=(2, 4, 4),
+        norm_num_groups=16,
+    )
 
 # %% ../../nbs/training/parts.ipynb #c0705
 @torch.no_grad()
-def latent_pool(vae, n:int, size:int, seed:int=1, masks:int=2)->dict:
+def latent_pool(vae, n: int, size: int, seed: int = 1, masks: int = 2) -> dict:
     "Latents of `n` windows of `size` pixels with masked latents, masks and what each mask covers"
     out = dict(z=[], masked=[], mask=[], labels=[])
-    enc = lambda x: (vae.encode(x).latent_dist.mean*vae.config.scaling_factor).half()
+    enc = lambda x: (vae.encode(x).latent_dist.mean * vae.config.scaling_factor).half()
     for i in progress(range(n), desc=f'latents {size}'):
-        p, r = draw(i, seed, BASE_SEES), rng('window', seed, i, size); k, y, x = crop_window(p, r, size)
-        ms = [training_mask(p, k, r) for _ in range(masks)]; cut = lambda a: torch.from_numpy(np.ascontiguousarray(a[y:y+size, x:x+size], np.float32))
-        im, s = cut(np.round(p.image*255)/127.5-1)[None, None], torch.stack([cut(m) for m,_ in ms])[:, None]
-        with autocast('cpu'): z = enc(torch.cat([im, im*(1-s)]))
-        out['z'].append(z[0]); out['masked'].append(z[1:]); out['mask'].append(latent_mask(s, 2**(len(vae.config.block_out_channels)-1)).half()); out['labels'].append([(l, p.look, grade(l, p.severity)) for _,l in ms])
+        p, r = draw(i, seed, BASE_SEES), rng('window', seed, i, size)
+        k, y, x = crop_window(p, r, size)
+        ms = [training_mask(p, k, r) for _ in range(masks)]
+        cut = lambda a: torch.from_numpy(np.ascontiguousarray(a[y : y + size, x : x + size], np.float32))
+        im, s = cut(np.round(p.image * 255) / 127.5 - 1)[None, None], torch.stack([cut(m) for m, _ in ms])[:, None]
+        with autocast('cpu'):
+            z = enc(torch.cat([im, im * (1 - s)]))
+        out['z'].append(z[0])
+        out['masked'].append(z[1:])
+        out['mask'].append(latent_mask(s, 2 ** (len(vae.config.block_out_channels) - 1)).half())
+        out['labels'].append([(l, p.look, grade(l, p.severity)) for _, l in ms])
     return out | {k: torch.stack(out[k]) for k in ('z', 'masked', 'mask')}
 
 # %% ../../nbs/training/parts.ipynb #c0706
 def train_unet(
-    pools:list,         # From `latent_pool`; the last one is used every fourth step
-    base:dict,          # text_encoder, tokenizer
-    config:Pretraining, state=None,
-)->UNet2DConditionModel:
+    pools: list,  # From `latent_pool`; the last one is used every fourth step
+    base: dict,  # text_encoder, tokenizer
+    config: Pretraining,
+    state=None,
+) -> UNet2DConditionModel:
     "Train the inpainting U-Net with the velocity objective"
-    torch.manual_seed(config.seed); unet, sched = new_unet(), make_scheduler('v_prediction'); r = rng('captions', config.seed)
-    kinds = sorted({k for p in pools for ls in p['labels'] for k in ls}); texts, bank = [''], {}
-    for k in kinds: new = sorted({caption(k[0], k[1], r, k[2]) for _ in range(60)}); bank[k] = range(len(texts), len(texts)+len(new)); texts += new
-    emb = torch.cat([encode_prompts(base, texts[i:i+64]).float() for i in range(0, len(texts), 64)])
+    torch.manual_seed(config.seed)
+    unet, sched = new_unet(), make_scheduler('v_prediction')
+    r = rng('captions', config.seed)
+    kinds = sorted({k for p in pools for ls in p['labels'] for k in ls})
+    texts, bank = [''], {}
+    for k in kinds:
+        new = sorted({caption(k[0], k[1], r, k[2]) for _ in range(60)})
+        bank[k] = range(len(texts), len(texts) + len(new))
+        texts += new
+    emb = torch.cat([encode_prompts(base, texts[i : i + 64]).float() for i in range(0, len(texts), 64)])
+
     def loss(step, g):
-        p = pools[-1] if step%4==3 else pools[0]; n = config.batch_size//2 if step%4==3 else config.batch_size; r = rng('drop', config.seed, step)
-        i, j = torch.randint(0, len(p['z']), (n,), generator=g), torch.randint(0, p['mask'].shape[1], (n,), generator=g)
-        e = [0 if r.random()<.1 else int(r.choice(bank[p['labels'][a][b]])) for a,b in zip(i.tolist(), j.tolist())]
-        return diffusion_loss(unet, sched, p['z'][i].float(), p['masked'][i, j].float(), p['mask'][i, j].float(), emb[e], g)
+        p = pools[-1] if step % 4 == 3 else pools[0]
+        n = config.batch_size // 2 if step % 4 == 3 else config.batch_size
+        r = rng('drop', config.seed, step)
+        i, j = (
+            torch.randint(0, len(p['z']), (n,), generator=g),
+            torch.randint(0, p['mask'].shape[1], (n,), generator=g),
+        )
+        e = [0 if r.random() < 0.1 else int(r.choice(bank[p['labels'][a][b]])) for a, b in zip(i.tolist(), j.tolist())]
+        return diffusion_loss(
+            unet, sched, p['z'][i].float(), p['masked'][i, j].float(), p['mask'][i, j].float(), emb[e], g
+        )
+
     return fit(unet, loss, config, state)

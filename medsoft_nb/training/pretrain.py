@@ -26,87 +26,160 @@ from ..phantom.spine import Phantom, phantom
 from ..phantom.benchmarks import write_phantom
 
 # %% ../../nbs/training/pretrain.ipynb #c0669
-BASE_SEES = dict(mr=('fracture', 'haemangioma'), ct=('lytic', 'sclerotic', 'mixed', 'haemangioma'), radiograph=('fracture', 'lytic', 'sclerotic', 'mixed', 'haemangioma'))
-ENCODER_SEES = dict(mr=('fracture', 'haemangioma'), ct=('lytic', 'sclerotic', 'mixed', 'salt-and-pepper', 'haemangioma'), radiograph=LESIONS)
+BASE_SEES = dict(
+    mr=('fracture', 'haemangioma'),
+    ct=('lytic', 'sclerotic', 'mixed', 'haemangioma'),
+    radiograph=('fracture', 'lytic', 'sclerotic', 'mixed', 'haemangioma'),
+)
+ENCODER_SEES = dict(
+    mr=('fracture', 'haemangioma'),
+    ct=('lytic', 'sclerotic', 'mixed', 'salt-and-pepper', 'haemangioma'),
+    radiograph=LESIONS,
+)
 
 # %% ../../nbs/training/pretrain.ipynb #c0670
 def draw(
-    i:int, seed:int,   # Number and seed of the pool
-    sees:dict,         # `BASE_SEES` or `ENCODER_SEES`
-    healthy:float=.35, # Share of healthy images
-)->Phantom:
+    i: int,
+    seed: int,  # Number and seed of the pool
+    sees: dict,  # `BASE_SEES` or `ENCODER_SEES`
+    healthy: float = 0.35,  # Share of healthy images
+) -> Phantom:
     "One phantom of a training pool"
-    r = rng('pool', seed, i); look = LOOKS[int(r.choice(3, p=[.27, .33, .40]))]
-    label = HEALTHY if r.random()<healthy else str(r.choice(sees[look]))
-    return phantom(10_000_000*(seed+1)+i, look, label, severity=float(r.uniform(.3, 1.)))
+    r = rng('pool', seed, i)
+    look = LOOKS[int(r.choice(3, p=[0.27, 0.33, 0.40]))]
+    label = HEALTHY if r.random() < healthy else str(r.choice(sees[look]))
+    return phantom(10_000_000 * (seed + 1) + i, look, label, severity=float(r.uniform(0.3, 1.0)))
 
 # %% ../../nbs/training/pretrain.ipynb #c0673
-def crop_window(p:Phantom, r, size:int=64)->tuple:
+def crop_window(p: Phantom, r, size: int = 64) -> tuple:
     "Vertebra of interest (the sick one, or any) and the corner of a window around it"
-    k = p.vertebra or int(r.integers(1, p.anatomy.max()+1)); n = p.image.shape[0]
-    cy, cx = ndi.center_of_mass(p.anatomy==k); at = lambda c: int(np.clip(c-size/2+r.integers(-9, 10), 0, n-size))
+    k = p.vertebra or int(r.integers(1, p.anatomy.max() + 1))
+    n = p.image.shape[0]
+    cy, cx = ndi.center_of_mass(p.anatomy == k)
+    at = lambda c: int(np.clip(c - size / 2 + r.integers(-9, 10), 0, n - size))
     return k, at(cy), at(cx)
 
 # %% ../../nbs/training/pretrain.ipynb #c0674
-def training_mask(p:Phantom, k:int, r)->tuple:
+def training_mask(p: Phantom, k: int, r) -> tuple:
     "Soft mask of random shape near vertebra `k`, and the label that describes what it covers"
-    shape, bone, lesion = p.image.shape, p.anatomy==k, p.lesion_mask; c = r.random()
-    if lesion.any() and c<.75: m = ndi.binary_dilation(lesion, iterations=int(r.integers(1, 4))) if r.random()<.6 else lesion
-    elif c<.45: m = ndi.binary_dilation(bone, iterations=int(r.integers(1, 4)))
+    shape, bone, lesion = p.image.shape, p.anatomy == k, p.lesion_mask
+    c = r.random()
+    if lesion.any() and c < 0.75:
+        m = ndi.binary_dilation(lesion, iterations=int(r.integers(1, 4))) if r.random() < 0.6 else lesion
+    elif c < 0.45:
+        m = ndi.binary_dilation(bone, iterations=int(r.integers(1, 4)))
     else:
-        f = vertebra_frame(p.anatomy, k); yy, xx = np.mgrid[:shape[0], :shape[1]]; t = r.uniform(0, np.pi)
-        y, x, (a, b) = yy-f.y-r.normal(0, 6), xx-f.x-r.normal(0, 7), r.uniform(4, 20, 2)
-        u, v = (np.cos(t)*x+np.sin(t)*y)/a, (np.cos(t)*y-np.sin(t)*x)/b
-        m = np.maximum(abs(u), abs(v))<1 if c<.6 else u*u+v*v < 1+.25*np.cos(3*np.arctan2(v, u)+r.uniform(0, 6))
-        if (m & lesion).any() and (m & lesion).sum()<.2*lesion.sum(): m = m & ~lesion
-        if m.sum()<12: m = bone
-    covers = lesion.any() and (lesion & m).sum()>.4*lesion.sum()
+        f = vertebra_frame(p.anatomy, k)
+        yy, xx = np.mgrid[: shape[0], : shape[1]]
+        t = r.uniform(0, np.pi)
+        y, x, (a, b) = yy - f.y - r.normal(0, 6), xx - f.x - r.normal(0, 7), r.uniform(4, 20, 2)
+        u, v = (np.cos(t) * x + np.sin(t) * y) / a, (np.cos(t) * y - np.sin(t) * x) / b
+        m = (
+            np.maximum(abs(u), abs(v)) < 1
+            if c < 0.6
+            else u * u + v * v < 1 + 0.25 * np.cos(3 * np.arctan2(v, u) + r.uniform(0, 6))
+        )
+        if (m & lesion).any() and (m & lesion).sum() < 0.2 * lesion.sum():
+            m = m & ~lesion
+        if m.sum() < 12:
+            m = bone
+    covers = lesion.any() and (lesion & m).sum() > 0.4 * lesion.sum()
     return soften(m, float(r.choice([0, 2, 4, 6, 8, 10]))), p.label if covers else HEALTHY
 
 # %% ../../nbs/training/pretrain.ipynb #c0675
-def grade(label:str, severity:float|None)->str:
+def grade(label: str, severity: float | None) -> str:
     "Severity in a word; '' for healthy"
-    return '' if label==HEALTHY or severity is None else 'mild' if severity<.5 else 'moderate' if severity<.75 else 'severe'
+    return (
+        ''
+        if label == HEALTHY or severity is None
+        else 'mild'
+        if severity < 0.5
+        else 'moderate'
+        if severity < 0.75
+        else 'severe'
+    )
 
 # %% ../../nbs/training/pretrain.ipynb #c0676
-def caption(label:str, look:str, r, how:str='')->str:
+def caption(label: str, look: str, r, how: str = '') -> str:
     "One of several ways to say it, from a bare label to the full prompt; `how` is a grade, said half of the time"
-    kb = load_knowledge(); d = kb['diseases'][label]; words = [MODALITY[look], *(s for s in kb['modalities'][look]['synonyms'] if len(s)>2 and s not in ('stir',))]
-    m = str(r.choice(words)); name = str(r.choice([d['name'], *d.get('synonyms', ())])) if r.random()<.3 else d['name']; looks = str(r.choice(phrases(label, look)))
-    if how and r.random()<.5: name = f'{how} {name}'
-    return [compose(label, MODALITY[look]), f'sagittal {m} of the spine, {name}, {looks}', f'sagittal {m} of the spine, {name}', f'{m}, {name}', name, f'{looks}, {m}', f'{label}, {looks}'][int(r.integers(7))]
+    kb = load_knowledge()
+    d = kb['diseases'][label]
+    words = [MODALITY[look], *(s for s in kb['modalities'][look]['synonyms'] if len(s) > 2 and s not in ('stir',))]
+    m = str(r.choice(words))
+    name = str(r.choice([d['name'], *d.get('synonyms', ())])) if r.random() < 0.3 else d['name']
+    looks = str(r.choice(phrases(label, look)))
+    if how and r.random() < 0.5:
+        name = f'{how} {name}'
+    return [
+        compose(label, MODALITY[look]),
+        f'sagittal {m} of the spine, {name}, {looks}',
+        f'sagittal {m} of the spine, {name}',
+        f'{m}, {name}',
+        name,
+        f'{looks}, {m}',
+        f'{label}, {looks}',
+    ][int(r.integers(7))]
 
 # %% ../../nbs/training/pretrain.ipynb #c0679
 @dataclass
 class Pretraining:
     "Settings of one part"
-    steps:int; learning_rate:float; batch_size:int=32; ema:float=.998; seed:int=0; save_every:int=500
+
+    steps: int
+    learning_rate: float
+    batch_size: int = 32
+    ema: float = 0.998
+    seed: int = 0
+    save_every: int = 500
 
 # %% ../../nbs/training/pretrain.ipynb #c0681
 def write_pool(
-    n:int, seed:int,   # Phantoms, and seed of the pool
-    sees:dict,         # `BASE_SEES` or `ENCODER_SEES`
-    out:str|Path,      # Folder for images, masks and `manifest.csv`
-    healthy:float=.3,  # Share of healthy ones
-)->Manifest:           # One patient an image; `prompt` is one of many ways to say it
+    n: int,
+    seed: int,  # Phantoms, and seed of the pool
+    sees: dict,  # `BASE_SEES` or `ENCODER_SEES`
+    out: str | Path,  # Folder for images, masks and `manifest.csv`
+    healthy: float = 0.3,  # Share of healthy ones
+) -> Manifest:  # One patient an image; `prompt` is one of many ways to say it
     "A training pool of captioned phantoms as a manifest"
     out, rows = Path(out), []
     for i in progress(range(n), 'pool'):
-        p = draw(i, seed, sees, healthy); name = f'{p.label}-{i:05d}'
-        rows.append(write_phantom(p, out, name, name) | dict(prompt=caption(p.label, p.look, rng('said', seed, i), grade(p.label, p.severity))))
-    m = Manifest(pd.DataFrame(rows), out); m.save(out/'manifest.csv')
+        p = draw(i, seed, sees, healthy)
+        name = f'{p.label}-{i:05d}'
+        rows.append(
+            write_phantom(p, out, name, name)
+            | dict(prompt=caption(p.label, p.look, rng('said', seed, i), grade(p.label, p.severity)))
+        )
+    m = Manifest(pd.DataFrame(rows), out)
+    m.save(out / 'manifest.csv')
     return m
 
 # %% ../../nbs/training/pretrain.ipynb #c0682
 def write_benchmark_lesions(
-    n:int, seed:int, out:str|Path, # Phantoms of each pair of disease and look
-    pairs:tuple=(('lytic', 'mr'), ('sclerotic', 'mr'), ('salt-and-pepper', 'mr'), ('fracture', 'ct'), ('salt-and-pepper', 'ct'), ('lytic', 'ct'), ('fracture', 'mr')),
-)->Manifest:                       # With a column `look`
+    n: int,
+    seed: int,
+    out: str | Path,  # Phantoms of each pair of disease and look
+    pairs: tuple = (
+        ('lytic', 'mr'),
+        ('sclerotic', 'mr'),
+        ('salt-and-pepper', 'mr'),
+        ('fracture', 'ct'),
+        ('salt-and-pepper', 'ct'),
+        ('lytic', 'ct'),
+        ('fracture', 'mr'),
+    ),
+) -> Manifest:  # With a column `look`
     "Held-out sick phantoms: diseases in looks that the base, the encoder or neither has seen"
     rows = []
-    for label,look in pairs:
+    for label, look in pairs:
         for i in range(n):
-            p = phantom(2*10**9 + 1000*seed + i, look, label, severity=float(rng('severity', seed, label, look, i).uniform(.5, 1.))); name = f'{look}-{label}-{i:04d}'
+            p = phantom(
+                2 * 10**9 + 1000 * seed + i,
+                look,
+                label,
+                severity=float(rng('severity', seed, label, look, i).uniform(0.5, 1.0)),
+            )
+            name = f'{look}-{label}-{i:04d}'
             rows.append(write_phantom(p, Path(out), name, name) | dict(look=look))
-    m = Manifest(pd.DataFrame(rows), out); m.save(Path(out)/'manifest.csv')
+    m = Manifest(pd.DataFrame(rows), out)
+    m.save(Path(out) / 'manifest.csv')
     return m

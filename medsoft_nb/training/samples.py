@@ -25,72 +25,95 @@ from .cache import encode_cache, encoder_cache
 
 # %% ../../nbs/training/samples.ipynb #c0615
 def vary(
-    image:np.ndarray,      # In [0, 1], `(H, W)`
-    mask:np.ndarray,       # Binary, same shape
-    r:np.random.Generator, # Source of randomness
-)->tuple:                  # Image and mask, moved and re-exposed alike
+    image: np.ndarray,  # In [0, 1], `(H, W)`
+    mask: np.ndarray,  # Binary, same shape
+    r: np.random.Generator,  # Source of randomness
+) -> tuple:  # Image and mask, moved and re-exposed alike
     "Small random rotation, scale, shift, gamma and contrast"
-    a, s = r.normal(0, .05), 1 + r.normal(0, .06)
-    rot = np.array([[np.cos(a), -np.sin(a)], [np.sin(a), np.cos(a)]])/s
-    c = np.array(ndi.center_of_mass(mask)); offset = c - rot@c
+    a, s = r.normal(0, 0.05), 1 + r.normal(0, 0.06)
+    rot = np.array([[np.cos(a), -np.sin(a)], [np.sin(a), np.cos(a)]]) / s
+    c = np.array(ndi.center_of_mass(mask))
+    offset = c - rot @ c
     move = lambda x, order: ndi.affine_transform(x, rot, offset, order=order, mode='reflect')
-    x, m = move(image, 3).clip(0, 1), move(mask.astype(np.float32), 1) > .5
-    x = x**np.exp(r.normal(0, .08))*(1+r.normal(0, .05)) + r.normal(0, .015)
+    x, m = move(image, 3).clip(0, 1), move(mask.astype(np.float32), 1) > 0.5
+    x = x ** np.exp(r.normal(0, 0.08)) * (1 + r.normal(0, 0.05)) + r.normal(0, 0.015)
     return x.clip(0, 1).astype(np.float32), m if m.any() else mask
 
 # %% ../../nbs/training/samples.ipynb #c0616
 def sample_row(
-    manifest:Manifest, i:int, # Row to draw from
-    donors:Manifest,          # Sick rows whose masks healthy images borrow
-    config:Training, size:int, # Settings and window side
-    r:np.random.Generator,
-)->tuple:                     # Window in [0, 1], list of soft masks of its size
+    manifest: Manifest,
+    i: int,  # Row to draw from
+    donors: Manifest,  # Sick rows whose masks healthy images borrow
+    config: Training,
+    size: int,  # Settings and window side
+    r: np.random.Generator,
+) -> tuple:  # Window in [0, 1], list of soft masks of its size
     "One variant of an image with its soft masks"
     x, label = to_unit(manifest.image(i)), manifest.df.label.iloc[i]
     lesion, bones = manifest.lesion_mask(i), manifest.anatomy(i)
-    if label==HEALTHY or lesion is None: lesion = borrow_mask(x.shape, bones, donors, r)
+    if label == HEALTHY or lesion is None:
+        lesion = borrow_mask(x.shape, bones, donors, r)
     x, m = vary(x, lesion, r)
     box = region_of_interest(soften(m, ramp=max(config.ramp)), size)
-    grow = lambda: ndi.binary_dilation(m, iterations=int(r.integers(1, 4))) if r.random()<.5 else m
-    return cut_window(x, box, size), [cut_window(soften(grow(), ramp=float(r.uniform(*config.ramp))), box, size) for _ in range(config.masks)]
+    grow = lambda: ndi.binary_dilation(m, iterations=int(r.integers(1, 4))) if r.random() < 0.5 else m
+    return cut_window(x, box, size), [
+        cut_window(soften(grow(), ramp=float(r.uniform(*config.ramp))), box, size) for _ in range(config.masks)
+    ]
 
 # %% ../../nbs/training/samples.ipynb #c0617
 def borrow_mask(shape, bones, donors, r):
     "A lesion mask for a healthy image: a donor's, carried to one of its vertebrae, or a random shape"
-    j = int(r.integers(len(donors))); ids = whole_bones(bones)
+    j = int(r.integers(len(donors)))
+    ids = whole_bones(bones)
     lesion, from_bones = donors.lesion_mask(j), donors.anatomy(j)
     if ids and lesion is not None and from_bones is not None and (k := lesion_bone(lesion, from_bones)):
-        return transfer_mask(lesion, from_bones==k, bones==int(r.choice(ids)), r)
+        return transfer_mask(lesion, from_bones == k, bones == int(r.choice(ids)), r)
     return random_mask(shape, int(r.integers(2**31)), 'blob')
 
 # %% ../../nbs/training/samples.ipynb #c0618
-def prompt_of(row)->str:
+def prompt_of(row) -> str:
     "The manifest's prompt where there is one, else one composed from label and modality"
     return row.get('prompt') or compose(row['label'], row.get('modality', ''))
 
 # %% ../../nbs/training/samples.ipynb #c0619
 def training_windows(
-    manifest:Manifest,            # Training images
-    config:Training, size:int,    # Settings and window side
-)->tuple:                         # Windows, their soft masks, prompts, and which are sick
+    manifest: Manifest,  # Training images
+    config: Training,
+    size: int,  # Settings and window side
+) -> tuple:  # Windows, their soft masks, prompts, and which are sick
     "All variants of all images; healthy images take their share of the samples"
-    donors = manifest.where(label=[l for l in set(manifest.df.label) if l!=HEALTHY])
-    sick = np.flatnonzero(manifest.df.label!=HEALTHY); well = np.flatnonzero(manifest.df.label==HEALTHY)
+    donors = manifest.where(label=[l for l in set(manifest.df.label) if l != HEALTHY])
+    sick = np.flatnonzero(manifest.df.label != HEALTHY)
+    well = np.flatnonzero(manifest.df.label == HEALTHY)
     jobs = [(i, k) for i in sick for k in range(config.variants)]
-    n = int(len(jobs)*config.healthy_share/(1-config.healthy_share)) if len(well) else 0
-    jobs += [(int(i), -k-1) for k,i in enumerate(rng('healthy', config.seed).choice(well, n))] if n else []
-    out = [sample_row(manifest, i, donors, config, size, rng('sample', config.seed, manifest.df.image_id.iloc[i], k)) for i,k in progress(jobs, desc='windows')]
+    n = int(len(jobs) * config.healthy_share / (1 - config.healthy_share)) if len(well) else 0
+    jobs += [(int(i), -k - 1) for k, i in enumerate(rng('healthy', config.seed).choice(well, n))] if n else []
+    out = [
+        sample_row(manifest, i, donors, config, size, rng('sample', config.seed, manifest.df.image_id.iloc[i], k))
+        for i, k in progress(jobs, desc='windows')
+    ]
     say = (lambda row: row['label']) if config.bare_labels else prompt_of
-    return [o[0] for o in out], [o[1] for o in out], [say(manifest.df.iloc[i]) for i,_ in jobs], torch.tensor([k>=0 for _,k in jobs])
+    return (
+        [o[0] for o in out],
+        [o[1] for o in out],
+        [say(manifest.df.iloc[i]) for i, _ in jobs],
+        torch.tensor([k >= 0 for _, k in jobs]),
+    )
 
 # %% ../../nbs/training/samples.ipynb #c0620
 def training_data(
-    base:dict, controller:Controller|None, manifest:Manifest, config:Training,
-)->dict: # Everything that steps draw from
+    base: dict, controller: Controller | None, manifest: Manifest, config: Training
+) -> dict:  # Everything that steps draw from
     "Cached latents, encoder features and texts of a training set"
-    c = base['vae'].config; size = config.region or base['unet'].config.sample_size*2**(len(c.block_out_channels)-1)
-    windows, masks, prompts, sick = training_windows(manifest, config, size); texts = sorted(set(prompts)|{''})
+    c = base['vae'].config
+    size = config.region or base['unet'].config.sample_size * 2 ** (len(c.block_out_channels) - 1)
+    windows, masks, prompts, sick = training_windows(manifest, config, size)
+    texts = sorted(set(prompts) | {''})
     data = dict(sick=sick, which=torch.tensor([texts.index(p) for p in prompts]), empty=texts.index(''))
-    if STAGES[config.stage].loss=='diffusion': data |= encode_cache(base, windows, masks, switches=config.faithful) | dict(bank=encode_prompts(base, texts).float().cpu())
-    if controller: data |= encoder_cache(controller, windows, masks) | dict(said=controller.encoder.texts(texts).cpu())
+    if STAGES[config.stage].loss == 'diffusion':
+        data |= encode_cache(base, windows, masks, switches=config.faithful) | dict(
+            bank=encode_prompts(base, texts).float().cpu()
+        )
+    if controller:
+        data |= encoder_cache(controller, windows, masks) | dict(said=controller.encoder.texts(texts).cpu())
     return data

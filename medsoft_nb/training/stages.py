@@ -17,53 +17,73 @@ from ..painting.faithful import faithful
 @dataclass(frozen=True)
 class Stage:
     "What a stage trains, and how"
-    trains:tuple              # Of 'lora', 'adapter', 'msc'
-    loss:str = 'diffusion'    # Or 'semantic'
-    tokens:str = ''           # Conditioning: 'true', 'predicted', or none
+
+    trains: tuple  # Of 'lora', 'adapter', 'msc'
+    loss: str = 'diffusion'  # Or 'semantic'
+    tokens: str = ''  # Conditioning: 'true', 'predicted', or none
 
 # %% ../../nbs/training/stages.ipynb #c0607
-STAGES = {'lora': Stage(('lora',)), '1a': Stage(('msc',), 'semantic'), '1b': Stage(('adapter', 'lora'), tokens='true'),
-          '2a': Stage(('msc',), tokens='predicted'), '2b': Stage(('msc', 'adapter', 'lora'), tokens='predicted')}
+STAGES = {
+    'lora': Stage(('lora',)),
+    '1a': Stage(('msc',), 'semantic'),
+    '1b': Stage(('adapter', 'lora'), tokens='true'),
+    '2a': Stage(('msc',), tokens='predicted'),
+    '2b': Stage(('msc', 'adapter', 'lora'), tokens='predicted'),
+}
 
 # %% ../../nbs/training/stages.ipynb #c0608
 @dataclass
 class Training:
     "Settings of one stage; saved beside its weights"
-    stage:str='lora'          # One of `STAGES`
-    steps:int=300             # Optimiser steps
-    batch_size:int=16         # Samples a step
-    learning_rate:float=6e-4  # Of LoRA or U-Net: peak, with warm-up and linear decay to a tenth
-    controller_rate:float=1e-4 # Of MSC and adapter, same schedule
-    semantic_weight:float=1.  # Of $L_{msc}$ beside the diffusion loss, where the MSC is trained through it
-    rank:int=16               # Of the LoRA matrices; 0 leaves the U-Net as it is
-    targets:tuple=LORA_TARGETS # Layer names; attention only is `LORA_TARGETS[:4]`
-    full:bool=False           # Train all weights of the U-Net instead of a LoRA, as the paper did
-    region:int|None=None      # Side of the square window around the mask, in pixels; the base's own size if `None`
-    variants:int=12           # Cached variants (place, scale, exposure) of a sick image
-    masks:int=2               # Cached soft masks a variant
-    healthy_share:float=.3    # Share of a batch that is healthy images
-    ramp:tuple=(0., 10.)      # Range of the soft border in pixels; 0 is the hard mask
-    dropout:float=.1          # Chance that a sample's prompt and tokens are dropped, for guidance
-    background_weight:float=.1 # Loss weight outside the mask; 1 inside
-    bare_labels:bool=False    # Prompts are the bare labels, without what the knowledge base says
-    faithful:tuple=()         # Switches of `painting.faithful`
-    save_every:int=100        # Steps between checkpoints
-    seed:int=0                # Of everything random
+
+    stage: str = 'lora'  # One of `STAGES`
+    steps: int = 300  # Optimiser steps
+    batch_size: int = 16  # Samples a step
+    learning_rate: float = 6e-4  # Of LoRA or U-Net: peak, with warm-up and linear decay to a tenth
+    controller_rate: float = 1e-4  # Of MSC and adapter, same schedule
+    semantic_weight: float = 1.0  # Of $L_{msc}$ beside the diffusion loss, where the MSC is trained through it
+    rank: int = 16  # Of the LoRA matrices; 0 leaves the U-Net as it is
+    targets: tuple = LORA_TARGETS  # Layer names; attention only is `LORA_TARGETS[:4]`
+    full: bool = False  # Train all weights of the U-Net instead of a LoRA, as the paper did
+    region: int | None = None  # Side of the square window around the mask, in pixels; the base's own size if `None`
+    variants: int = 12  # Cached variants (place, scale, exposure) of a sick image
+    masks: int = 2  # Cached soft masks a variant
+    healthy_share: float = 0.3  # Share of a batch that is healthy images
+    ramp: tuple = (0.0, 10.0)  # Range of the soft border in pixels; 0 is the hard mask
+    dropout: float = 0.1  # Chance that a sample's prompt and tokens are dropped, for guidance
+    background_weight: float = 0.1  # Loss weight outside the mask; 1 inside
+    bare_labels: bool = False  # Prompts are the bare labels, without what the knowledge base says
+    faithful: tuple = ()  # Switches of `painting.faithful`
+    save_every: int = 100  # Steps between checkpoints
+    seed: int = 0  # Of everything random
 
     def __post_init__(self):
-        if self.stage not in STAGES: raise ValueError(f"unknown stage {self.stage!r}. Known: {', '.join(STAGES)}.")
-        if self.steps<1 or self.batch_size<1: raise ValueError(f'`steps` is {self.steps} and `batch_size` {self.batch_size}; both must be 1 or more.')
+        if self.stage not in STAGES:
+            raise ValueError(f"unknown stage {self.stage!r}. Known: {', '.join(STAGES)}.")
+        if self.steps < 1 or self.batch_size < 1:
+            raise ValueError(f'`steps` is {self.steps} and `batch_size` {self.batch_size}; both must be 1 or more.')
         for name in ('learning_rate', 'controller_rate'):
-            if not 0<=(v := getattr(self, name))<=1: raise ValueError(f'`{name}` is {v}; give a number from 0 to 1.')
-        if self.rank<0: raise ValueError(f'`rank` is {self.rank}; it must be 0 (no LoRA) or more.')
+            if not 0 <= (v := getattr(self, name)) <= 1:
+                raise ValueError(f'`{name}` is {v}; give a number from 0 to 1.')
+        if self.rank < 0:
+            raise ValueError(f'`rank` is {self.rank}; it must be 0 (no LoRA) or more.')
         self.targets, self.ramp, self.faithful = tuple(self.targets), tuple(self.ramp), faithful(self.faithful)
 
 # %% ../../nbs/training/stages.ipynb #c0610
-def check_training(manifest:Manifest)->None:
+def check_training(manifest: Manifest) -> None:
     "Raise `ValueError` unless `manifest` can train a stage"
     df = manifest.df
-    if 'split' in df and set(df.split) - {'train', ''}: raise ValueError(f"fine-tuning takes training images only, but the manifest has rows of split {sorted(set(df.split)-{'train',''})[0]!r}. Use `manifest.where(split='train')`.")
-    sick = df[df.label!=HEALTHY]
-    if not len(sick): raise ValueError('the manifest has no sick image: there is nothing to learn. Labels: ' + ', '.join(sorted(set(df.label))))
-    bare = sick[sick.lesion_mask=='']
-    if len(bare): raise ValueError(f"{len(bare)} sick images have no `lesion_mask` (first: {bare.image_id.iloc[0]}); make one from a box with `box_mask`.")
+    if 'split' in df and set(df.split) - {'train', ''}:
+        raise ValueError(
+            f"fine-tuning takes training images only, but the manifest has rows of split {sorted(set(df.split) - {'train', ''})[0]!r}. Use `manifest.where(split='train')`."
+        )
+    sick = df[df.label != HEALTHY]
+    if not len(sick):
+        raise ValueError(
+            'the manifest has no sick image: there is nothing to learn. Labels: ' + ', '.join(sorted(set(df.label)))
+        )
+    bare = sick[sick.lesion_mask == '']
+    if len(bare):
+        raise ValueError(
+            f"{len(bare)} sick images have no `lesion_mask` (first: {bare.image_id.iloc[0]}); make one from a box with `box_mask`."
+        )

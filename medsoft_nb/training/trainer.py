@@ -31,191 +31,326 @@ from .cache import draw_latents
 
 # %% ../../nbs/training/trainer.ipynb #c0632
 def diffusion_loss(
-    unet, scheduler,           # Of the base
-    z:torch.Tensor,            # Clean latents `(B, 4, h, w)`
-    masked:torch.Tensor, mask:torch.Tensor, # Conditioning `(B, 4, h, w)`, `(B, 1, h, w)`
-    text:torch.Tensor,         # `(B, tokens, width)`
-    generator:torch.Generator, # For time steps and noise
-    background_weight:float=.1,
-)->torch.Tensor:
+    unet,
+    scheduler,  # Of the base
+    z: torch.Tensor,  # Clean latents `(B, 4, h, w)`
+    masked: torch.Tensor,
+    mask: torch.Tensor,  # Conditioning `(B, 4, h, w)`, `(B, 1, h, w)`
+    text: torch.Tensor,  # `(B, tokens, width)`
+    generator: torch.Generator,  # For time steps and noise
+    background_weight: float = 0.1,
+) -> torch.Tensor:
     "Mean squared error of the predicted noise (or velocity), weighted towards the mask"
     t = torch.randint(0, scheduler.config.num_train_timesteps, (len(z),), generator=generator).to(z.device)
     noise = torch.randn(z.shape, generator=generator).to(z)
     noisy = scheduler.add_noise(z, noise, t)
     kind = scheduler.config.prediction_type
-    target = scheduler.get_velocity(z, noise, t) if kind=='v_prediction' else noise
-    with autocast(z.device): out = unet(torch.cat([noisy, mask, masked], 1).to(unet.dtype), t, text.to(unet.dtype)).sample
-    w = background_weight + (1-background_weight)*mask
-    return (w*(out.float()-target)**2).mean()/w.mean()
+    target = scheduler.get_velocity(z, noise, t) if kind == 'v_prediction' else noise
+    with autocast(z.device):
+        out = unet(torch.cat([noisy, mask, masked], 1).to(unet.dtype), t, text.to(unet.dtype)).sample
+    w = background_weight + (1 - background_weight) * mask
+    return (w * (out.float() - target) ** 2).mean() / w.mean()
 
 # %% ../../nbs/training/trainer.ipynb #c0634
 class Objective(torch.nn.Module):
     "U-Net, adapter and MSC with the loss of one stage"
-    def __init__(self, base:dict, controller:Controller|None, config:Training):
+
+    def __init__(self, base: dict, controller: Controller | None, config: Training):
         super().__init__()
-        self.unet, self.scheduler, self.config, self.stage = base['unet'], base['scheduler'], config, STAGES[config.stage]
+        self.unet, self.scheduler, self.config, self.stage = (
+            base['unet'],
+            base['scheduler'],
+            config,
+            STAGES[config.stage],
+        )
         self.msc, self.adapter = (controller.msc, controller.adapter) if controller else (None, None)
 
-    def predict(self, b:dict)->tuple:
-        with autocast(b['context'].device): return self.msc(b['context'], b['pooled'], b['said'], b['region'])
+    def predict(self, b: dict) -> tuple:
+        with autocast(b['context'].device):
+            return self.msc(b['context'], b['pooled'], b['said'], b['region'])
 
-    def tokens(self, b:dict, predicted:torch.Tensor|None)->torch.Tensor|None:
+    def tokens(self, b: dict, predicted: torch.Tensor | None) -> torch.Tensor | None:
         "Conditioning tokens of a batch; zero where the sample is dropped"
-        if not self.stage.tokens: return None
+        if not self.stage.tokens:
+            return None
         raw = 'raw-tokens' in self.config.faithful
-        if self.stage.tokens=='true': t = b['true'] if raw else pool_tokens(b['true'])
-        else: t = predicted if raw else composite_tokens(predicted, b['context'], b['region'])
-        return t*(~b['dropped'])[:, None, None]
+        if self.stage.tokens == 'true':
+            t = b['true'] if raw else pool_tokens(b['true'])
+        else:
+            t = predicted if raw else composite_tokens(predicted, b['context'], b['region'])
+        return t * (~b['dropped'])[:, None, None]
 
-    def forward(self, b:dict, generator:torch.Generator)->torch.Tensor:
-        seen, semantic, config = None, 0., self.config
-        if self.stage.loss=='semantic' or self.stage.tokens=='predicted':
-            seen, pooled = self.predict(b); seen = seen.float()
-            semantic = msc_loss(seen, pooled, b['true'], b['true_pooled'], b['region'], 'all-tokens-loss' in config.faithful)
-        if self.stage.loss=='semantic': return semantic
+    def forward(self, b: dict, generator: torch.Generator) -> torch.Tensor:
+        seen, semantic, config = None, 0.0, self.config
+        if self.stage.loss == 'semantic' or self.stage.tokens == 'predicted':
+            seen, pooled = self.predict(b)
+            seen = seen.float()
+            semantic = msc_loss(
+                seen, pooled, b['true'], b['true_pooled'], b['region'], 'all-tokens-loss' in config.faithful
+            )
+        if self.stage.loss == 'semantic':
+            return semantic
         with self.adapter.on(self.unet, self.tokens(b, seen)) if self.adapter is not None else nullcontext():
-            return diffusion_loss(self.unet, self.scheduler, b['z'], b['masked'], b['mask'], b['text'], generator, config.background_weight) + config.semantic_weight*semantic
+            return (
+                diffusion_loss(
+                    self.unet,
+                    self.scheduler,
+                    b['z'],
+                    b['masked'],
+                    b['mask'],
+                    b['text'],
+                    generator,
+                    config.background_weight,
+                )
+                + config.semantic_weight * semantic
+            )
 
-    def trained(self)->dict: return {n: m for n,m in (('unet', self.unet), ('adapter', self.adapter), ('msc', self.msc)) if m is not None and any(p.requires_grad for p in m.parameters())}
+    def trained(self) -> dict:
+        return {
+            n: m
+            for n, m in (('unet', self.unet), ('adapter', self.adapter), ('msc', self.msc))
+            if m is not None and any(p.requires_grad for p in m.parameters())
+        }
 
 # %% ../../nbs/training/trainer.ipynb #c0635
 def make_trainable(
-    net:Objective, config:Training,
-    lora:str|Path|None=None, # LoRA to go on from
-)->list:                     # Parameter groups for the optimiser, with their peak rates
+    net: Objective,
+    config: Training,
+    lora: str | Path | None = None,  # LoRA to go on from
+) -> list:  # Parameter groups for the optimiser, with their peak rates
     "Freeze all but what the stage trains"
-    net.requires_grad_(False); trains = STAGES[config.stage].trains
-    if 'lora' in trains and config.full: net.unet.requires_grad_(True)
-    elif lora is not None or 'lora' in trains and config.rank: add_lora(net.unet, config.rank, config.targets, lora)
-    if 'lora' not in trains: net.unet.requires_grad_(False)
+    net.requires_grad_(False)
+    trains = STAGES[config.stage].trains
+    if 'lora' in trains and config.full:
+        net.unet.requires_grad_(True)
+    elif lora is not None or 'lora' in trains and config.rank:
+        add_lora(net.unet, config.rank, config.targets, lora)
+    if 'lora' not in trains:
+        net.unet.requires_grad_(False)
     for name in ('adapter', 'msc'):
-        if name in trains: getattr(net, name).requires_grad_(True)
-    groups = [(net.unet, config.learning_rate), (net.adapter, config.controller_rate), (net.msc, config.controller_rate)]
-    groups = [dict(params=[p for p in m.parameters() if p.requires_grad], lr=rate, peak=rate) for m,rate in groups if m is not None]
+        if name in trains:
+            getattr(net, name).requires_grad_(True)
+    groups = [
+        (net.unet, config.learning_rate),
+        (net.adapter, config.controller_rate),
+        (net.msc, config.controller_rate),
+    ]
+    groups = [
+        dict(params=[p for p in m.parameters() if p.requires_grad], lr=rate, peak=rate)
+        for m, rate in groups
+        if m is not None
+    ]
     groups = [g for g in groups if g['params']]
-    if not groups: raise ValueError(f'stage {config.stage} trains nothing with `rank` {config.rank}.')
+    if not groups:
+        raise ValueError(f'stage {config.stage} trains nothing with `rank` {config.rank}.')
     return groups
 
 # %% ../../nbs/training/trainer.ipynb #c0636
 def make_batch(
-    data:dict, i:torch.Tensor, j:torch.Tensor, # Cache, rows and which mask of each
-    config:Training, vae, g:torch.Generator, device,
-)->dict:
+    data: dict,
+    i: torch.Tensor,
+    j: torch.Tensor,  # Cache, rows and which mask of each
+    config: Training,
+    vae,
+    g: torch.Generator,
+    device,
+) -> dict:
     "One batch on the device"
-    b = {k: data[k][i, j].float() for k in ('masked', 'mask', 'context', 'pooled', 'region') if k in data} | {k: data[k][i].float() for k in ('true', 'true_pooled') if k in data}
-    b['dropped'] = torch.rand(len(i), generator=g)<config.dropout; which = data['which'][i]
-    if 'mean' in data: b |= dict(z=draw_latents(data, i, vae, g), text=data['bank'][torch.where(b['dropped'], data['empty'], which)])
-    if 'said' in data: b['said'] = data['said'][which]
-    return {k: v.to(device) for k,v in b.items()}
+    b = {k: data[k][i, j].float() for k in ('masked', 'mask', 'context', 'pooled', 'region') if k in data} | {
+        k: data[k][i].float() for k in ('true', 'true_pooled') if k in data
+    }
+    b['dropped'] = torch.rand(len(i), generator=g) < config.dropout
+    which = data['which'][i]
+    if 'mean' in data:
+        b |= dict(z=draw_latents(data, i, vae, g), text=data['bank'][torch.where(b['dropped'], data['empty'], which)])
+    if 'said' in data:
+        b['said'] = data['said'][which]
+    return {k: v.to(device) for k, v in b.items()}
 
 # %% ../../nbs/training/trainer.ipynb #c0637
 @dataclass
 class Trained:
     "Where a stage left its weights"
-    folder:Path                # Also holds `training.json` and `loss.csv`
-    lora:Path|None=None        # LoRA file
-    controller:Path|None=None  # Folder of MSC and adapter, for `load_controller`
-    unet:Path|None=None        # Folder of a fully trained U-Net
+
+    folder: Path  # Also holds `training.json` and `loss.csv`
+    lora: Path | None = None  # LoRA file
+    controller: Path | None = None  # Folder of MSC and adapter, for `load_controller`
+    unet: Path | None = None  # Folder of a fully trained U-Net
 
 # %% ../../nbs/training/trainer.ipynb #c0638
 def train(
-    base:str|dict,             # Name for `load_base`, or its parts; its U-Net gains the LoRA
-    manifest:Manifest,         # Training images, sick (with `lesion_mask`) and healthy
-    out:str|Path,              # Folder for weights, checkpoint and loss curve
-    config:Training=None,      # Stage and settings
-    controller:Controller|None=None, # Encoder, MSC and adapter, trained in place; for all stages but 'lora'
-    lora:str|Path|None=None,   # LoRA of an earlier stage to go on from
-    data:dict|None=None,       # From `training_data` with the same settings, where several stages share it
-)->Trained:
+    base: str | dict,  # Name for `load_base`, or its parts; its U-Net gains the LoRA
+    manifest: Manifest,  # Training images, sick (with `lesion_mask`) and healthy
+    out: str | Path,  # Folder for weights, checkpoint and loss curve
+    config: Training = None,  # Stage and settings
+    controller: Controller | None = None,  # Encoder, MSC and adapter, trained in place; for all stages but 'lora'
+    lora: str | Path | None = None,  # LoRA of an earlier stage to go on from
+    data: dict | None = None,  # From `training_data` with the same settings, where several stages share it
+) -> Trained:
     "Train one stage; goes on from the last checkpoint in `out`"
-    config, out = config or Training(), Path(out); stage = STAGES[config.stage]
-    check_training(manifest); check_folder(out, config); check_lora(lora, config.rank);
-    if config.full and lora is not None: raise ValueError(f'`full` trains the U-Net itself, so the LoRA {lora} would not be used. Leave one of them out.')
-    require_space(out, 200<<20)
-    if (stage.tokens or stage.loss=='semantic') and controller is None: raise ValueError(f'stage {config.stage} needs a `controller`, e.g. `load_controller()` or `Controller.new(load_encoder(), unet)`.')
-    if controller is not None and not (stage.tokens or stage.loss=='semantic'): raise ValueError(f'stage {config.stage} has no use for a `controller`; leave it out, or choose another stage: ' + ', '.join(s for s in STAGES if s!=config.stage) + '.')
+    config, out = config or Training(), Path(out)
+    stage = STAGES[config.stage]
+    check_training(manifest)
+    check_folder(out, config)
+    check_lora(lora, config.rank)
+    if config.full and lora is not None:
+        raise ValueError(
+            f'`full` trains the U-Net itself, so the LoRA {lora} would not be used. Leave one of them out.'
+        )
+    require_space(out, 200 << 20)
+    if (stage.tokens or stage.loss == 'semantic') and controller is None:
+        raise ValueError(
+            f'stage {config.stage} needs a `controller`, e.g. `load_controller()` or `Controller.new(load_encoder(), unet)`.'
+        )
+    if controller is not None and not (stage.tokens or stage.loss == 'semantic'):
+        raise ValueError(
+            f'stage {config.stage} has no use for a `controller`; leave it out, or choose another stage: '
+            + ', '.join(s for s in STAGES if s != config.stage)
+            + '.'
+        )
     base = load_base(base) if isinstance(base, (str, Path)) else base
     data = data or training_data(base, controller, manifest, config)
     torch.manual_seed(config.seed)
-    net = Objective(base, controller, config); groups = make_trainable(net, config, lora); net.train()
-    params = [p for g in groups for p in g['params']]; device = base['unet'].device
-    opt = torch.optim.AdamW(groups, betas=(.9, .99), weight_decay=1e-4)
-    accelerator = Accelerator(cpu=device.type=='cpu'); model, opt = accelerator.prepare(net, opt)
-    trained_on = dict(data=manifest.fingerprint, start={'base': state_hash({k: v for k,v in net.unet.state_dict().items() if k in ('conv_in.weight', 'conv_out.weight')}) } | {n: state_hash(weights(net, n)) for n in net.trained()})
-    start, losses = resume(out/'state.pt', config, net, opt, trained_on)
-    for step in progress(range(start, config.steps), desc=f'stage {config.stage}', total=config.steps-start):
-        g = torch_generator('train', config.seed, step, accelerator.process_index)   # the same draws in every stage: arms are compared in pairs
-        i = pick(data['sick'], config, g); j = torch.randint(0, config.masks, (len(i),), generator=g)
-        for group in opt.param_groups: group['lr'] = group['peak']*min(1, (step+1)/20)*(1-.9*step/config.steps)
+    net = Objective(base, controller, config)
+    groups = make_trainable(net, config, lora)
+    net.train()
+    params = [p for g in groups for p in g['params']]
+    device = base['unet'].device
+    opt = torch.optim.AdamW(groups, betas=(0.9, 0.99), weight_decay=1e-4)
+    accelerator = Accelerator(cpu=device.type == 'cpu')
+    model, opt = accelerator.prepare(net, opt)
+    trained_on = dict(
+        data=manifest.fingerprint,
+        start={
+            'base': state_hash(
+                {k: v for k, v in net.unet.state_dict().items() if k in ('conv_in.weight', 'conv_out.weight')}
+            )
+        }
+        | {n: state_hash(weights(net, n)) for n in net.trained()},
+    )
+    start, losses = resume(out / 'state.pt', config, net, opt, trained_on)
+    for step in progress(range(start, config.steps), desc=f'stage {config.stage}', total=config.steps - start):
+        g = torch_generator(
+            'train', config.seed, step, accelerator.process_index
+        )  # the same draws in every stage: arms are compared in pairs
+        i = pick(data['sick'], config, g)
+        j = torch.randint(0, config.masks, (len(i),), generator=g)
+        for group in opt.param_groups:
+            group['lr'] = group['peak'] * min(1, (step + 1) / 20) * (1 - 0.9 * step / config.steps)
         loss = model(make_batch(data, i, j, config, base['vae'], g, device), g)
-        opt.zero_grad(); accelerator.backward(loss); torch.nn.utils.clip_grad_norm_(params, 1.); opt.step()
+        opt.zero_grad()
+        accelerator.backward(loss)
+        torch.nn.utils.clip_grad_norm_(params, 1.0)
+        opt.step()
         losses.append(loss.item())
-        if (step+1)%config.save_every==0 and step+1<config.steps and accelerator.is_main_process: checkpoint(out/'state.pt', config, net, opt, step+1, losses, trained_on)
+        if (step + 1) % config.save_every == 0 and step + 1 < config.steps and accelerator.is_main_process:
+            checkpoint(out / 'state.pt', config, net, opt, step + 1, losses, trained_on)
     made = save_stage(net, controller, out, config)
-    net.eval(); net.requires_grad_(False)
+    net.eval()
+    net.requires_grad_(False)
     report(out, config, manifest, losses)
     return made
 
 # %% ../../nbs/training/trainer.ipynb #c0639
-def save_stage(net:Objective, controller:Controller|None, out:Path, config:Training)->Trained:
+def save_stage(net: Objective, controller: Controller | None, out: Path, config: Training) -> Trained:
     "Write what a stage trained, and the LoRA that it went on from"
     made = Trained(out)
-    if config.full and 'unet' in net.trained(): made.unet = out/'unet'; net.unet.save_pretrained(made.unet)
-    elif getattr(net.unet, 'peft_config', None): made.lora = save_lora(net.unet, out)
-    if controller: made.controller = controller.save_pretrained(out/'controller', torch.float32)
+    if config.full and 'unet' in net.trained():
+        made.unet = out / 'unet'
+        net.unet.save_pretrained(made.unet)
+    elif getattr(net.unet, 'peft_config', None):
+        made.lora = save_lora(net.unet, out)
+    if controller:
+        made.controller = controller.save_pretrained(out / 'controller', torch.float32)
     return made
 
 # %% ../../nbs/training/trainer.ipynb #c0640
-def check_folder(out:Path, config:Training)->None:
+def check_folder(out: Path, config: Training) -> None:
     "Raise `ValueError` where `out` holds a finished training with other settings"
-    if not (out/'training.json').exists(): return
-    old, new = read_json(out/'training.json')['config'], json.loads(json.dumps(asdict(config)))
-    other = [k for k in new if old.get(k)!=new[k]]
-    if other: raise ValueError(f'{out} holds a finished training with other settings ({other[0]}: {old.get(other[0])!r}, now {new[other[0]]!r}). Use another folder, or remove it.')
+    if not (out / 'training.json').exists():
+        return
+    old, new = read_json(out / 'training.json')['config'], json.loads(json.dumps(asdict(config)))
+    other = [k for k in new if old.get(k) != new[k]]
+    if other:
+        raise ValueError(
+            f'{out} holds a finished training with other settings ({other[0]}: {old.get(other[0])!r}, now {new[other[0]]!r}). Use another folder, or remove it.'
+        )
 
 # %% ../../nbs/training/trainer.ipynb #c0641
-def report(out:Path, config:Training, manifest:Manifest, losses:list)->None:
+def report(out: Path, config: Training, manifest: Manifest, losses: list) -> None:
     "Write settings, sources and loss curve, and remove the checkpoint"
-    with atomic_path(out/'loss.csv') as tmp: pd.DataFrame(dict(step=range(1, len(losses)+1), loss=losses)).to_csv(tmp, index=False)
-    write_json(out/'training.json', dict(config=asdict(config), final_loss=float(np.mean(losses[-50:])), weights={str(p.relative_to(out)): sha256(p)[:16] for p in sorted(out.rglob('*.safetensors'))},
-        images=dict(manifest.df.label.value_counts())|{}, patients=sorted(set(manifest.df.patient_id))))
-    (out/'state.pt').unlink(missing_ok=True)
+    with atomic_path(out / 'loss.csv') as tmp:
+        pd.DataFrame(dict(step=range(1, len(losses) + 1), loss=losses)).to_csv(tmp, index=False)
+    write_json(
+        out / 'training.json',
+        dict(
+            config=asdict(config),
+            final_loss=float(np.mean(losses[-50:])),
+            weights={str(p.relative_to(out)): sha256(p)[:16] for p in sorted(out.rglob('*.safetensors'))},
+            images=dict(manifest.df.label.value_counts()) | {},
+            patients=sorted(set(manifest.df.patient_id)),
+        ),
+    )
+    (out / 'state.pt').unlink(missing_ok=True)
 
 # %% ../../nbs/training/trainer.ipynb #c0642
 def pick(sick, config, g):
     "Rows of one batch: the given share healthy, the rest sick"
-    n = round(config.batch_size*config.healthy_share) if (~sick).any() else 0
+    n = round(config.batch_size * config.healthy_share) if (~sick).any() else 0
     draw = lambda rows, k: rows[torch.randint(0, len(rows), (k,), generator=g)]
-    return torch.cat([draw(sick.nonzero()[:, 0], config.batch_size-n)] + ([draw((~sick).nonzero()[:, 0], n)] if n else []))
+    return torch.cat(
+        [draw(sick.nonzero()[:, 0], config.batch_size - n)] + ([draw((~sick).nonzero()[:, 0], n)] if n else [])
+    )
 
 # %% ../../nbs/training/trainer.ipynb #c0643
-def weights(net:Objective, name:str)->dict:
+def weights(net: Objective, name: str) -> dict:
     "State of one trained part; of a U-Net with LoRA, the LoRA"
     part = getattr(net, name)
-    return get_peft_model_state_dict(part) if name=='unet' and not net.config.full else part.state_dict()
+    return get_peft_model_state_dict(part) if name == 'unet' and not net.config.full else part.state_dict()
 
 # %% ../../nbs/training/trainer.ipynb #c0644
-def state_hash(state:dict)->str:
+def state_hash(state: dict) -> str:
     "Fingerprint of weights, 16 hex digits"
     h = hashlib.sha256()
-    for k,v in sorted(state.items()): h.update(k.encode()); h.update(v.detach().cpu().float().numpy().tobytes())
+    for k, v in sorted(state.items()):
+        h.update(k.encode())
+        h.update(v.detach().cpu().float().numpy().tobytes())
     return h.hexdigest()[:16]
 
 # %% ../../nbs/training/trainer.ipynb #c0645
 def checkpoint(path, config, net, opt, step, losses, trained_on):
     "Everything that the rest of a run depends on"
-    save_state(path, dict(config=repr(config), trained_on=trained_on, step=step, losses=losses, optimizer=opt.state_dict(), weights={n: weights(net, n) for n in net.trained()}))
+    save_state(
+        path,
+        dict(
+            config=repr(config),
+            trained_on=trained_on,
+            step=step,
+            losses=losses,
+            optimizer=opt.state_dict(),
+            weights={n: weights(net, n) for n in net.trained()},
+        ),
+    )
 
 # %% ../../nbs/training/trainer.ipynb #c0646
 def resume(path, config, net, opt, trained_on):
     "Step and losses of a run that was broken off, restored into `net` and `opt`"
-    if not Path(path).exists(): return 0, []
+    if not Path(path).exists():
+        return 0, []
     s = load_state(path)
-    if s['config']!=repr(config): raise ValueError(f"{path} belongs to a run with other settings. Use another folder, or remove the file to start anew.")
-    if s['trained_on']!=trained_on: raise ValueError(f"{path} belongs to a run on other {'images' if s['trained_on']['data']!=trained_on['data'] else 'weights'}. Use another folder, or remove the file to start anew.")
-    for name,w in s['weights'].items():
-        if name=='unet' and not config.full: set_peft_model_state_dict(net.unet, w)
-        else: getattr(net, name).load_state_dict(w)
+    if s['config'] != repr(config):
+        raise ValueError(
+            f"{path} belongs to a run with other settings. Use another folder, or remove the file to start anew."
+        )
+    if s['trained_on'] != trained_on:
+        raise ValueError(
+            f"{path} belongs to a run on other {'images' if s['trained_on']['data'] != trained_on['data'] else 'weights'}. Use another folder, or remove the file to start anew."
+        )
+    for name, w in s['weights'].items():
+        if name == 'unet' and not config.full:
+            set_peft_model_state_dict(net.unet, w)
+        else:
+            getattr(net, name).load_state_dict(w)
     opt.load_state_dict(s['optimizer'])
     get_logger().info('resumed %s at step %d', path, s['step'])
     return s['step'], s['losses']

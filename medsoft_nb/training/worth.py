@@ -27,46 +27,101 @@ from .parts import embed, latent_pool
 # %% ../../nbs/training/worth.ipynb #c0711
 @torch.no_grad()
 def measure_base(
-    base:dict,       # From `load_base`
-    clip:CLIPModel|None=None, # The encoder; left out if `None`
-    n:int=60,        # Phantoms of each kind
-    seed:int=99,     # Of the held-out pool
-)->dict:             # psnr_db by look, loss of the U-Net with right and with empty prompt, accuracy of naming disease and look
+    base: dict,  # From `load_base`
+    clip: CLIPModel | None = None,  # The encoder; left out if `None`
+    n: int = 60,  # Phantoms of each kind
+    seed: int = 99,  # Of the held-out pool
+) -> dict:  # psnr_db by look, loss of the U-Net with right and with empty prompt, accuracy of naming disease and look
     "Reconstruction, denoising and naming on held-out phantoms"
     out, vae = {}, base['vae']
     for look in LOOKS:
-        x = torch.from_numpy(np.stack([phantom(10**9+i, look).image for i in range(n)]))[:, None]*2-1
+        x = torch.from_numpy(np.stack([phantom(10**9 + i, look).image for i in range(n)]))[:, None] * 2 - 1
         y = torch.cat([vae.decode(vae.encode(b).latent_dist.mean).sample for b in x.split(8)]).clamp(-1, 1)
-        out[f'psnr_db_{look}'] = float(-10*torch.log10(((y-x)/2).pow(2).mean((1, 2, 3))).mean())
+        out[f'psnr_db_{look}'] = float(-10 * torch.log10(((y - x) / 2).pow(2).mean((1, 2, 3))).mean())
     pool = latent_pool(vae, n, 64, seed)
-    for name,texts in (('prompt', [caption(*p[0][:2], rng('measure', i), p[0][2]) for i,p in enumerate(pool['labels'])]), ('empty', ['']*n)):
-        out[f'loss_{name}'] = float(np.mean([diffusion_loss(base['unet'], base['scheduler'], pool['z'].float(), pool['masked'][:, 0].float(), pool['mask'][:, 0].float(), encode_prompts(base, texts), torch_generator('measure', k)) for k in range(4)]))
-    if clip is None: return out
-    kinds = sorted({(l, k) for k in LOOKS for l in (HEALTHY, *ENCODER_SEES[k])}); ps = [draw(i, seed, ENCODER_SEES, .15) for i in range(4*n)]
-    cut = lambda i, p: (lambda k, y, x: p.image[y:y+64, x:x+64])(*crop_window(p, rng('measure', i)))
-    v = embed(clip, base['tokenizer'], windows=torch.from_numpy(np.stack([cut(i, p) for i,p in enumerate(ps)]))[:, None])
-    t = embed(clip, base['tokenizer'], texts=[compose(l, MODALITY[k]) for l,k in kinds]); got = [kinds[i] for i in (v@t.T).argmax(1).tolist()]
-    return out | dict(names_disease=float(np.mean([g[0]==p.label for g,p in zip(got, ps)])), names_look=float(np.mean([g[1]==p.look for g,p in zip(got, ps)])))
+    for name, texts in (
+        ('prompt', [caption(*p[0][:2], rng('measure', i), p[0][2]) for i, p in enumerate(pool['labels'])]),
+        ('empty', [''] * n),
+    ):
+        out[f'loss_{name}'] = float(
+            np.mean(
+                [
+                    diffusion_loss(
+                        base['unet'],
+                        base['scheduler'],
+                        pool['z'].float(),
+                        pool['masked'][:, 0].float(),
+                        pool['mask'][:, 0].float(),
+                        encode_prompts(base, texts),
+                        torch_generator('measure', k),
+                    )
+                    for k in range(4)
+                ]
+            )
+        )
+    if clip is None:
+        return out
+    kinds = sorted({(l, k) for k in LOOKS for l in (HEALTHY, *ENCODER_SEES[k])})
+    ps = [draw(i, seed, ENCODER_SEES, 0.15) for i in range(4 * n)]
+    cut = lambda i, p: (lambda k, y, x: p.image[y : y + 64, x : x + 64])(*crop_window(p, rng('measure', i)))
+    v = embed(
+        clip, base['tokenizer'], windows=torch.from_numpy(np.stack([cut(i, p) for i, p in enumerate(ps)]))[:, None]
+    )
+    t = embed(clip, base['tokenizer'], texts=[compose(l, MODALITY[k]) for l, k in kinds])
+    got = [kinds[i] for i in (v @ t.T).argmax(1).tolist()]
+    return out | dict(
+        names_disease=float(np.mean([g[0] == p.label for g, p in zip(got, ps)])),
+        names_look=float(np.mean([g[1] == p.look for g, p in zip(got, ps)])),
+    )
 
 # %% ../../nbs/training/worth.ipynb #c0713
 @torch.no_grad()
 def measure_msc(
-    controller:Controller,
-    held_out:Manifest,     # Sick images with masks
-    pool:Manifest,         # Training images that the mean token is taken of
-    region:int=64,         # Side of the windows
-    seed:int=0,
-)->pd.DataFrame:           # One row an image: label, wrong_label, and cosines with the true tokens; `centred_` ones with the mean subtracted first
+    controller: Controller,
+    held_out: Manifest,  # Sick images with masks
+    pool: Manifest,  # Training images that the mean token is taken of
+    region: int = 64,  # Side of the windows
+    seed: int = 0,
+) -> pd.DataFrame:  # One row an image: label, wrong_label, and cosines with the true tokens; `centred_` ones with the mean subtracted first
     "Cosine of the predicted to the true tokens inside the mask, against predictions that need no MSC"
-    config = Training(variants=1, masks=1, healthy_share=0., region=region, seed=seed, ramp=(4., 6.))
-    def look(m): w = training_windows(m, config, region); return encoder_cache(controller, w[0], w[1])
-    d, p = look(held_out), look(pool); m = p['region'][:, 0, :, None].float(); centre = (p['true']*m).sum((0, 1))/m.sum()
-    labels, r = held_out.df.label.tolist(), rng('wrong', seed); kinds = sorted(set(labels))
-    wrong = [str(r.choice([k for k in kinds if k!=l] or [l])) for l in labels]; says = lambda names: [compose(l, m) for l,m in zip(names, held_out.df.modality)]
-    see = lambda texts: torch.cat([controller.msc(*(d[k][b, 0].float() for k in ('context', 'pooled')), controller.encoder.texts([texts[i] for i in b]), d['region'][b, 0])[0] for b in torch.arange(len(labels)).split(64)])
+    config = Training(variants=1, masks=1, healthy_share=0.0, region=region, seed=seed, ramp=(4.0, 6.0))
+
+    def look(m):
+        w = training_windows(m, config, region)
+        return encoder_cache(controller, w[0], w[1])
+
+    d, p = look(held_out), look(pool)
+    m = p['region'][:, 0, :, None].float()
+    centre = (p['true'] * m).sum((0, 1)) / m.sum()
+    labels, r = held_out.df.label.tolist(), rng('wrong', seed)
+    kinds = sorted(set(labels))
+    wrong = [str(r.choice([k for k in kinds if k != l] or [l])) for l in labels]
+    says = lambda names: [compose(l, m) for l, m in zip(names, held_out.df.modality)]
+    see = lambda texts: torch.cat(
+        [
+            controller.msc(
+                *(d[k][b, 0].float() for k in ('context', 'pooled')),
+                controller.encoder.texts([texts[i] for i in b]),
+                d['region'][b, 0],
+            )[0]
+            for b in torch.arange(len(labels)).split(64)
+        ]
+    )
     right, false = see(says(labels)), see(says(wrong))
     true, context, inside = d['true'].float(), d['context'][:, 0].float(), d['region'][:, 0].float()
-    mean = lambda v: ((v*inside).sum(1)/inside.sum(1)).numpy()
-    cosine = lambda x, c=0.: mean(F.cosine_similarity(x-c, true-c, dim=-1))
-    return pd.DataFrame(dict(look=held_out.df.get('look', held_out.df.modality), label=labels, wrong_label=wrong, mean=cosine(centre.expand_as(true)), context=cosine(context), right=cosine(right), wrong=cosine(false),
-        centred_context=cosine(context, centre), centred_right=cosine(right, centre), centred_wrong=cosine(false, centre)))
+    mean = lambda v: ((v * inside).sum(1) / inside.sum(1)).numpy()
+    cosine = lambda x, c=0.0: mean(F.cosine_similarity(x - c, true - c, dim=-1))
+    return pd.DataFrame(
+        dict(
+            look=held_out.df.get('look', held_out.df.modality),
+            label=labels,
+            wrong_label=wrong,
+            mean=cosine(centre.expand_as(true)),
+            context=cosine(context),
+            right=cosine(right),
+            wrong=cosine(false),
+            centred_context=cosine(context, centre),
+            centred_right=cosine(right, centre),
+            centred_wrong=cosine(false, centre),
+        )
+    )
