@@ -384,11 +384,16 @@ def test_lists_of_settings_are_a_grid_of_experiments(experiment):
     nb = nbformat.read(experiment / 'old.ipynb', 4)
     nb.cells[0].source += '\nn_sick = 3'
     nbformat.write(nb, experiment / 'prepare.ipynb')
-    (experiment / 'profile.yml').write_text('seeds: [0]\nprepare: {benchmark: [a, b], n_sick: [5, 10]}')
+    (experiment / 'profile.yml').write_text('seeds: [0]\nprepare: {benchmark: [a, b], n_diseased: [5, 10]}')
     root, found = layout(experiment / 'profile.yml', experiment / 'run', notebooks=experiment, steps=steps)
-    assert [str(e.out.relative_to(root)) for e in found] == ['a/n_sick-5', 'a/n_sick-10', 'b/n_sick-5', 'b/n_sick-10']
-    assert found[1].jobs[0].parameters['n_sick'] == 10 and found[3].settings['title'] == 'profile: b/n_sick-10'
+    assert [str(e.out.relative_to(root)) for e in found] == [
+        'a/n_diseased-5',
+        'a/n_diseased-10',
+        'b/n_diseased-5',
+        'b/n_diseased-10',
+    ]
+    assert found[1].jobs[0].parameters['n_diseased'] == 10 and found[3].settings['title'] == 'profile: b/n_diseased-10'
     assert len({e.mark(job) for e in found for job in e.jobs}) == sum(len(e.jobs) for e in found)
-    (experiment / 'profile.yml').write_text('seeds: [0]\nprepare: {n_sick: []}')
+    (experiment / 'profile.yml').write_text('seeds: [0]\nprepare: {n_diseased: []}')
     with pytest.raises(ValueError, match='names nothing to run'):
         layout(experiment / 'profile.yml', notebooks=experiment, steps=steps)

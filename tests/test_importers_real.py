@@ -44,7 +44,7 @@ def test_anatomical_order(imported):
     for i in range(len(imported)):
         before, after = (
             read_mask(Path(REAL) / "mri_vb" / "masks" / Path(imported.df.image[i]).name),
-            imported.anatomy(i),
+            imported.structures(i),
         )
         assert ((before > 0) == (after > 0)).all()
         rows = [np.nonzero(after == k)[0].mean() for k in range(1, after.max() + 1)]

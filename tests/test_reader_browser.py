@@ -12,9 +12,9 @@ CODE = '''from pathlib import Path
 from medsoft_nb.data.manifest import Manifest
 from medsoft_nb.phantom.benchmarks import make_benchmark
 from medsoft_nb.apps.reader import ReaderStudy
-if not Path('m/manifest.csv').exists(): make_benchmark('phantom-tumour', 'm', n_healthy=2, n_sick=12, seed=3)
-m = Manifest.load('m/manifest.csv'); sick = m.where(label=m.diseases)
-ReaderStudy(sick.rows(range(6)), sick.rows(range(6, 12)), 'study', n=6, repeated=0).show()'''
+if not Path('m/manifest.csv').exists(): make_benchmark('phantom-tumour', 'm', n_healthy=2, n_diseased=12, seed=3)
+m = Manifest.load('m/manifest.csv'); diseased = m.where(label=m.diseases)
+ReaderStudy(diseased.rows(range(6)), diseased.rows(range(6, 12)), 'study', n=6, repeated=0).show()'''
 
 
 def test_answers_by_keyboard_and_resume(tmp_path):

@@ -10,7 +10,7 @@ profile = '''
 title: Smallest
 seeds: [3]
 arms: [base, lora-hard, lora-smis, lora-hard+msc, lora-smis+msc]
-prepare: {benchmark_healthy: 24, benchmark_sick: 36, n_sick: 6}
+prepare: {benchmark_healthy: 24, benchmark_diseased: 36, n_diseased: 6}
 finetune: {base: BASE, steps: 3, controller: '', msc_steps: 1}
 generate: {base: BASE}
 '''
@@ -164,18 +164,18 @@ def test_the_notebooks_run_one_by_one(tmp_path):
 
 
 def test_a_notebook_alone_runs_what_it_lacks(tmp_path):
-    "And each number of sick images in a run folder of its own"
+    "And each number of diseased images in a run folder of its own"
     papermill.execute_notebook(
         str(Path(__file__).parent.parent / 'nbs/experiments/scarcity.ipynb'),
         str(tmp_path / 'scarcity.ipynb'),
-        dict(n_sick=[6]),
+        dict(n_diseased=[6]),
         cwd=str(tmp_path),
         progress_bar=False,
         kernel_name='python3',
     )
     table = pd.read_csv(tmp_path / 'runs/scarcity/tables/scarcity.csv')
-    assert set(table.arm) == {'real-only', 'classical', 'copy-paste', 'lora-smis'} and set(table.n_sick) == {6}
-    assert (tmp_path / 'runs/scarcity/n_sick-6/notebooks/seed-0-classify.ipynb').exists()
+    assert set(table.arm) == {'real-only', 'classical', 'copy-paste', 'lora-smis'} and set(table.n_diseased) == {6}
+    assert (tmp_path / 'runs/scarcity/n_diseased-6/notebooks/seed-0-classify.ipynb').exists()
 
 
 def test_changed_images_are_noticed(tmp_path):
@@ -184,7 +184,7 @@ def test_changed_images_are_noticed(tmp_path):
     from medsoft_nb.running.layout import plan
     from medsoft_nb.phantom.benchmarks import make_benchmark
 
-    m = make_benchmark('phantom-fracture', tmp_path / 'data', n_healthy=2, n_sick=2)
+    m = make_benchmark('phantom-fracture', tmp_path / 'data', n_healthy=2, n_diseased=2)
 
     def first():
         return plan(load_profile('quick'), tmp_path / 'data/manifest.csv')[0].fingerprint

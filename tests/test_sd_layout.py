@@ -78,7 +78,7 @@ def test_from_folder_to_synthetic_images(folder, tmp_path):
     assert json.loads((folder / 'unet' / 'config.json').read_text())['down_block_types'] == [
         'CrossAttnDownBlock2D'
     ] * 3 + ['DownBlock2D']
-    m = make_benchmark('phantom-fracture', tmp_path / 'data', n_healthy=2, n_sick=2, seed=0)
+    m = make_benchmark('phantom-fracture', tmp_path / 'data', n_healthy=2, n_diseased=2, seed=0)
     config = Training(
         steps=2,
         batch_size=2,
@@ -92,9 +92,9 @@ def test_from_folder_to_synthetic_images(folder, tmp_path):
     pipe = MedSoftPipeline.from_pretrained(folder)
     pipe.set_progress_bar_config(disable=True)
     assert pipe.scheduler.config.prediction_type == 'epsilon' and pipe.vae.config.in_channels == 3
-    well, sick = m.where(label=HEALTHY), m.where(label='fracture')
+    well, diseased = m.where(label=HEALTHY), m.where(label='fracture')
     made = generate(
-        pipe, well, sick, tmp_path / 'out', ['fracture'], GenerateConfig(n_per_label=2, steps=2, roi=64), lora
+        pipe, well, diseased, tmp_path / 'out', ['fracture'], GenerateConfig(n_per_label=2, steps=2, roi=64), lora
     )
     assert len(made) == 2 and made.df.base.str.len().eq(16).all() and made.df.lora.str.len().eq(16).all()
     x = torch.randn(1, 9, 8, 8), torch.tensor([5]), torch.randn(1, 77, 32)
@@ -102,7 +102,7 @@ def test_from_folder_to_synthetic_images(folder, tmp_path):
 
 
 def test_plain_diffusers_takes_the_lora(folder, tmp_path):
-    m = make_benchmark('phantom-fracture', tmp_path / 'data', n_healthy=2, n_sick=2, seed=0)
+    m = make_benchmark('phantom-fracture', tmp_path / 'data', n_healthy=2, n_diseased=2, seed=0)
     base = load_base(folder)
     train(
         base, m, tmp_path / 'lora', Training(steps=1, batch_size=2, variants=1, rank=2, region=64, learning_rate=0.05)

@@ -193,14 +193,14 @@ def test_every_tool_on_an_own_image(tmp_path):
         time.sleep(0.5)
         find('button.place').click()
         at = phantom(5, 'ct')
-        y, x = (int(v.mean()) for v in np.nonzero(at.anatomy == 2))
+        y, x = (int(v.mean()) for v in np.nonzero(at.structures == 2))
         w, h = canvas.size['width'], canvas.size['height']
         ActionChains(driver).move_to_element_with_offset(
             canvas, int((x / 128 - 0.5) * w), int((y / 128 - 0.5) * h)
         ).click().perform()
         wait_for(lambda: 'Draw' not in find('.say').text)
         placed = keep(5)
-        assert placed.any() and (at.anatomy[placed] == 2).all()  # in the vertebra that was clicked
+        assert placed.any() and (at.structures[placed] == 2).all()  # in the vertebra that was clicked
         find('input[name=steps]').send_keys(Keys.END)
         wait_for(lambda: find('input[name=steps]+output').text == '50')
         find('button.many').click()

@@ -64,7 +64,7 @@ def data_import(
     made = import_folder(
         images,
         out,
-        masks={k: v for k, v in dict(anatomy=masks, lesion=lesion_masks).items() if v},
+        masks={k: v for k, v in dict(structures=masks, lesion=lesion_masks).items() if v},
         table=table,
         columns=_pairs(column, '--column') or None,
         label_map=_pairs(label_map, '--label-map') or None,
@@ -79,21 +79,21 @@ def data_import(
 @data.command(
     help=_help(
         'Make a benchmark of procedural spine phantoms.',
-        'medsoft data phantom phantom-tumour --healthy 60 --sick 60 --out data/tumour',
+        'medsoft data phantom phantom-tumour --healthy 60 --diseased 60 --out data/tumour',
     )
 )
 def phantom(
     name: Annotated[str, typer.Argument(help='phantom-tumour or phantom-fracture')],
     out: OutOption,
     healthy: Annotated[int, typer.Option(min=0, help='Healthy images')] = 520,
-    sick: Annotated[int, typer.Option(min=0, help='Sick images, shared among the diseases')] = 720,
+    diseased: Annotated[int, typer.Option(min=0, help='Diseased images, shared among the diseases')] = 720,
     seed: SeedOption = 0,
 ):
     from medsoft_nb.phantom.benchmarks import make_benchmark
 
     if (out / 'manifest.csv').exists():
         raise FileExistsError(f'{out} holds a manifest already. Choose another folder, or remove it first.')
-    _counts(make_benchmark(name, out, n_healthy=healthy, n_sick=sick, seed=seed))
+    _counts(make_benchmark(name, out, n_healthy=healthy, n_diseased=diseased, seed=seed))
 
 # %% ../../nbs/apps/data_commands.ipynb #c1261
 @data.command(
@@ -106,7 +106,9 @@ def implant(
     manifest: ManifestArg,
     out: OutOption,
     labels: Annotated[str, typer.Option(help='Lesions, with commas')],
-    fraction_sick: Annotated[float, typer.Option(min=0, max=1, help='Share of the patients that become sick')] = 0.5,
+    fraction_diseased: Annotated[
+        float, typer.Option(min=0, max=1, help='Share of the patients that become diseased')
+    ] = 0.5,
     seed: SeedOption = 0,
 ):
     from medsoft_nb.data.manifest import HEALTHY, Manifest
@@ -116,7 +118,7 @@ def implant(
     healthy = found.where(label=HEALTHY)
     if len(healthy) < len(found):
         err_console.print(f'{len(found) - len(healthy)} images that are not healthy are left out.')
-    _counts(implant(healthy, out, labels=_words(labels), fraction_sick=fraction_sick, seed=seed))
+    _counts(implant(healthy, out, labels=_words(labels), fraction_diseased=fraction_diseased, seed=seed))
 
 # %% ../../nbs/apps/data_commands.ipynb #c1262
 def _counts(manifest):

@@ -110,7 +110,7 @@ def train(
 # %% ../../nbs/apps/model_commands.ipynb #c1271
 @app.command(
     help=_help(
-        'Paint lesions into the healthy training images of a manifest. Sick training images lend the shapes of their lesions, or the knowledge base draws them.',
+        'Paint lesions into the healthy training images of a manifest. Diseased training images lend the shapes of their lesions, or the knowledge base draws them.',
         'medsoft generate data/tumour/manifest.csv --lora trained/lora/pytorch_lora_weights.safetensors --labels lytic,sclerotic -n 100 --out synthetic/tumour',
     )
 )

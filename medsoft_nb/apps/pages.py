@@ -105,7 +105,10 @@ def drop_stderr(
     changed = []
     for path in notebooks(folder):
         nb = read_nb(path)
-        twice = lambda o: {'image/jpeg', 'image/png'} <= set(o.get('data', {}))
+
+        def twice(o):
+            return {'image/jpeg', 'image/png'} <= set(o.get('data', {}))
+
         noisy = [c for c in nb.cells if any(o.get('name') == 'stderr' or twice(o) for o in c.get('outputs', []))]
         for cell in noisy:
             cell.outputs = [o for o in cell.outputs if o.get('name') != 'stderr']
@@ -194,7 +197,10 @@ def with_outputs(
     executed: dict | None,  # The same, executed; `None` where there is none
 ) -> dict:
     "An experiment with the outputs and injected values of an executed one, and a sentence that says where they come from"
-    tagged = lambda c, tag: tag in c['metadata'].get('tags', [])
+
+    def tagged(c, tag):
+        return tag in c['metadata'].get('tags', [])
+
     there = executed['cells'] if executed else []
     injected, outputs = (
         [c for c in there if tagged(c, 'injected-parameters')],

@@ -45,7 +45,7 @@ class ReaderStudy:
     def __init__(
         self,
         real: Manifest,
-        synthetic: Manifest,  # Sick images of both kinds
+        synthetic: Manifest,  # Diseased images of both kinds
         folder: str | Path,  # Where answers go
         reader: str = 'reader-1',  # Who reads
         n: int = 40,  # Images, half of them real
@@ -90,7 +90,7 @@ class ReaderStudy:
         "`n` rows of a manifest, the diseases in turn"
         if len(m) < n:
             raise ManifestError(
-                f'{n} {kind} images are wanted, but there are {len(m)} sick ones. Give more, or take a smaller `n`.'
+                f'{n} {kind} images are wanted, but there are {len(m)} diseased ones. Give more, or take a smaller `n`.'
             )
         p = rng('chosen', self.seed, kind).permutation(len(m))
         turn = m.df.label.iloc[p].groupby(m.df.label.iloc[p].to_numpy()).cumcount().to_numpy()

@@ -36,7 +36,9 @@ def evaluate(
     out: OutOption,
     train: Annotated[
         Optional[Path],
-        typer.Option(help='Manifest of the sick images that the generator was trained on: memorisation is looked for'),
+        typer.Option(
+            help='Manifest of the diseased images that the generator was trained on: memorisation is looked for'
+        ),
     ] = None,
     extractor: Annotated[
         str,
@@ -90,7 +92,7 @@ def export(
         Optional[Path],
         typer.Option(
             '--held-out',
-            help='Manifest of real sick images of other patients; its test split is used where it has one',
+            help='Manifest of real diseased images of other patients; its test split is used where it has one',
         ),
     ] = None,
     drop: Annotated[bool, typer.Option('--drop', help='Leave copies out instead of refusing')] = False,
@@ -100,13 +102,16 @@ def export(
 
     if train and not held_out and not {'train', 'test'} <= set(Manifest.load(train).df.split):
         raise ValueError(
-            f'{train} has no train and test split; split it first (`medsoft data split`), or give real sick images of other patients with --held-out.'
+            f'{train} has no train and test split; split it first (`medsoft data split`), or give real diseased images of other patients with --held-out.'
         )
-    part = lambda path, split: (
-        None
-        if path is None
-        else (lambda m: m.where(split=split) if (m.df.split == split).any() else m)(Manifest.load(path))
-    )
+
+    def part(path, split):
+        return (
+            None
+            if path is None
+            else (lambda m: m.where(split=split) if (m.df.split == split).any() else m)(Manifest.load(path))
+        )
+
     given = write(
         Manifest.load(manifest), out, part(train, 'train'), part(held_out or train, 'test') if train else None, drop
     )

@@ -71,7 +71,10 @@ def sidebar(
     nbs: Path,  # Folder of notebooks
 ) -> list:  # As Quarto wants it
     "Sections of the site, with every page that is there; those that are named in `PARTS` come first"
-    at = lambda p: {'text': _title(p), 'href': str(p.relative_to(nbs))}
+
+    def at(p):
+        return {'text': _title(p), 'href': str(p.relative_to(nbs))}
+
     parts = [at(nbs / 'index.ipynb') | {'text': 'medsoft_nb'}]
     for name, folder, order in PARTS:
         pages = sorted(
@@ -195,7 +198,10 @@ def stage(
     parts = sidebar_of(root, to)
     config['website']['sidebar'] = {'style': 'floating', 'contents': parts}
     (to / '_quarto.yml').write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True), encoding='utf-8')
-    read = lambda p: json.loads(p.read_text(encoding='utf-8')) if p.exists() else None
+
+    def read(p):
+        return json.loads(p.read_text(encoding='utf-8')) if p.exists() else None
+
     for p in (to / 'experiments').glob('*.ipynb'):
         p.write_text(json.dumps(with_outputs(read(p), read(root / 'nbs/_executed' / p.name))), encoding='utf-8')
     for p in sorted(to.rglob('*.ipynb')):

@@ -24,7 +24,7 @@ from ..knowledge.prompts import compose
 from ..data.manifest import HEALTHY, Manifest
 from ..lesions.soft import drawn_mask, soften
 from ..lesions.shapes import sample_mask
-from ..phantom.anatomy import MODALITY
+from ..phantom.structures import MODALITY
 from ..phantom.spine import phantom
 from ..models.base import weight_hashes
 from ..painting.window import to_unit
@@ -39,7 +39,7 @@ class Source:
 
     row: dict  # As in a manifest
     image: Callable  # Gives the image
-    anatomy: Callable = field(default=lambda: None)  # Gives its mask of vertebrae, or `None`
+    structures: Callable = field(default=lambda: None)  # Gives its mask of vertebrae, or `None`
 
 # %% ../../nbs/apps/studio.ipynb #c1305
 def as_sources(
@@ -67,16 +67,16 @@ def _manifest_sources(m: Manifest) -> list[Source]:
     m = m.where(label=HEALTHY) if HEALTHY in m.labels else m
     if not len(m):
         raise ValueError('the manifest has no rows to open.')
-    return [Source(m.df.iloc[i].to_dict(), lambda i=i: m.image(i), lambda i=i: m.anatomy(i)) for i in range(len(m))]
+    return [Source(m.df.iloc[i].to_dict(), lambda i=i: m.image(i), lambda i=i: m.structures(i)) for i in range(len(m))]
 
 # %% ../../nbs/apps/studio.ipynb #c1307
-def _phantom_source(seed: int, look: str) -> Source:
-    p = phantom(seed, look)
-    name = f'phantom-{look}-{seed}'
+def _phantom_source(seed: int, contrast: str) -> Source:
+    p = phantom(seed, contrast)
+    name = f'phantom-{contrast}-{seed}'
     return Source(
-        dict(image_id=name, patient_id=name, modality=MODALITY[look], spacing_mm=1.0),
+        dict(image_id=name, patient_id=name, modality=MODALITY[contrast], spacing_mm=1.0),
         lambda: p.image,
-        lambda: p.anatomy,
+        lambda: p.structures,
     )
 
 # %% ../../nbs/apps/studio.ipynb #c1308
@@ -256,11 +256,11 @@ class StudioSession:
         "Go to an image; mask and variants of the one before are left"
         if not 0 <= i < len(self.sources):
             raise ValueError(f'there is no image {i + 1}; there are {len(self.sources)}.')
-        image, anatomy = self.sources[i].image(), self.sources[i].anatomy()
-        self.index, self.image, self.anatomy, self.mask, self.history, self.variants = (
+        image, structures = self.sources[i].image(), self.sources[i].structures()
+        self.index, self.image, self.structures, self.mask, self.history, self.variants = (
             i,
             image,
-            anatomy,
+            structures,
             np.zeros(image.shape[:2], bool),
             [],
             [],
@@ -312,22 +312,22 @@ def place(
     h, w = self.mask.shape
     if not (0 <= x < w and 0 <= y < h):
         raise ValueError(f'the point ({x:g}, {y:g}) lies outside the image of {w} x {h} pixels.')
-    if self.anatomy is None:
+    if self.structures is None:
         raise ValueError(
             'this image has no mask of its vertebrae, so none can be clicked. Draw the lesion with the brush, or drag a box.'
         )
-    k = int(self.anatomy[int(y), int(x)])
+    k = int(self.structures[int(y), int(x)])
     if not k:
         raise ValueError('there is no vertebra here; click inside one.')
     spacing = float(self.source.row.get('spacing_mm') or 1.0)
     self.set_mask(
         sample_mask(
-            self.anatomy == k,
+            self.structures == k,
             self.settings.disease,
             seed,
             spacing if spacing > 0 else 1.0,
             self.modality,
-            self.anatomy,
+            self.structures,
         )
     )
 
@@ -441,8 +441,8 @@ def _write_files(self: StudioSession, variant, image_id):
     images = dict(
         image=variant.image, soft_mask=np.round(variant.soft * 65535).astype(np.uint16), lesion_mask=variant.mask
     )
-    if (anatomy := variant.source.anatomy()) is not None:
-        images['anatomy_mask'] = anatomy.astype(np.uint8 if anatomy.max() < 256 else np.uint16)
+    if (structures := variant.source.structures()) is not None:
+        images['structures'] = structures.astype(np.uint8 if structures.max() < 256 else np.uint16)
     files = {column: f"{column}/{image_id}{'.tif' if x.dtype.kind == 'f' else '.png'}" for column, x in images.items()}
     for column, x in images.items():
         write_image(self.out / files[column], x)

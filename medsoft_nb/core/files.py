@@ -6,7 +6,7 @@ Docs: https://example.github.io/medsoft_nb/core/files.html.md"""
 
 # %% auto #0
 __all__ = ['PACKAGE', 'data_path', 'notebooks_path', 'atomic_path', 'write_text', 'write_json', 'read_json', 'sha256',
-           'save_state', 'load_state', 'alone', 'require_space']
+           'save_state', 'load_state', 'folder_lock', 'require_space']
 
 # %% ../../nbs/core/files.ipynb #c0018
 import hashlib, json, os, random, shutil
@@ -61,7 +61,10 @@ def write_text(path: str | Path, text: str) -> Path:
 # %% ../../nbs/core/files.ipynb #c0009
 def write_json(path: str | Path, obj) -> Path:
     "Write JSON atomically; NumPy scalars and paths are converted"
-    plain = lambda o: o.item() if isinstance(o, np.generic) else o.tolist() if isinstance(o, np.ndarray) else str(o)
+
+    def plain(o):
+        return o.item() if isinstance(o, np.generic) else o.tolist() if isinstance(o, np.ndarray) else str(o)
+
     return write_text(path, json.dumps(obj, indent=1, default=plain, ensure_ascii=False) + '\n')
 
 # %% ../../nbs/core/files.ipynb #c0010
@@ -95,7 +98,7 @@ def load_state(path: str | Path):
 
 # %% ../../nbs/core/files.ipynb #c0014
 @contextmanager
-def alone(
+def folder_lock(
     folder: str | Path,  # Made if it does not exist
 ):
     "`ValueError` where another process is at work in `folder`"

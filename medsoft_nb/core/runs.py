@@ -18,7 +18,10 @@ from .files import PACKAGE, sha256, write_json
 # %% ../../nbs/core/runs.ipynb #c0082
 def git_state() -> dict:
     "Commit and dirty flag of the checkout that the package runs from, empty if it is none"
-    git = lambda *a: subprocess.run(['git', '-C', str(PACKAGE), *a], capture_output=True, text=True)
+
+    def git(*a):
+        return subprocess.run(['git', '-C', str(PACKAGE), *a], capture_output=True, text=True)
+
     try:
         head = git('rev-parse', 'HEAD')
     except OSError:

@@ -51,13 +51,13 @@ def anatomical_order(
     where = where.reshape(-1)
     rows = np.repeat(np.arange(mask.shape[0]), mask.shape[1])
     height = np.bincount(where, rows) / np.bincount(where) if plane != 'axial' else ids
-    bones = np.flatnonzero(ids != 0)
-    if len(bones) > 200:
+    structures = np.flatnonzero(ids != 0)
+    if len(structures) > 200:
         raise ValueError(
-            f'`mask` has {len(bones)} different numbers, up to {ids.max():g}: an image and not the numbers of vertebrae?'
+            f'`mask` has {len(structures)} different numbers, up to {ids.max():g}: an image and not the numbers of vertebrae?'
         )
     new = np.zeros(len(ids), np.uint8)
-    new[bones[np.argsort(height[bones], kind='stable')]] = np.arange(1, len(bones) + 1)
+    new[structures[np.argsort(height[structures], kind='stable')]] = np.arange(1, len(structures) + 1)
     return new[where].reshape(mask.shape)
 
 # %% ../../nbs/data/folder.ipynb #c0218
@@ -183,7 +183,7 @@ def _check_row(row, files, folders):
         try:
             path = _pick(files[kind], _stem(image.relative_to(folders['image'])), f'{kind} mask', folders[kind])
             if path is None:
-                if kind == 'anatomy' or row['label'] != HEALTHY:
+                if kind == 'structures' or row['label'] != HEALTHY:
                     faults.append(f'no {kind} mask of {image.name} in {folders[kind]}.')
                 continue
             mask = read_mask(path)
@@ -244,8 +244,8 @@ def import_folder(
     masks: str
     | Path
     | dict
-    | None = None,  # Folder of masks with the images' names, or `dict(anatomy=folder, lesion=folder)`
-    masks_are: str = 'anatomy',  # What a single folder of masks shows: `anatomy` (numbers of vertebrae) or `lesion`
+    | None = None,  # Folder of masks with the images' names, or `dict(structures=folder, lesion=folder)`
+    masks_are: str = 'structures',  # What a single folder of masks shows: `structures` (numbers of vertebrae) or `lesion`
     table: str | Path | None = None,  # CSV with a row an image
     columns: dict | None = None,  # Field of the manifest -> column of the table, see `read_table`
     label_map: dict | None = None,  # Label in the table -> label of the manifest, see `map_labels`
@@ -258,15 +258,15 @@ def import_folder(
 ) -> Manifest:  # Loaded from `out/manifest.csv`
     "Make a manifest of images, masks and a table; `ManifestError` lists every fault before anything is written"
     images, out = Path(images), Path(out)
-    if masks_are not in ('anatomy', 'lesion'):
-        raise ValueError(f"`masks_are` is {masks_are!r}; known: anatomy, lesion.")
+    if masks_are not in ('structures', 'lesion'):
+        raise ValueError(f"`masks_are` is {masks_are!r}; known: structures, lesion.")
     if origin not in ORIGINS[1:]:
         raise ValueError(f"`origin` is {origin!r}; known: {', '.join(ORIGINS[1:])}.")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise FileExistsError(f'{out} exists and is not empty. Choose another folder, or remove it first.')
     masks = {masks_are: masks} if isinstance(masks, (str, Path)) else dict(masks or {})
-    if not set(masks) <= {'anatomy', 'lesion'}:
-        raise ValueError(f"`masks` has the keys {', '.join(masks)}; known: anatomy, lesion.")
+    if not set(masks) <= {'structures', 'lesion'}:
+        raise ValueError(f"`masks` has the keys {', '.join(masks)}; known: structures, lesion.")
     folders = {'image': images} | {k: Path(v) for k, v in masks.items()}
     files = {k: _find(f) for k, f in folders.items()}
     if not files['image']:
@@ -290,29 +290,27 @@ def import_folder(
 # %% ../../nbs/data/folder.ipynb #c0234
 def _write(rows, out, copy):
     "Write checked rows to a hidden folder, which becomes `out` when it is complete"
-    paths = [
-        p for r in rows for k in (('image',) if copy else ()) + ('anatomy_mask', 'lesion_mask') if (p := r.get(k))
-    ]
+    paths = [p for r in rows for k in (('image',) if copy else ()) + ('structures', 'lesion_mask') if (p := r.get(k))]
     require_space(out.parent, sum(p.stat().st_size for p in paths) + 2000 * len(rows))
     stage = out.parent / f'.{out.name}.{random.getrandbits(32):08x}.tmp'
     try:
-        for d in ('images', 'anatomy', 'lesion'):
+        for d in ('images', 'structures', 'lesion'):
             (stage / d).mkdir(parents=True)
         for r in progress(rows, desc='importing'):
-            for kind in ('anatomy', 'lesion'):
+            for kind in ('structures', 'lesion'):
                 if not (p := r.get(f'{kind}_mask')):
                     continue
                 r[f'{kind}_mask'] = f"{kind}/{r['image_id']}.png"
                 write_image(
                     stage / r[f'{kind}_mask'],
-                    anatomical_order(read_mask(p), r['plane']) if kind == 'anatomy' else read_mask(p) > 0,
+                    anatomical_order(read_mask(p), r['plane']) if kind == 'structures' else read_mask(p) > 0,
                 )
             source, r['image'] = r['image'], f"images/{r['image_id']}{r['image'].suffix.lower()}"
             if copy:
                 shutil.copyfile(source, stage / r['image'])
             else:
                 r['image'] = os.path.relpath(source.resolve(), stage.resolve())
-        for d in ('images', 'anatomy', 'lesion'):
+        for d in ('images', 'structures', 'lesion'):
             if not any((stage / d).iterdir()):
                 (stage / d).rmdir()
         add_hashes(Manifest(pd.DataFrame(rows), stage)).save(stage / 'manifest.csv')

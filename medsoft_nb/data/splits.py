@@ -49,26 +49,26 @@ def split(
 # %% ../../nbs/data/splits.ipynb #c0201
 def make_scarce(
     manifest: Manifest,  # With splits
-    n_sick: int,  # Sick training images to keep, shared evenly among the diseases, whole patients first
+    n_diseased: int,  # Diseased training images to keep, shared evenly among the diseases, whole patients first
     seed: int = 0,  # Same seed, same choice
 ) -> tuple:  # Manifest without the withheld rows, and the withheld rows
-    "Keep few sick training images; returns the scarce manifest and what was withheld"
+    "Keep few diseased training images; returns the scarce manifest and what was withheld"
     df = manifest.df
-    sick = df[(df.split == 'train') & (df.label != HEALTHY)]
-    if not 0 < n_sick <= len(sick):
+    diseased = df[(df.split == 'train') & (df.label != HEALTHY)]
+    if not 0 < n_diseased <= len(diseased):
         raise ValueError(
-            f'`n_sick` is {n_sick}, but train has {len(sick)} sick images. Set it between 1 and {len(sick)}, in a copy of the profile as `prepare: {{n_sick: ...}}`.'
+            f'`n_diseased` is {n_diseased}, but train has {len(diseased)} diseased images. Set it between 1 and {len(diseased)}, in a copy of the profile as `prepare: {{n_diseased: ...}}`.'
         )
     queues = []
-    for label, rows in sick.groupby('label'):
+    for label, rows in diseased.groupby('label'):
         people = rng('scarce', seed, label).permutation(sorted(set(rows.patient_id)))
         queues.append([i for p in people for i in rows.index[rows.patient_id == p]])
     keep = []
-    while len(keep) < n_sick:
+    while len(keep) < n_diseased:
         for q in queues:
-            if q and len(keep) < n_sick:
+            if q and len(keep) < n_diseased:
                 keep.append(q.pop(0))
-    out = set(sick.index) - set(keep)
+    out = set(diseased.index) - set(keep)
     return manifest.rows(~df.index.isin(out)), manifest.rows(df.index.isin(out))
 
 # %% ../../nbs/data/splits.ipynb #c0204

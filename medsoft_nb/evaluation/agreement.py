@@ -23,7 +23,7 @@ from .classify import augment, Classifier
 # %% ../../nbs/evaluation/agreement.ipynb #c1024
 def healthy_crops(
     healthy: Manifest,
-    donors: Manifest,  # Healthy images; sick ones whose lesions lend their places
+    donors: Manifest,  # Healthy images; diseased ones whose lesions lend their places
     n: int,
     size: int = 64,
     seed: int = 0,
@@ -52,14 +52,16 @@ class LesionNamer:
 
     def fit(
         self,
-        sick: Manifest,  # Real lesions with masks
+        diseased: Manifest,  # Real lesions with masks
         healthy: Manifest,  # Healthy images
     ) -> 'LesionNamer':
         "Train from the seed on; every class is drawn equally often"
-        self.classes_ = np.array([HEALTHY, *sick.diseases])
-        n = len(sick) // len(sick.diseases)
-        x = torch.from_numpy(np.stack(lesion_crops(sick) + healthy_crops(healthy, sick, n, seed=self.seed)))[:, None]
-        y = torch.tensor([list(self.classes_).index(l) for l in [*sick.df.label, *[HEALTHY] * n]])
+        self.classes_ = np.array([HEALTHY, *diseased.diseases])
+        n = len(diseased) // len(diseased.diseases)
+        x = torch.from_numpy(np.stack(lesion_crops(diseased) + healthy_crops(healthy, diseased, n, seed=self.seed)))[
+            :, None
+        ]
+        y = torch.tensor([list(self.classes_).index(l) for l in [*diseased.df.label, *[HEALTHY] * n]])
         torch.manual_seed(self.seed)
         g = torch_generator('namer', self.seed)
         self.net = SmallCNN(outputs=len(self.classes_)).train()

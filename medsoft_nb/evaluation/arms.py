@@ -29,25 +29,25 @@ CONTROLS = ('real-only', 'class-weights', 'oversampling', 'classical', 'duplicat
 
 # %% ../../nbs/evaluation/arms.ipynb #c1015
 def share_of(made: Manifest, n: int, name: str) -> Manifest:
-    "`n` synthetic sick images, the diseases in turn"
-    sick = np.flatnonzero(made.df.label != HEALTHY)
-    turn = made.df.iloc[sick].groupby('label').cumcount().to_numpy()
-    if not 1 <= n <= len(sick):
+    "`n` synthetic diseased images, the diseases in turn"
+    diseased = np.flatnonzero(made.df.label != HEALTHY)
+    turn = made.df.iloc[diseased].groupby('label').cumcount().to_numpy()
+    if not 1 <= n <= len(diseased):
         raise ValueError(
-            f'the arm {name!r} needs {n} synthetic sick images, but {len(sick)} were made. Make more, or take another ratio.'
+            f'the arm {name!r} needs {n} synthetic diseased images, but {len(diseased)} were made. Make more, or take another ratio.'
         )
-    return made.rows(sick[np.argsort(turn, kind='stable')[:n]])
+    return made.rows(diseased[np.argsort(turn, kind='stable')[:n]])
 
 # %% ../../nbs/evaluation/arms.ipynb #c1016
 def build_arms(
     real: Manifest,  # Training rows
-    withheld: Manifest | None,  # Sick training rows that scarcity withheld, for the oracle
+    withheld: Manifest | None,  # Diseased training rows that scarcity withheld, for the oracle
     generated: dict,  # Name -> manifest of synthetic images; 'healthy' holds synthetic healthy ones
     controls: tuple = ('real-only', 'classical', 'duplicate-real'),  # Of `CONTROLS`
-    ratios: tuple = (),  # Further arms with this many synthetic sick images for a real one
+    ratios: tuple = (),  # Further arms with this many synthetic diseased images for a real one
     swept: tuple | None = None,  # Generators that are swept over `ratios`; all if `None`
 ) -> dict:  # Name -> `Arm`
-    "The training sets that are compared, matched in the number of sick images"
+    "The training sets that are compared, matched in the number of diseased images"
     taken = [n for n in generated if n in (*CONTROLS, 'oracle', 'lora-smis+healthy')]
     if taken:
         raise ValueError(f'{taken[0]!r} is the name of a control; give the synthetic images another name.')
@@ -57,11 +57,11 @@ def build_arms(
         raise ValueError(
             'there are no training images: the manifest has no rows of split train. Run `medsoft data split` first.'
         )
-    sick = real.where(label=real.diseases)
-    if not len(sick) or len(sick) == len(real):
-        raise ValueError(f'training needs healthy and sick images, but the labels are {real.labels}.')
+    diseased = real.where(label=real.diseases)
+    if not len(diseased) or len(diseased) == len(real):
+        raise ValueError(f'training needs healthy and diseased images, but the labels are {real.labels}.')
     extra = max([int((m.df.label != HEALTHY).sum()) for n, m in generated.items()], default=0)
-    more = sick.rows(np.arange(extra) % len(sick))
+    more = diseased.rows(np.arange(extra) % len(diseased))
     twice = (
         real.concat(
             Manifest(more.df.assign(image_id=[f'{n}-again-{k}' for k, n in enumerate(more.df.image_id)]), more.root)
@@ -85,7 +85,7 @@ def build_arms(
     for name in generated if swept is None else swept:
         for q in ratios if name != 'healthy' else ():
             arms[f'{name} x{q:g}'] = Arm(
-                f'{name} x{q:g}', real.concat(share_of(generated[name], round(q * len(sick)), f'{name} x{q:g}'))
+                f'{name} x{q:g}', real.concat(share_of(generated[name], round(q * len(diseased)), f'{name} x{q:g}'))
             )
     if withheld is not None and len(withheld):
         arms['oracle'] = Arm('oracle', real.concat(withheld))

@@ -24,7 +24,10 @@ def augment(
 ) -> torch.Tensor:
     "Random flip, rotation, scale, shift, exposure and noise"
     n = len(x)
-    u = lambda lo, hi, *s: torch.rand(n, *s, generator=generator) * (hi - lo) + lo
+
+    def u(lo, hi, *s):
+        return torch.rand(n, *s, generator=generator) * (hi - lo) + lo
+
     a, s, flip = u(-0.14, 0.14), u(0.88, 1.12), (u(0, 1) < 0.5).float() * 2 - 1
     th = torch.stack(
         [
@@ -127,7 +130,7 @@ class Classifier:
             raise ValueError(f'{len(x)} images but {len(y)} labels.')
         if len(y.unique()) < 2:
             raise ValueError(
-                f'all {len(y)} training images have the same class; a classifier needs healthy and sick ones.'
+                f'all {len(y)} training images have the same class; a classifier needs healthy and diseased ones.'
             )
         torch.manual_seed(self.seed)
         g = torch_generator('classifier', self.seed)

@@ -158,7 +158,10 @@ def fid_infinity(
 ) -> dict:  # value; sd, lo, hi (95 %); slope; curve
     "FID extrapolated to infinitely many images, by a line through FID against 1/N"
     curve = fid_curve(x, y, points, smallest, seed)
-    line = lambda c: np.polyfit(1 / c.n, c.fid, 1)
+
+    def line(c):
+        return np.polyfit(1 / c.n, c.fid, 1)
+
     slope, value = line(curve)
     sd = np.nan
     if blocks:
@@ -198,7 +201,10 @@ def precision_recall(
         )
     mid = x.mean(0, dtype=np.float64)
     x, y = x - mid, y - mid
-    reach = lambda z: np.partition(_square_distances(z), k, 1)[:, k]
+
+    def reach(z):
+        return np.partition(_square_distances(z), k, 1)[:, k]
+
     d, rx, ry = _square_distances(x, y), reach(x), reach(y)
     inside = d < rx[:, None]
     return dict(

@@ -49,7 +49,10 @@ def seam_ratio(
     if x.shape != s.shape or x.shape != np.shape(mask):
         raise ValueError(f'image {x.shape}, source {s.shape} and mask {np.shape(mask)} must have one size.')
     _, ring, ny, nx = _band(mask, band)
-    across = lambda q: np.median(np.abs((lambda g: g[0] * ny + g[1] * nx)(np.gradient(q)))[ring])
+
+    def across(q):
+        return np.median(np.abs((lambda g: g[0] * ny + g[1] * nx)(np.gradient(q)))[ring])
+
     return float(across(x) / max(across(s), 1e-4))
 
 # %% ../../nbs/evaluation/edges.ipynb #c0927
@@ -188,8 +191,13 @@ def overlap(
         raise ValueError('the asked mask is empty.')
     if not b.any():
         return dict(dice=0.0, hd95=float('inf'))
-    edge = lambda m: m & ~ndi.binary_erosion(m)
-    to = lambda m: ndi.distance_transform_edt(~edge(m)) * spacing
+
+    def edge(m):
+        return m & ~ndi.binary_erosion(m)
+
+    def to(m):
+        return ndi.distance_transform_edt(~edge(m)) * spacing
+
     return dict(
         dice=float(2 * (a & b).sum() / (a.sum() + b.sum())),
         hd95=float(np.percentile(np.concatenate([to(b)[edge(a)], to(a)[edge(b)]]), 95)),
@@ -264,9 +272,12 @@ def border_table(
     for name, m in arms.items():
         m = m.where(label=m.diseases)
         found = border_rows(m, sources)
-        add = lambda metric, v, n: rows.append(
-            dict(arm=name, dataset=dataset, seed=seed, metric=metric, value=v[0], lo=v[1], hi=v[2], n=n)
-        )
+
+        def add(metric, v, n):
+            return rows.append(
+                dict(arm=name, dataset=dataset, seed=seed, metric=metric, value=v[0], lo=v[1], hi=v[2], n=n)
+            )
+
         for metric in ('seam_ratio', 'seam_excess', 'background_changed', 'background_ssim', 'dice'):
             add(metric, clustered_interval(found[metric], found.patient_id, seed), len(found))
         seen = found[np.isfinite(found.hd95)]

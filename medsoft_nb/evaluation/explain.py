@@ -48,7 +48,7 @@ def saliency_inside(
     if maps.shape != masks.shape:
         raise ValueError(f'saliency {maps.shape} and masks {masks.shape} must have one shape.')
     if not masks.any((1, 2)).all():
-        raise ValueError('a mask is empty; saliency is measured on sick images only.')
+        raise ValueError('a mask is empty; saliency is measured on diseased images only.')
     share, area = (maps * masks).sum((1, 2)) / maps.sum((1, 2)), masks.mean((1, 2))
     top = maps.reshape(len(maps), -1).argmax(1)
     return pd.DataFrame(
@@ -58,23 +58,25 @@ def saliency_inside(
 # %% ../../nbs/evaluation/explain.ipynb #c1036
 def saliency_table(
     classifiers: dict,  # Arm -> trained `Classifier`
-    test: Manifest,  # Held-out images; the sick ones with masks are looked at
+    test: Manifest,  # Held-out images; the diseased ones with masks are looked at
     dataset: str = '',
     seed: int = 0,  # Noted in each row
 ) -> pd.DataFrame:  # Tidy: arm, dataset, seed, metric (saliency_ratio, saliency_hit), value, lo, hi, n
     "Does each arm's classifier look at the lesions? With 95 % intervals over patients"
-    sick = test.where(label=test.diseases)
-    sick = sick.rows([i for i in range(len(sick)) if sick.lesion_mask(i) is not None and sick.lesion_mask(i).any()])
+    diseased = test.where(label=test.diseases)
+    diseased = diseased.rows(
+        [i for i in range(len(diseased)) if diseased.lesion_mask(i) is not None and diseased.lesion_mask(i).any()]
+    )
     rows = []
-    if not len(sick):
-        raise ValueError('no sick test image has a `lesion_mask`.')
+    if not len(diseased):
+        raise ValueError('no diseased test image has a `lesion_mask`.')
     for arm, clf in classifiers.items():
         found = saliency_inside(
-            saliency(clf, sick, seed=seed),
-            np.stack([_mask_like(sick.lesion_mask(i), clf.image_size) for i in range(len(sick))]),
+            saliency(clf, diseased, seed=seed),
+            np.stack([_mask_like(diseased.lesion_mask(i), clf.image_size) for i in range(len(diseased))]),
         )
         for metric in ('ratio', 'hit'):
-            value, lo, hi = clustered_interval(found[metric], sick.df.patient_id, seed)
+            value, lo, hi = clustered_interval(found[metric], diseased.df.patient_id, seed)
             rows.append(
                 dict(
                     arm=arm,
@@ -84,7 +86,7 @@ def saliency_table(
                     value=value,
                     lo=lo,
                     hi=hi,
-                    n=len(sick),
+                    n=len(diseased),
                 )
             )
     return pd.DataFrame(rows)

@@ -29,8 +29,8 @@ Memorisation: {checked}
 def export(
     made: Manifest,  # Synthetic images
     out: str | Path,  # New folder
-    train: Manifest | None = None,  # Sick images that the generator was trained on
-    held_out: Manifest | None = None,  # Real sick images of other patients
+    train: Manifest | None = None,  # Diseased images that the generator was trained on
+    held_out: Manifest | None = None,  # Real diseased images of other patients
     drop: bool = False,  # Leave copies out instead of raising
 ) -> Manifest:  # What was written
     "Copy synthetic images with masks, manifest and a card into a folder that can be given away; checked by the gate where `train` and `held_out` are given"

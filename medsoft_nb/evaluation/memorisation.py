@@ -84,8 +84,8 @@ def memorisation_yardstick(train: Manifest, held_out: Manifest) -> float:
 # %% ../../nbs/evaluation/memorisation.ipynb #c0959
 def memorisation_report(
     made: Manifest,  # Synthetic images
-    train: Manifest,  # Sick images that the generator was trained on
-    held_out: Manifest,  # Real sick images of other patients
+    train: Manifest,  # Diseased images that the generator was trained on
+    held_out: Manifest,  # Real diseased images of other patients
     margin: float = 0.7,  # A copy is nearer than this share of the yardstick
     yardstick: float | None = None,  # From `memorisation_yardstick`; worked out if `None`
 ) -> pd.DataFrame:  # image_id, patient_id, nearest_id, how, distance, ratio (to the distance to as many held-out lesions), below (the yardstick), copied
@@ -93,7 +93,7 @@ def memorisation_report(
     made, train, held_out = (m.where(label=m.diseases) for m in (made, train, held_out))
     for name, m in dict(train=train, held_out=held_out).items():
         if not len(m):
-            raise ManifestError(f'`{name}` has no sick images to compare with.')
+            raise ManifestError(f'`{name}` has no diseased images to compare with.')
     shared = set(train.df.patient_id) & set(held_out.df.patient_id)
     if shared:
         raise ManifestError(
@@ -157,7 +157,10 @@ def plot_nearest(
     from medsoft_nb.evaluation.features import lesion_crops
 
     top = report.sort_values('distance').head(n)
-    at = lambda m, ids: m.rows([list(m.df.image_id).index(i) for i in ids])
+
+    def at(m, ids):
+        return m.rows([list(m.df.image_id).index(i) for i in ids])
+
     return image_grid(
         [*lesion_crops(at(made, top.image_id)), *lesion_crops(at(train, top.nearest_id))],
         ncols=len(top),

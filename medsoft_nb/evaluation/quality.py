@@ -21,7 +21,7 @@ from .memorisation import memorisation_table
 # %% ../../nbs/evaluation/quality.ipynb #c0987
 @torch.no_grad()
 def semantic_scores(
-    manifest: Manifest,  # Sick images
+    manifest: Manifest,  # Diseased images
     encoder: MedicalEncoder | None = None,  # The shipped one if `None`
     batch_size: int = 32,
 ) -> np.ndarray:  # Cosine in [-1, 1] for each image
@@ -45,7 +45,7 @@ def quality_table(
     dataset: str = '',
     seed: int = 0,  # Noted in each row
     extractor: Extractor | str | None = None,  # Of the distances; EfficientNet-Lite0 if `None`
-    train: Manifest | None = None,  # Sick training images, for memorisation; left out if `None`
+    train: Manifest | None = None,  # Diseased training images, for memorisation; left out if `None`
     encoder: MedicalEncoder | None = None,  # Of the semantic score; the shipped one if `None`
 ) -> pd.DataFrame:  # Tidy: arm, dataset, seed, metric, value, lo, hi, n, extractor
     "Every image metric of every arm, beside what real lesions have (arm `real`); FID-infinity from 20 images an arm on, seam detectability from ten patients on"
@@ -70,9 +70,10 @@ def quality_table(
         )
     ]
     found[0]['extractor'] = np.where(found[0].metric == 'ms_ssim', '', ex.name)
-    row = lambda arm, metric, v, n, name='': pd.DataFrame(
-        [dict(arm=arm, metric=metric, value=v[0], lo=v[1], hi=v[2], n=n, extractor=name)]
-    )
+
+    def row(arm, metric, v, n, name=''):
+        return pd.DataFrame([dict(arm=arm, metric=metric, value=v[0], lo=v[1], hi=v[2], n=n, extractor=name)])
+
     for name, m in every.items():
         found.append(
             row(

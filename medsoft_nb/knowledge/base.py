@@ -138,7 +138,10 @@ def find_modality(
 ) -> str:  # Its key, '' if it is unknown
     "Look a modality up"
     key = as_text(modality, 'modality').strip().lower()
-    starts = lambda names: any(re.match(rf'{re.escape(n.lower())}(?!\w)', key) for n in names)
+
+    def starts(names):
+        return any(re.match(rf'{re.escape(n.lower())}(?!\w)', key) for n in names)
+
     for k, m in load_knowledge(knowledge)['modalities'].items():
         if starts((k, m['name'], *m['synonyms'], *(n for s in m.get('sequences', {}).values() for n in s))):
             return k

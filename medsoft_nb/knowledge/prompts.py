@@ -68,7 +68,7 @@ def compose(
     level, word = check_level(label, level, knowledge), severity_word(label, severity, knowledge)
     d = kb['diseases'][label]
     image = f"sagittal {kb['modalities'][m]['name']} of the spine" if m else 'sagittal image of the spine'
-    name, look, site = (
+    name, contrast, site = (
         d['name'],
         phrases(label, modality, knowledge)[0],
         f'of {level}' if level else 'of a vertebral body',
@@ -77,7 +77,7 @@ def compose(
         r = rng('prompt', label, modality, level, word, seed)
         image = image if m else ''
         other = str(r.choice([name, *d.get('synonyms', ())]))
-        look = str(r.choice(variants(label, modality, knowledge)))
+        contrast = str(r.choice(variants(label, modality, knowledge)))
         if other != name or r.random() < 0.5:
             name, site = f'{level} {other}'.strip(), ''
-    return ', '.join(p for p in (image, ' '.join(w for w in (word, name, site) if w), look) if p)
+    return ', '.join(p for p in (image, ' '.join(w for w in (word, name, site) if w), contrast) if p)

@@ -43,7 +43,10 @@ def in_words(
     s,  # A statement, or the settings of a mask
 ) -> str:
     "A statement as text, with its grade and range"
-    span = lambda v: str(v[0]) if v[0] == v[1] else f'from {v[0]}' if v[1] == float('inf') else f'{v[0]} to {v[1]}'
+
+    def span(v):
+        return str(v[0]) if v[0] == v[1] else f'from {v[0]}' if v[1] == float('inf') else f'{v[0]} to {v[1]}'
+
     if 'shape' in s:
         return ', '.join(
             [
@@ -131,7 +134,10 @@ def explain(
         raise ValueError(f'`prompt` is {prompt!r}; expected text.')
     said = sayings(knowledge)
     cut = pieces(prompt, [s[0] for s in said])
-    of = lambda piece: [s for s in said if s[0] == piece.lower()]
+
+    def of(piece):
+        return [s for s in said if s[0] == piece.lower()]
+
     named = {s[1] for p, known in cut if known for s in of(p) if s[3] == 'name'}
     seen = {s[2] for p, known in cut if known for s in of(p) if s[3] == 'image'}
     rows = []

@@ -6,7 +6,7 @@ Docs: https://example.github.io/medsoft_nb/lesions/shapes.html.md"""
 
 # %% auto #0
 __all__ = ['smooth_noise', 'upsample', 'Levels', 'levels_of', 'blob', 'random_mask', 'blob_mask', 'band_mask', 'line_mask',
-           'disc_mask', 'check_bone', 'sample_mask']
+           'disc_mask', 'check_structure', 'sample_mask']
 
 # %% ../../nbs/lesions/shapes.ipynb #c0306
 import numpy as np
@@ -45,16 +45,16 @@ def upsample(a, f):
 class Levels:
     "Greys that a lesion is painted with: the marrow's own, its spread, and the darkest and brightest tissue near it"
 
-    bone: float
+    structure: float
     spread: float
     dark: float
     bright: float
 
 # %% ../../nbs/lesions/shapes.ipynb #c0296
-def levels_of(image, bone, window):
+def levels_of(image, structure, window):
     "`Levels` of a bone, within a window of the image"
     x = image[window]
-    m = bone[window]
+    m = structure[window]
     core = ndi.binary_erosion(m, iterations=2)
     v = x[core if core.sum() > 20 else m]
     return Levels(float(np.median(v)), float(v.std()), *[float(q) for q in np.percentile(x, (3, 97))])
@@ -97,15 +97,15 @@ def random_mask(
 
 # %% ../../nbs/lesions/shapes.ipynb #c0300
 def blob_mask(
-    bone: np.ndarray,
+    structure: np.ndarray,
     frame: Frame,  # Mask of the vertebra and its axes
     m,  # Settings: `diameter_mm`, and perhaps `number`, `front_back`, `head_foot`
     r: np.random.Generator,  # Source of randomness
     mm: float,  # Size of a pixel
 ) -> np.ndarray:
     "Round lesions of irregular outline, no wider than nine tenths of the body's shorter side"
-    u, v = frame.uv((slice(0, bone.shape[0]), slice(0, bone.shape[1])))
-    out = np.zeros(bone.shape, bool)
+    u, v = frame.uv((slice(0, structure.shape[0]), slice(0, structure.shape[1])))
+    out = np.zeros(structure.shape, bool)
     lo, hi = np.minimum(m['diameter_mm'], 1.8 * min(frame.a, frame.b) * mm)
     for _ in range(int(r.integers(*np.add(m.get('number', (1, 1)), (0, 1))))):
         d, k = r.uniform(lo, hi) / 2 / mm, r.uniform(0.85, 1.18)
@@ -114,20 +114,22 @@ def blob_mask(
             centre_within(r, *m.get('front_back', (-1, 1)), ru),
             centre_within(r, *m.get('head_foot', (-1, 1)), rv),
         )
-        new = bone & (blob(r, u, v, cu, cv, ru, rv) > 0.5)
-        out |= new if new.any() else bone & (np.hypot(u - cu, v - cv) == np.hypot(u - cu, v - cv)[bone].min())
+        new = structure & (blob(r, u, v, cu, cv, ru, rv) > 0.5)
+        out |= (
+            new if new.any() else structure & (np.hypot(u - cu, v - cv) == np.hypot(u - cu, v - cv)[structure].min())
+        )
     return out
 
 # %% ../../nbs/lesions/shapes.ipynb #c0301
 def band_mask(
-    bone: np.ndarray,
+    structure: np.ndarray,
     frame: Frame,  # Mask of the vertebra and its axes
     m,  # Settings: `depth` as a share of the body's height, and perhaps `width` as a share of the endplate
     r: np.random.Generator,  # Source of randomness
     side: int,  # -1 for the upper endplate, 1 for the lower one
 ) -> np.ndarray:
     "Strip of uneven depth that follows an endplate: what leaves the bone when it is moved towards it"
-    u, v = frame.uv((slice(0, bone.shape[0]), slice(0, bone.shape[1])))
+    u, v = frame.uv((slice(0, structure.shape[0]), slice(0, structure.shape[1])))
     w = r.uniform(*m.get('width', (1, 1)))
     c = r.uniform(w - 1, 1 - w)
     depth = r.uniform(*m['depth']) * (
@@ -136,18 +138,18 @@ def band_mask(
     off = abs(np.clip(u, -1, 1) - c) / w
     depth = np.maximum(depth * (1 if w > 0.95 else np.sqrt(np.clip(1 - off**4, 0, 1))), 0.75 / frame.b)
     far = side * 2 * frame.b * depth
-    y, x = np.mgrid[: bone.shape[0], : bone.shape[1]]
+    y, x = np.mgrid[: structure.shape[0], : structure.shape[1]]
     left = (
         ndi.map_coordinates(
-            bone.astype(np.uint8), [y + far * np.cos(frame.angle), x + far * np.sin(frame.angle)], order=0
+            structure.astype(np.uint8), [y + far * np.cos(frame.angle), x + far * np.sin(frame.angle)], order=0
         )
         == 0
     )
-    return bone & left & (side * v > 0.8 - 2 * depth) & (off <= 1 + 1e-6)
+    return structure & left & (side * v > 0.8 - 2 * depth) & (off <= 1 + 1e-6)
 
 # %% ../../nbs/lesions/shapes.ipynb #c0302
 def line_mask(
-    bone: np.ndarray,
+    structure: np.ndarray,
     frame: Frame,  # Mask of the vertebra and its axes
     m,  # Settings: `width_mm`
     r: np.random.Generator,  # Source of randomness
@@ -155,7 +157,7 @@ def line_mask(
 ) -> np.ndarray:
     "Uneven line through the vertebra and a little beyond its cortex"
     t, half = r.uniform(0, np.pi), max(r.uniform(*m['width_mm']) / 2 / mm, 0.75)
-    y, x = np.mgrid[: bone.shape[0], : bone.shape[1]]
+    y, x = np.mgrid[: structure.shape[0], : structure.shape[1]]
     along, across = (
         np.cos(t) * (x - frame.x) + np.sin(t) * (y - frame.y),
         np.cos(t) * (y - frame.y) - np.sin(t) * (x - frame.x),
@@ -165,7 +167,7 @@ def line_mask(
         - r.uniform(-0.4, 0.4) * min(frame.a, frame.b)
         - 0.06 * frame.b * sum(np.cos(k * along / frame.b + r.uniform(0, 6.3)) for k in (2, 5))
     )
-    return (ndi.distance_transform_edt(~bone) * mm <= 1.5) & (abs(across) <= half)
+    return (ndi.distance_transform_edt(~structure) * mm <= 1.5) & (abs(across) <= half)
 
 # %% ../../nbs/lesions/shapes.ipynb #c0303
 def disc_mask(
@@ -181,7 +183,7 @@ def disc_mask(
     near = [i for i in frames if i != k and np.hypot(frames[i].x - f.x, frames[i].y - f.y) < 1.9 * (frames[i].b + f.b)]
     if not near:
         raise ValueError(
-            f'a mask of {label!r} spans two vertebrae and their disc, but no neighbour of this one is known. Give `anatomy`, and choose a vertebra with another one next to it.'
+            f'a mask of {label!r} spans two vertebrae and their disc, but no neighbour of this one is known. Give `structures`, and choose a vertebra with another one next to it.'
         )
     i = int(r.choice(near))
     side = 1 if i > k else -1
@@ -194,42 +196,42 @@ def disc_mask(
     return bands | hull & (stack == 0)
 
 # %% ../../nbs/lesions/shapes.ipynb #c0304
-def check_bone(
-    bone: np.ndarray,  # Mask of the vertebra
-    anatomy: np.ndarray | None,  # Instance numbers of all vertebrae, or `None`
+def check_structure(
+    structure: np.ndarray,  # Mask of the vertebra
+    structures: np.ndarray | None,  # Instance numbers of all vertebrae, or `None`
     spacing_mm: float,  # Size of a pixel
 ) -> tuple:  # bool mask, vertebrae numbered from head to foot, number of this one
     "Raise unless a vertebra, its neighbours and the pixel size fit together"
-    b = np.asarray(bone)
+    b = np.asarray(structure)
     if b.ndim != 2 or not b.any():
         raise ValueError(
-            f'`bone` of shape {b.shape} with {np.count_nonzero(b)} pixels is no vertebra; expected a mask `(H, W)`, e.g. `anatomy==3`.'
+            f'`structure` of shape {b.shape} with {np.count_nonzero(b)} pixels is no vertebra; expected a mask `(H, W)`, e.g. `anatomy==3`.'
         )
     if not 0 < float(spacing_mm) < np.inf:
         raise ValueError(f'`spacing_mm` is {spacing_mm!r}; expected the size of a pixel in mm, above 0.')
-    if anatomy is None:
+    if structures is None:
         return b != 0, (b != 0).astype(int), 1
-    if np.shape(anatomy) != b.shape:
-        raise ValueError(f'`anatomy` has size {np.shape(anatomy)}, `bone` {b.shape}; they must agree.')
-    stack = stacked(anatomy)
+    if np.shape(structures) != b.shape:
+        raise ValueError(f'`structures` has size {np.shape(structures)}, `structure` {b.shape}; they must agree.')
+    stack = stacked(structures)
     k = int(np.bincount(stack[b != 0]).argmax())
     if not k:
-        raise ValueError('`bone` lies outside the vertebrae of `anatomy`; take it from there, e.g. `anatomy==3`.')
+        raise ValueError('`structure` lies outside the vertebrae of `structures`; take it from there, e.g. `anatomy==3`.')
     return b != 0, stack, k
 
 # %% ../../nbs/lesions/shapes.ipynb #c0305
 def sample_mask(
-    bone: np.ndarray,  # Mask of the vertebra, `(H, W)`
+    structure: np.ndarray,  # Mask of the vertebra, `(H, W)`
     label: str,  # Disease, or 'healthy'
     seed,  # A number, or a NumPy generator; same number, same mask
     spacing_mm: float = 1.0,  # Size of a pixel
     modality: str = '',  # As in a manifest; some diseases are masked differently by modality
-    anatomy: np.ndarray
+    structures: np.ndarray
     | None = None,  # Instance numbers of all vertebrae: gives the axes, and the neighbour where a disease spans two
     knowledge: str | None = None,  # YAML of your own
-) -> np.ndarray:  # bool, shape of `bone`, never empty
+) -> np.ndarray:  # bool, shape of `structure`, never empty
     "Lesion mask drawn as the knowledge base says of this disease"
-    m, (b, stack, k) = mask_settings(label, modality, knowledge), check_bone(bone, anatomy, spacing_mm)
+    m, (b, stack, k) = mask_settings(label, modality, knowledge), check_structure(structure, structures, spacing_mm)
     r = seed if isinstance(seed, np.random.Generator) else rng('sample mask', find_label(label, knowledge), seed)
     f, others = vertebra_frame(stack, k), (stack > 0) & (stack != k) & ~b
     if m['shape'] == 'blob':

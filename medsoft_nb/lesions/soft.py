@@ -71,7 +71,7 @@ def check_mask(
 def soften(
     mask: np.ndarray,  # Binary lesion mask, `(H, W)`
     ramp: float = 8.0,  # Width of the soft border in pixels; 0 keeps the hard mask
-    anatomy: np.ndarray
+    structures: np.ndarray
     | None = None,  # Vertebra in [0, 1]; multiplied with the result, so that the lesion stays in the bone
     profile: str = 'cosine',  # How it falls: 'cosine', 'linear', or 'gaussian' (the paper's 15 x 15 kernel, sigma 2.6 at a ramp of 7)
 ) -> np.ndarray:  # float32 in [0, 1]: 1 on the lesion, exactly 0 at `ramp` pixels from it
@@ -94,10 +94,10 @@ def soften(
                 1 - np.exp(-0.5 * (7 / 2.6) ** 2)
             )
         s = np.where(d >= 1, 0, s).clip(0, 1).astype(np.float32)
-    if anatomy is not None:
-        if np.shape(anatomy) != m.shape:
-            raise ValueError(f'`anatomy` has size {np.shape(anatomy)}, `mask` {m.shape}; they must agree.')
-        s = s * np.asarray(anatomy, np.float32).clip(0, 1)
+    if structures is not None:
+        if np.shape(structures) != m.shape:
+            raise ValueError(f'`structures` has size {np.shape(structures)}, `mask` {m.shape}; they must agree.')
+        s = s * np.asarray(structures, np.float32).clip(0, 1)
         if not s.any():
             raise ValueError('the mask lies outside the anatomy: nothing would be painted.')
     return s

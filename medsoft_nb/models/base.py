@@ -140,7 +140,10 @@ def save_base(
             copy.deepcopy(part).to(dtype).save_pretrained(folder / name)
         else:
             part.save_pretrained(folder / name)
-    lib = lambda p: [type(p).__module__.split('.')[0], type(p).__name__]
+
+    def lib(p):
+        return [type(p).__module__.split('.')[0], type(p).__name__]
+
     write_json(
         folder / 'model_index.json',
         dict(

@@ -96,7 +96,7 @@ class Adapter(ModelMixin, ConfigMixin):
         def before(_, args):
             seen['h'] = args[0]  # what self-attention will be added to
 
-        def look(h, kind):
+        def encode(h, kind):
             if torch.is_grad_enabled() or 'kv' not in seen:
                 seen['kv'] = [
                     split(to(tokens.to(kind))) for to in (attention.to_k, attention.to_v)
@@ -107,11 +107,11 @@ class Adapter(ModelMixin, ConfigMixin):
         def after(_, args, out):
             h = seen['h'] + out
             if len(live) == len(out):
-                return out + scale * look(h, out.dtype)
+                return out + scale * encode(h, out.dtype)
             add = (
                 attention.to_out[0].bias.to(out.dtype).expand_as(out)
             )  # all that attention gives where every token is zero
-            return out + scale * (add.index_copy(0, live, look(h[live], out.dtype)) if len(live) else add)
+            return out + scale * (add.index_copy(0, live, encode(h[live], out.dtype)) if len(live) else add)
 
         return block.norm1.register_forward_pre_hook(before), block.attn1.register_forward_hook(after)
 
@@ -151,7 +151,7 @@ class Controller:
             m.to(*args, **kwargs)
         return self
 
-    def look(
+    def encode(
         self,
         windows: torch.Tensor,  # `(B, 1, n, n)` in [0, 1]
         soft: torch.Tensor,  # `(B, 1, n, n)` in [0, 1]
@@ -170,7 +170,7 @@ class Controller:
         raw: bool = False,  # The predicted tokens as they are, as the released code does
     ) -> torch.Tensor:  # Conditioning tokens `(B, ceil(g/2)**2, D)`; `(B, g*g, D)` if `raw`
         "Conditioning tokens for the U-Net"
-        context, pooled, mask = self.look(windows, soft)
+        context, pooled, mask = self.encode(windows, soft)
         with autocast(context.device):
             predicted, _ = self.msc(context, pooled, self.encoder.texts(prompts), mask)
         return predicted.float() if raw else composite_tokens(predicted.float(), context, mask)
@@ -212,7 +212,13 @@ def load_controller(
             )
     if not isinstance(encoder, MedicalEncoder):
         encoder = load_encoder(encoder or read_json(folder / 'controller.json')['encoder'], dtype, device)
-    load = lambda cls, part: (
-        cls.from_pretrained(folder / part, use_safetensors=True, dtype=dtype).to(device).eval().requires_grad_(False)
-    )
+
+    def load(cls, part):
+        return (
+            cls.from_pretrained(folder / part, use_safetensors=True, dtype=dtype)
+            .to(device)
+            .eval()
+            .requires_grad_(False)
+        )
+
     return Controller(encoder, load(MSC, 'msc'), load(Adapter, 'adapter'))

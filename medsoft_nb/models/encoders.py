@@ -129,7 +129,10 @@ def load_encoder(
         )
     tok, pre = AutoTokenizer.from_pretrained(where), _preprocessing(where)
     length = min(tok.model_max_length, model.config.text_config.max_position_embeddings)
-    read = lambda texts: tok(texts, padding='max_length', max_length=length, truncation=True, return_tensors='pt')
+
+    def read(texts):
+        return tok(texts, padding='max_length', max_length=length, truncation=True, return_tensors='pt')
+
     return TransformersEncoder(
         model.to(device), read, model.config.vision_config.image_size, pre['image_mean'], pre['image_std'], name
     )

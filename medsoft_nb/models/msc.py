@@ -30,7 +30,10 @@ class MSC(ModelMixin, ConfigMixin):
         super().__init__()
         if width % heads:
             raise ValueError(f'`width` is {width}, which {heads} heads cannot share evenly.')
-        mlp = lambda i: nn.Sequential(nn.Linear(i, width), nn.GELU(), nn.Linear(width, width))
+
+        def mlp(i):
+            return nn.Sequential(nn.Linear(i, width), nn.GELU(), nn.Linear(width, width))
+
         self.position, self.masked = nn.Parameter(torch.randn(1, grid**2, width) * 0.02), nn.Embedding(2, width)
         self.spatial, self.image, self.text = mlp(width), mlp(pooled), mlp(pooled)
         layer = nn.TransformerEncoderLayer(

@@ -54,7 +54,10 @@ def match_band(
         w = ndi.binary_dilation(soft > 0, iterations=2).astype(np.float32) - (soft > 0)  # a hard mask: its outer rim
     if w.sum() < 2:
         return generated
-    mean = lambda x: (w * x).sum() / w.sum()
+
+    def mean(x):
+        return (w * x).sum() / w.sum()
+
     a, b = mean(generated), mean(image)
     sa, sb = np.sqrt(mean((generated - a) ** 2)), np.sqrt(mean((image - b) ** 2))
     return (generated - a) * np.clip(sb / max(sa, 1e-6), 0.8, 1.25) + b

@@ -13,24 +13,24 @@ import numpy as np
 from scipy import ndimage as ndi
 from ..core.images import grey_range
 from ..data.manifest import Manifest
-from ..lesions.structures import carry, lesion_bone
+from ..lesions.structures import transform_between, lesion_structure
 from ..lesions.soft import soften
 from .window import to_unit
 from .blend import composite
 from .places import check_sources, Place, place_lesion
-from .generate import append_rows, begin, write_sample
+from .generate import append_rows, open_folder, write_sample
 
 # %% ../../nbs/painting/paste.ipynb #c0581
 def paste(backgrounds: Manifest, donors: Manifest, place: Place, soft: np.ndarray) -> np.ndarray:
     "The background with the donor's lesion in it"
     x, y = backgrounds.image(place.background), to_unit(donors.image(place.donor))
-    bones, own, lesion = (
-        backgrounds.anatomy(place.background),
-        donors.anatomy(place.donor),
+    structures, own, lesion = (
+        backgrounds.structures(place.background),
+        donors.structures(place.donor),
         donors.lesion_mask(place.donor),
     )
-    a, b = own == lesion_bone(lesion, own), bones == place.bone
-    k, offset = carry(a, b)
+    a, b = own == lesion_structure(lesion, own), structures == place.structure
+    k, offset = transform_between(a, b)
     moved = ndi.affine_transform(y, k, offset, output_shape=b.shape, order=1, mode='reflect')
     ring = a & ~lesion
     ring = ring if ring.sum() > 30 else ndi.binary_dilation(a, iterations=5) & ~ndi.binary_dilation(a)
@@ -53,7 +53,7 @@ def copy_paste(
     "Soft copy-paste of real lesions, the control without a generator"
     out = Path(out)
     check_sources(backgrounds, donors, labels)
-    done = begin(
+    done = open_folder(
         out,
         dict(
             method='copy-paste',

@@ -13,13 +13,13 @@ import numpy as np
 from ..core.seeds import rng
 from ..knowledge.prompts import compose
 from ..data.manifest import HEALTHY, Manifest, ManifestError
-from ..lesions.structures import lesion_bone, transfer_mask, whole_bones
+from ..lesions.structures import lesion_structure, transfer_mask, whole_structures
 from ..lesions.shapes import sample_mask
 
 # %% ../../nbs/painting/places.ipynb #c0554
 def check_sources(
     backgrounds: Manifest,
-    donors: Manifest | None,  # Healthy images; sick training images
+    donors: Manifest | None,  # Healthy images; diseased training images
     labels: list,  # Labels to make
     masks: str = 'donors',  # As in `GenerateConfig`; with 'knowledge' donors are not looked at
 ) -> None:
@@ -31,7 +31,7 @@ def check_sources(
     drawn = masks == 'knowledge'
     if not drawn and donors is None:
         raise ManifestError(
-            "there is no donor: give sick images with masks, or draw the masks with `masks='knowledge'`."
+            "there is no donor: give diseased images with masks, or draw the masks with `masks='knowledge'`."
         )
     for name, m in (('background', backgrounds), *(() if drawn else (('donor', donors),))):
         wrong = m.df[m.df.split.isin(['val', 'test'])]
@@ -39,15 +39,15 @@ def check_sources(
             raise ManifestError(
                 f'{name} {wrong.image_id.iloc[0]!r} is of split {wrong.split.iloc[0]!r}; synthetic images come from training images only.'
             )
-        bare = m.df[m.df.anatomy_mask == '']
+        bare = m.df[m.df.structures == '']
         if len(bare):
             raise ManifestError(
-                f'{name} {bare.image_id.iloc[0]!r} has no `anatomy_mask`: the lesion would have no vertebra to lie in.'
+                f'{name} {bare.image_id.iloc[0]!r} has no `structures`: the lesion would have no vertebra to lie in.'
             )
-    sick = backgrounds.df[backgrounds.df.label != HEALTHY]
-    if len(sick):
+    diseased = backgrounds.df[backgrounds.df.label != HEALTHY]
+    if len(diseased):
         raise ManifestError(
-            f'background {sick.image_id.iloc[0]!r} is {sick.label.iloc[0]!r}; backgrounds are healthy images.'
+            f'background {diseased.image_id.iloc[0]!r} is {diseased.label.iloc[0]!r}; backgrounds are healthy images.'
         )
     if drawn:
         lacks = backgrounds.df[~(backgrounds.df.spacing_mm > 0)]
@@ -66,7 +66,7 @@ def check_sources(
         raise ManifestError(
             f'donor {bare.image_id.iloc[0]!r} has no `lesion_mask`.'
             if len(bare)
-            else 'there is no donor: the manifest of sick images has no rows.'
+            else 'there is no donor: the manifest of diseased images has no rows.'
         )
     lacking = [l for l in labels if l != HEALTHY and l not in set(donors.df.label)]
     if lacking:
@@ -81,7 +81,7 @@ class Place:
 
     background: int
     donor: int | None
-    bone: int
+    structure: int
     mask: np.ndarray
 
 # %% ../../nbs/painting/places.ipynb #c0556
@@ -102,13 +102,13 @@ def place_lesion(
     r, pool = rng('place', label, seed, number), np.flatnonzero(donors.df.label == label)
     for _ in range(50):
         i, j = int(r.integers(len(backgrounds))), int(r.choice(pool))
-        bones, own, lesion = backgrounds.anatomy(i), donors.anatomy(j), donors.lesion_mask(j)
-        fits, k = whole_bones(bones), lesion_bone(lesion, own)
+        structures, own, lesion = backgrounds.structures(i), donors.structures(j), donors.lesion_mask(j)
+        fits, k = whole_structures(structures), lesion_structure(lesion, own)
         if fits and k:
-            bone = int(r.choice(fits))
-            return Place(i, j, bone, transfer_mask(lesion, own == k, bones == bone, r))
+            structure = int(r.choice(fits))
+            return Place(i, j, structure, transfer_mask(lesion, own == k, structures == structure, r))
     raise ManifestError(
-        f'no vertebra could be found for a lesion of label {label!r}: the backgrounds\' `anatomy_mask` holds none that is whole and of 150 pixels or more, or the donors\' lesions lie outside theirs.'
+        f'no vertebra could be found for a lesion of label {label!r}: the backgrounds\' `structures` holds none that is whole and of 150 pixels or more, or the donors\' lesions lie outside theirs.'
     )
 
 # %% ../../nbs/painting/places.ipynb #c0557
@@ -117,11 +117,16 @@ def draw_lesion(backgrounds: Manifest, label: str, seed: int, number: int) -> Pl
     r = rng('drawn place', label, seed, number)
     for _ in range(50):
         i = int(r.integers(len(backgrounds)))
-        row, bones = backgrounds.df.iloc[i], backgrounds.anatomy(i)
-        if not (fits := whole_bones(bones)):
+        row, structures = backgrounds.df.iloc[i], backgrounds.structures(i)
+        if not (fits := whole_structures(structures)):
             continue
-        bone = int(r.choice(fits))
-        return Place(i, None, bone, sample_mask(bones == bone, label, r, row.spacing_mm, row.modality, bones))
+        structure = int(r.choice(fits))
+        return Place(
+            i,
+            None,
+            structure,
+            sample_mask(structures == structure, label, r, row.spacing_mm, row.modality, structures),
+        )
     raise ManifestError(
-        f'no vertebra could be found for a lesion of label {label!r}: the backgrounds\' `anatomy_mask` holds none that is whole and of 150 pixels or more.'
+        f'no vertebra could be found for a lesion of label {label!r}: the backgrounds\' `structures` holds none that is whole and of 150 pixels or more.'
     )

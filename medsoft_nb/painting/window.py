@@ -71,7 +71,10 @@ def cut_window(
 def window_sizes(pipe, image: np.ndarray, soft: np.ndarray, roi: int | str | None, resolution: int | None) -> tuple:
     "Side of the window in the image, and side at which the base sees it"
     unit = pipe.factor * 2 ** (len(pipe.unet.config.block_out_channels) - 1)
-    up = lambda n: -(-int(n) // unit) * unit
+
+    def up(n):
+        return -(-int(n) // unit) * unit
+
     if roi == 'auto':
         y0, _, y1, _ = region_of_interest(soft, 1)
         step = max(8 * pipe.factor, unit)

@@ -15,13 +15,13 @@ from ..core.seeds import rng
 from ..core.images import write_image
 from ..core.logs import progress
 from ..data.manifest import HEALTHY, Manifest
-from .anatomy import MODALITY
+from .structures import MODALITY
 from .spine import Phantom, phantom
 
 # %% ../../nbs/phantom/benchmarks.ipynb #c0360
 BENCHMARKS = {
-    'phantom-tumour': dict(look='mr', labels=('lytic', 'sclerotic', 'salt-and-pepper'), severity=(0.6, 1.0)),
-    'phantom-fracture': dict(look='ct', labels=('fracture',), severity=(0.15, 0.45)),
+    'phantom-tumour': dict(contrast='mr', labels=('lytic', 'sclerotic', 'salt-and-pepper'), severity=(0.6, 1.0)),
+    'phantom-fracture': dict(contrast='ct', labels=('fracture',), severity=(0.15, 0.45)),
 }
 
 # %% ../../nbs/phantom/benchmarks.ipynb #c0361
@@ -29,7 +29,7 @@ def make_benchmark(
     name: str,  # Key of `BENCHMARKS`
     out: str | Path,  # Folder to write to
     n_healthy: int = 520,  # Healthy images
-    n_sick: int = 720,  # Sick images, shared evenly among the diseases
+    n_diseased: int = 720,  # Diseased images, shared evenly among the diseases
     per_patient: int = 2,  # Images of one patient
     seed: int = 0,  # Same seed, same files
     size: int = 128,  # Image side in pixels
@@ -38,14 +38,14 @@ def make_benchmark(
     if name not in BENCHMARKS:
         raise ValueError(f"unknown benchmark {name!r}. Known: {', '.join(BENCHMARKS)}.")
     b, out = BENCHMARKS[name], Path(out)
-    require_space(out, (n_healthy + n_sick) * size * size)
-    labels = [HEALTHY] * n_healthy + [b['labels'][i // per_patient % len(b['labels'])] for i in range(n_sick)]
+    require_space(out, (n_healthy + n_diseased) * size * size)
+    labels = [HEALTHY] * n_healthy + [b['labels'][i // per_patient % len(b['labels'])] for i in range(n_diseased)]
     rows = []
     for i, label in enumerate(progress(labels, desc=name)):
         who = i // per_patient if label == HEALTHY else 10**6 + (i - n_healthy) // per_patient
         p = phantom(
             rng('benchmark', name, seed, i).integers(2**40),
-            b['look'],
+            b['contrast'],
             label,
             patient_seed=rng('who', name, seed, who).integers(2**40),
             size=size,
@@ -65,14 +65,14 @@ def write_phantom(p: Phantom, out: Path, image_id: str, patient_id: str) -> dict
         image=f'images/{image_id}.png',
         label=p.label,
         lesion_mask='',
-        anatomy_mask=f'anatomy/{image_id}.png',
-        modality=MODALITY[p.look],
+        structures=f'structures/{image_id}.png',
+        modality=MODALITY[p.contrast],
         plane='sagittal',
         spacing_mm=1.0,
         origin='phantom',
     )
     write_image(out / row['image'], np.round(p.image * 255).astype(np.uint8))
-    write_image(out / row['anatomy_mask'], p.anatomy)
+    write_image(out / row['structures'], p.structures)
     if p.lesion_mask.any():
         row['lesion_mask'] = f'lesion/{image_id}.png'
         write_image(out / row['lesion_mask'], p.lesion_mask.astype(np.uint8) * 255)

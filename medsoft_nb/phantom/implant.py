@@ -20,18 +20,18 @@ from .lesions import LESIONS, paint_lesion
 
 # %% ../../nbs/phantom/implant.ipynb #c0352
 def implant(
-    manifest: Manifest,  # Healthy images with `anatomy_mask`
+    manifest: Manifest,  # Healthy images with `structures`
     out: str | Path,  # Folder to write to
     labels: tuple = (
         'lytic',
         'sclerotic',
         'salt-and-pepper',
-    ),  # Diseases to paint, shared evenly among the sick patients
-    fraction_sick: float = 0.5,  # Share of patients that get a disease
+    ),  # Diseases to paint, shared evenly among the diseased patients
+    fraction_diseased: float = 0.5,  # Share of patients that get a disease
     seed: int = 0,  # Same seed, same files
     severity: tuple = (0.5, 1.0),  # Range of severity, 0 to 1
     min_area: int = 150,  # Smallest vertebra, in pixels, that is used
-) -> Manifest:  # Every image once, sick or untouched; saved as `manifest.csv`
+) -> Manifest:  # Every image once, diseased or untouched; saved as `manifest.csv`
     "Paint simulated lesions into real healthy vertebrae, patient by patient; origin `implanted`"
     bad = [l for l in labels if l not in LESIONS]
     if bad:
@@ -40,24 +40,24 @@ def implant(
         raise ValueError(f"`labels` is empty; name one or more of {', '.join(LESIONS)}.")
     if not len(manifest):
         raise ValueError('the manifest has no healthy images to implant lesions into.')
-    if not 0 <= fraction_sick <= 1:
-        raise ValueError(f"`fraction_sick` is {fraction_sick:g}; it must lie between 0 and 1.")
+    if not 0 <= fraction_diseased <= 1:
+        raise ValueError(f"`fraction_diseased` is {fraction_diseased:g}; it must lie between 0 and 1.")
     df, out = manifest.df, Path(out)
     if out.resolve() == manifest.root.resolve() or (out / 'manifest.csv').exists():
         raise FileExistsError(f'{out} holds a manifest already. Choose another folder, or remove it first.')
-    sick = df[df.label != HEALTHY]
-    if len(sick):
+    diseased = df[df.label != HEALTHY]
+    if len(diseased):
         raise ValueError(
-            f"{len(sick)} images are not healthy (first: {sick.image_id.iloc[0]}, {sick.label.iloc[0]!r}); implant into healthy images only, e.g. `manifest.where(label='healthy')`."
+            f"{len(diseased)} images are not healthy (first: {diseased.image_id.iloc[0]}, {diseased.label.iloc[0]!r}); implant into healthy images only, e.g. `manifest.where(label='healthy')`."
         )
-    lacking = df[df.anatomy_mask == '']
+    lacking = df[df.structures == '']
     if len(lacking):
         raise ValueError(
-            f"{len(lacking)} images have no `anatomy_mask` (first: {lacking.image_id.iloc[0]}); a lesion needs a vertebra to lie in."
+            f"{len(lacking)} images have no `structures` (first: {lacking.image_id.iloc[0]}); a lesion needs a vertebra to lie in."
         )
     require_space(out, sum(2 * manifest.path(i).stat().st_size for i in range(len(df))))
     people = rng('implant', seed).permutation(sorted(df.patient_id.unique()))
-    chosen = {w: labels[i % len(labels)] for i, w in enumerate(people[: round(fraction_sick * len(people))])}
+    chosen = {w: labels[i % len(labels)] for i, w in enumerate(people[: round(fraction_diseased * len(people))])}
     rows = [
         implant_row(manifest, i, out, chosen.get(df.patient_id.iloc[i]), seed, severity, min_area)
         for i in progress(range(len(df)), desc='implant')
@@ -71,7 +71,7 @@ def implant_row(manifest, i, out, label, seed, severity, min_area):
     "One image of `implant`: copied as it is, or with a lesion where a vertebra is large enough"
     row = manifest.df.iloc[i].to_dict()
     x = manifest.image(i)
-    an = manifest.anatomy(i)
+    an = manifest.structures(i)
     r = rng('implant', seed, row['image_id'])
     row |= dict(
         source_id=row['image_id'],
@@ -81,7 +81,7 @@ def implant_row(manifest, i, out, label, seed, severity, min_area):
         prompt='',
         sha256='',
         image=f"images/{row['image_id']}{'.tif' if x.dtype.kind == 'f' else '.png'}",
-        anatomy_mask=f"anatomy/{row['image_id']}.png",
+        structures=f"structures/{row['image_id']}.png",
     )
     h, w = an.shape
     fits = [
@@ -94,14 +94,14 @@ def implant_row(manifest, i, out, label, seed, severity, min_area):
         g = x if x.ndim == 2 else x[..., 0]
         lo, hi = grey_range(g)
         unit = ((g.astype(np.float32) - lo) / (hi - lo)).clip(0, 1).astype(np.float32)
-        look = (
+        contrast = (
             'mr'
             if row['modality'].upper().startswith('MR')
             else 'radiograph'
             if 'radio' in row['modality'].lower()
             else 'ct'
         )
-        new, mask = paint_lesion(unit, an == k, vertebra_frame(an, k), label, r, look, r.uniform(*severity))
+        new, mask = paint_lesion(unit, an == k, vertebra_frame(an, k), label, r, contrast, r.uniform(*severity))
         y = new * (hi - lo) + lo
         y = np.round(y).clip(0, np.iinfo(x.dtype).max).astype(x.dtype) if x.dtype.kind == 'u' else y.astype(x.dtype)
         y = np.where(np.abs(new - unit) > 1e-6, y, g)
@@ -109,5 +109,5 @@ def implant_row(manifest, i, out, label, seed, severity, min_area):
         row |= dict(label=label, lesion_mask=f"lesion/{row['image_id']}.png")
         write_image(out / row['lesion_mask'], mask.astype(np.uint8) * 255)
     write_image(out / row['image'], x)
-    write_image(out / row['anatomy_mask'], an.astype(np.uint8))
+    write_image(out / row['structures'], an.astype(np.uint8))
     return row

@@ -59,28 +59,28 @@ def collapse(x, u, v, frame, r, s, L, mr):
     band = np.exp(-(((v - t1 - 0.16) / 0.12) ** 2)) * (top > 0.1) + np.exp(-(((v - b1 + 0.16) / 0.12) ** 2)) * (
         bot > 0.1
     )
-    up, down = max(L.bright - L.bone, 0.08), max(L.bone - L.dark, 0.08)
+    up, down = max(L.bright - L.structure, 0.08), max(L.structure - L.dark, 0.08)
     out += s * inb * np.clip(prof * 1.3, 0, 1) * band * (-0.30 * down if mr else 0.30 * up)
     return out.astype(np.float32)
 
 # %% ../../nbs/phantom/lesions.ipynb #c0333
 def paint_lesion(
     image: np.ndarray,  # float32 `(H, W)` in [0, 1]
-    bone: np.ndarray,  # Mask of the vertebra that gets the lesion
+    structure: np.ndarray,  # Mask of the vertebra that gets the lesion
     frame: Frame,  # Its axes, from `vertebra_frame`
     kind: str,  # One of `LESIONS`
     r: np.random.Generator,  # Source of randomness
     modality: str = 'ct',  # A look; 'mr' changes the sign of contrasts
     severity: float | None = None,  # 0 to 1; drawn from 0.5 to 1 if `None`
 ) -> tuple:  # New image, and the mask of the lesion (the whole vertebra for a fracture)
-    "Paint `kind` into the vertebra `bone`; returns the new image and the exact mask of what was changed"
+    "Paint `kind` into the vertebra `structure`; returns the new image and the exact mask of what was changed"
     if kind not in LESIONS:
         raise ValueError(f"unknown lesion {kind!r}. Known: {', '.join(LESIONS)}.")
     out = image.copy()
     w = frame.window(image.shape, 1.9)
     u, v = frame.uv(w)
-    m = bone[w]
-    L = levels_of(image, bone, w)
+    m = structure[w]
+    L = levels_of(image, structure, w)
     mr = modality == 'mr'
     soft = ndi.gaussian_filter(m.astype(np.float32), 0.7)
     severity = r.uniform(0.5, 1.0) if severity is None else severity
@@ -89,19 +89,23 @@ def paint_lesion(
     if kind == 'fracture':
         new = collapse(x, u, v, frame, r, np.float32(severity), L, mr)
     else:
-        up, down = max(L.bright - L.bone, 0.08), max(L.bone - L.dark, 0.08)
+        up, down = max(L.bright - L.structure, 0.08), max(L.structure - L.dark, 0.08)
         ru, rv = r.uniform(0.42, 0.68), r.uniform(0.44, 0.70)
         cu, cv = r.uniform(-1, 1) * (0.95 - ru), r.uniform(-1, 1) * (0.95 - rv)
         grain = smooth_noise(r, m.shape, 1.1)
         if kind == 'lytic':
             a = blob(r, u, v, cu, cv, ru, rv, 0.22, 0.16) * soft
-            target = L.bone + 0.75 * up if mr and up > 1.3 * down else L.bone - 0.62 * down * (1 if not mr else 0.8)
+            target = (
+                L.structure + 0.75 * up
+                if mr and up > 1.3 * down
+                else L.structure - 0.62 * down * (1 if not mr else 0.8)
+            )
             new = x + s * a * (target + 0.5 * L.spread * grain - x) * (0.8 if mr else 0.9)
             if not mr:
                 new += s * 0.10 * up * np.exp(-(((a - 0.12) / 0.09) ** 2)) * soft
         elif kind == 'sclerotic':
             a = blob(r, u, v, cu, cv, ru * 0.9, rv * 0.9, 0.30, 0.22) * soft
-            target = L.bone - 0.85 * down if mr else L.bone + 0.95 * up
+            target = L.structure - 0.85 * down if mr else L.structure + 0.95 * up
             new = x + s * a * (target + 0.6 * L.spread * grain - x) * 0.75
         elif kind == 'mixed':
             a = blob(r, u, v, cu, cv, ru * 1.1, rv * 1.1, 0.3, 0.2) * soft

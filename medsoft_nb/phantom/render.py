@@ -13,7 +13,7 @@ from scipy import ndimage as ndi
 from ..core.seeds import rng
 from ..lesions.structures import Frame, sigmoid
 from ..lesions.shapes import smooth_noise
-from .anatomy import body_sdf, centre
+from .structures import body_sdf, centre
 
 # %% ../../nbs/phantom/render.ipynb #c0323
 def background(p, r, shape):
@@ -35,7 +35,7 @@ def background(p, r, shape):
     org += (t['fat'] - t['organ']) * 0.35 * wall * sigmoid((ant - 22 * s) / (4 * s))
     gas = sigmoid((loops - r.uniform(0.9, 1.6)) * 6) * sigmoid((ant - 26 * s) / (3 * s))
     org = org * (1 - gas) + gas * t['gas']
-    depth_fade = r.uniform(0.15, 0.75) if p.look == 'mr' else r.uniform(0, 0.15)
+    depth_fade = r.uniform(0.15, 0.75) if p.contrast == 'mr' else r.uniform(0, 0.15)
     img = org * (1 - depth_fade * sigmoid((ant - 20 * s) / (7 * s)))
     # prevertebral fat and a great vessel along the column
     w = r.uniform(2, 5) * s
@@ -82,10 +82,10 @@ def posterior(p, b, img, w, u, v, trab, r, s):
     L, H = f.a * (0.52 + 0.35 * q[2]), f.b * (0.42 + 0.18 * q[3])
     e1, e2 = c * (x - L * 0.95) + sn * y, -sn * (x - L * 0.95) + c * y
     e = 1 - np.sqrt(np.sqrt((e1 / L) ** 4 + (e2 / (H * (0.85 + 0.25 * np.clip(e1 / L, -1, 1)))) ** 4 + 1e-6))
-    k = sigmoid(e * 9) * (0.55 if p.look == 'radiograph' else 0.92)
+    k = sigmoid(e * 9) * (0.55 if p.contrast == 'radiograph' else 0.92)
     img[w] += (t['bone'] * 0.97 + t['trab'] * trab - img[w]) * k
     img[w] += t['cortex'] * 0.8 * np.exp(-(((e - 0.06) / 0.10) ** 2))
-    ped = {'mr': 0.0, 'ct': 0.35, 'radiograph': 0.75}[p.look] * (0.6 + 0.4 * q[4])
+    ped = {'mr': 0.0, 'ct': 0.35, 'radiograph': 0.75}[p.contrast] * (0.6 + 0.4 * q[4])
     if ped and q[5] < 0.8:
         e = 1 - np.sqrt(((x + p.canal * 0.5) / (p.canal * 0.75)) ** 2 + ((v * f.b + f.b * 0.35) / (f.b * 0.42)) ** 2)
         k = sigmoid(e * 7) * ped
@@ -119,7 +119,7 @@ def render(p, r, shape):
     t = p.tissue
     img, d = background(p, r, shape)
     s = shape[0] / 128
-    anatomy = np.zeros(shape, np.uint8)
+    structures = np.zeros(shape, np.uint8)
     trab = 0.6 * ndi.gaussian_filter1d(
         smooth_noise(r, shape, 0.7 * s), 1.6 * s, axis=0, mode='wrap'
     ) + 0.35 * smooth_noise(r, shape, 0.9 * s)
@@ -129,10 +129,10 @@ def render(p, r, shape):
     col = sigmoid((p.half * 0.97 - np.abs(d)) / (0.8 * s))
     img += (t['disc'] + 0.02 * mott - img) * col
     line = np.exp(-(((np.abs(d) - p.half * 1.0) / (1.0 * s)) ** 2))
-    if p.look == 'mr':
+    if p.contrast == 'mr':
         img -= 0.5 * t['disc'] * line * (0.6 + 0.4 * r.random())
     frames = [b.frame for b in p.bodies]
-    degenerate = r.uniform(0, 1) if p.look == 'mr' else 1
+    degenerate = r.uniform(0, 1) if p.contrast == 'mr' else 1
     for f, g in zip(frames, frames[1:]):
         top, bot = f.xy(0, 0.94), g.xy(0, -0.94)
         hh = 0.5 * np.hypot(top[0] - bot[0], top[1] - bot[1])
@@ -148,8 +148,8 @@ def render(p, r, shape):
             continue
         u, v = n.uv(w)
         q = sigmoid((1 - np.sqrt(u**4 + v * v)) * 6)
-        nuc = t['nucleus'] - (t['nucleus'] - t['disc']) * degenerate * r.uniform(0.3, 0.9) * (p.look == 'mr')
-        img[w] += (nuc * (1 - 0.25 * np.exp(-((v / 0.22) ** 2)) * (p.look == 'mr')) - img[w]) * q * 0.9
+        nuc = t['nucleus'] - (t['nucleus'] - t['disc']) * degenerate * r.uniform(0.3, 0.9) * (p.contrast == 'mr')
+        img[w] += (nuc * (1 - 0.25 * np.exp(-((v / 0.22) ** 2)) * (p.contrast == 'mr')) - img[w]) * q * 0.9
         q = np.exp(-(((u + 1.25) / 0.35) ** 2) - (v / 1.2) ** 2) * 0.3  # bulging annulus in front
         img[w] += (t['disc'] - img[w]) * q
     vis = []
@@ -163,17 +163,17 @@ def render(p, r, shape):
         m = sigmoid(-sd / (0.5 * s))
         inten = t['bone'] * (1 + 0.05 * (b.spin[6] - 0.5)) + t['trab'] * trab[w] + t['mottle'] * mott[w]
         inten += t['vein'] * np.exp(-((v / 0.11) ** 2)) * sigmoid((u - b.tilt + 0.1) / 0.08)
-        if p.look == 'mr':  # endplate change and fat are the common benign variety
+        if p.contrast == 'mr':  # endplate change and fat are the common benign variety
             inten += 0.05 * (b.spin[7] - 0.35) * np.exp(-(((np.abs(vv) - 1) / 0.35) ** 2))
-        keep = 1 - m * (0.86 if p.look == 'radiograph' else 1)
+        keep = 1 - m * (0.86 if p.contrast == 'radiograph' else 1)
         img[w] = img[w] * keep + (1 - keep) * inten
         rim = np.exp(-(((sd + 0.6 * s) / (0.85 * s)) ** 2)) * (0.7 + 0.3 * np.abs(vv) ** 4)
         img[w] += t['cortex'] * rim * (0.8 + 0.3 * b.spin[5])
-        if p.look == 'radiograph':  # the far side of each endplate, seen through the near one
+        if p.contrast == 'radiograph':  # the far side of each endplate, seen through the near one
             sh = 0.10 + 0.10 * b.spin[4]
             rim2 = np.exp(-(((np.abs(vv) - (1 - sh)) / 0.07) ** 2)) * m * (np.abs(u) < 0.95)
             img[w] += 0.45 * t['cortex'] * rim2
-        elif p.look == 'mr':
+        elif p.contrast == 'mr':
             img[w] += (
                 -0.35
                 * t['cortex']
@@ -186,10 +186,10 @@ def render(p, r, shape):
         inside = sd < 0.3 * s
         if f.y - f.b > 1 and f.y + f.b < shape[0] - 2 and f.x - f.a > 1 and f.x + f.a < shape[1] - 2:
             vis.append(f)
-            anatomy[w][inside] = len(vis)
-    if p.look == 'radiograph':
+            structures[w][inside] = len(vis)
+    if p.contrast == 'radiograph':
         overlays(p, r, img, shape)
-    return img, anatomy, vis
+    return img, structures, vis
 
 # %% ../../nbs/phantom/render.ipynb #c0327
 def acquire(p, r, img):
@@ -197,19 +197,19 @@ def acquire(p, r, img):
     t = p.tissue
     shape = img.shape
     img = ndi.gaussian_filter(img, t['blur'] * shape[0] / 128, truncate=2.5)
-    rp = rng('coil', p.seed, p.look)
+    rp = rng('coil', p.seed, p.contrast)
     gx, gy = rp.uniform(-1, 1, 2)
     Y = np.linspace(-1, 1, shape[0], dtype=np.float32)[:, None]
     X = np.linspace(-1, 1, shape[1], dtype=np.float32)[None]
-    if p.look == 'mr':
+    if p.contrast == 'mr':
         gx = abs(gx) * 0.6 + 0.4
     img = img * (1 + t['bias'] * (0.7 * gx * X + 0.4 * gy * Y - 0.25 * (Y * Y)))
     n1 = r.standard_normal(shape, dtype=np.float32)
     sd = np.float32(t['noise'])
-    if p.look == 'mr':  # Rician magnitude noise
+    if p.contrast == 'mr':  # Rician magnitude noise
         n2 = r.standard_normal(shape, dtype=np.float32)
         img = np.sqrt((np.maximum(img, 0) + sd * n1) ** 2 + (sd * n2) ** 2)
-    elif p.look == 'ct':
+    elif p.contrast == 'ct':
         n1 = 0.75 * n1 + 0.9 * ndi.gaussian_filter(n1, 0.9, truncate=2)
         img = img + sd * n1 * (0.7 + 0.6 * np.clip(img, 0, 1))
     else:

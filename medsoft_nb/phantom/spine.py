@@ -14,7 +14,7 @@ from ..core.seeds import rng
 from ..core.images import as_html
 from ..data.manifest import HEALTHY
 from ..lesions.structures import vertebra_frame
-from .anatomy import patient
+from .structures import patient
 from .render import acquire, render
 from .lesions import paint_lesion
 
@@ -24,21 +24,21 @@ class Phantom:
     "One simulated image with its ground truth"
 
     image: np.ndarray
-    anatomy: np.ndarray
+    structures: np.ndarray
     lesion_mask: np.ndarray
     label: str
-    look: str
+    contrast: str
     vertebra: int
     severity: float | None = None
 
     def __repr__(self):
-        return f"Phantom({self.label}, look {self.look}, {'x'.join(map(str, self.image.shape))}" + (
+        return f"Phantom({self.label}, look {self.contrast}, {'x'.join(map(str, self.image.shape))}" + (
             f', lesion in vertebra {self.vertebra}, {int(self.lesion_mask.sum())} pixels)' if self.vertebra else ')'
         )
 
     def _repr_html_(self):
         return as_html(
-            [self.image, self.anatomy / max(self.anatomy.max(), 1), self.lesion_mask.astype(float)],
+            [self.image, self.structures / max(self.structures.max(), 1), self.lesion_mask.astype(float)],
             repr(self),
             titles=['image', 'vertebrae', 'lesion'],
         )
@@ -46,20 +46,20 @@ class Phantom:
 # %% ../../nbs/phantom/spine.ipynb #c0339
 def phantom(
     seed: int,  # Of this image: texture, noise, lesion
-    look: str = 'mr',  # One of `LOOKS`
+    contrast: str = 'mr',  # One of `LOOKS`
     lesion: str = HEALTHY,  # 'healthy' or one of `LESIONS`
     patient_seed: int | None = None,  # Of the anatomy and scanner; `seed` if `None`
     severity: float | None = None,  # 0 to 1; drawn if `None`
     size: int = 128,  # Image side in pixels
 ) -> Phantom:  # Image in [0, 1], instance mask, lesion mask
     "A simulated sagittal slice of the spine, healthy or with one lesion"
-    p = patient(seed if patient_seed is None else patient_seed, look, size)
-    r = rng('slice', seed, look)
+    p = patient(seed if patient_seed is None else patient_seed, contrast, size)
+    r = rng('slice', seed, contrast)
     img, an, vis = render(p, r, (size, size))
     mask = np.zeros(an.shape, bool)
     k = 0
     if lesion != HEALTHY:
-        lr = rng('lesion', seed, look, lesion)
+        lr = rng('lesion', seed, contrast, lesion)
         k = int(lr.integers(1, an.max() + 1))
-        img, mask = paint_lesion(img, an == k, vertebra_frame(an, k), lesion, lr, look, severity)
-    return Phantom(acquire(p, r, img), an, mask, lesion, look, k, severity)
+        img, mask = paint_lesion(img, an == k, vertebra_frame(an, k), lesion, lr, contrast, severity)
+    return Phantom(acquire(p, r, img), an, mask, lesion, contrast, k, severity)

@@ -32,11 +32,14 @@ def run_claims(
 ) -> pd.DataFrame:  # claim, value, lo, hi, run, table
     "What one run measured"
     have = {p.stem for p in Path(folder).glob('*.csv')}
-    read = lambda name: (
-        pd.read_csv(Path(folder) / f'{name}.csv')
-        if name in have
-        else pd.DataFrame(columns=['arm', 'metric', 'label', 'value', 'lo', 'hi'])
-    )  # a run may have some of them
+
+    def read(name):
+        return (
+            pd.read_csv(Path(folder) / f'{name}.csv')
+            if name in have
+            else pd.DataFrame(columns=['arm', 'metric', 'label', 'value', 'lo', 'hi'])
+        )  # a run may have some of them
+
     said = [
         (read('auc'), 'auc', lambda r: f'AUC of {r.arm}'),
         (read('gain'), 'gain', lambda r: f'AUC of {r.arm} less that of {r.control}'),
@@ -90,7 +93,10 @@ def unbacked(
 ) -> list:  # Numbers, as written
     "Numbers of a text that no claim states, when rounded as the text rounds"
     known = claims[['value', 'lo', 'hi']].stack().dropna().abs()
-    digits = lambda n: len(n.partition('.')[2])
+
+    def digits(n):
+        return len(n.partition('.')[2])
+
     by = {
         d: {f'{v:.{d}f}' for v in known if d or v == round(v)} for d in {digits(n) for n in numbers(text)}
     }  # whole numbers are counts: never a rounded measure

@@ -60,7 +60,10 @@ def effect_findings(
     effects: pd.DataFrame,  # From `factor_effects`
 ) -> list[str]:  # Sentences
     "Which parts help, which harm, and where nothing was shown"
-    verdict = lambda r: '**helps**' if r.lo > 0 else '**harms**' if r.hi < 0 else '**no effect shown**'
+
+    def verdict(r):
+        return '**helps**' if r.lo > 0 else '**harms**' if r.hi < 0 else '**no effect shown**'
+
     return [
         f'{r.factor}: AUC {_interval(r, sign=True)} over {r.pairs} pair{"s" if r.pairs > 1 else ""} of arms, {verdict(r)}.'
         for r in effects.itertuples()

@@ -167,25 +167,25 @@ def ratio_rows(aucs: pd.DataFrame) -> pd.DataFrame:
 
 # %% ../../nbs/report/figures.ipynb #c1076
 def plot_ratio(aucs: pd.DataFrame, ax: plt.Axes | None = None) -> plt.Axes:
-    "AUC against synthetic images for each real sick one"
+    "AUC against synthetic images for each real diseased one"
     d = ratio_rows(aucs)
     if not len(d):
         raise ValueError('there is no arm of a ratio sweep, such as `lora-smis x2`.')
     return plot_curves(
-        d, 'ratio', 'synthetic sick images for each real one', aucs[aucs.arm.isin(['real-only', 'oracle'])], ax
+        d, 'ratio', 'synthetic diseased images for each real one', aucs[aucs.arm.isin(['real-only', 'oracle'])], ax
     )
 
 # %% ../../nbs/report/figures.ipynb #c1077
 def plot_scarcity(df: pd.DataFrame, ax: plt.Axes | None = None) -> plt.Axes:
-    "AUC against the number of real sick images: arm, n_sick, value, lo, hi"
-    return plot_curves(df, 'n_sick', 'real sick training images', None, ax)
+    "AUC against the number of real diseased images: arm, n_diseased, value, lo, hi"
+    return plot_curves(df, 'n_diseased', 'real diseased training images', None, ax)
 
 # %% ../../nbs/report/figures.ipynb #c1078
 def plot_reliability(
     curves: dict,  # Arm -> table of `reliability_curve`
     ax: plt.Axes | None = None,
 ) -> plt.Axes:
-    "Share of sick images against the predicted probability; on the diagonal, probabilities mean what they say"
+    "Share of diseased images against the predicted probability; on the diagonal, probabilities mean what they say"
     sns.set_theme(style='whitegrid', context='paper')
     ax = ax or plt.subplots(figsize=(COLUMN, COLUMN))[1]
     ax.plot([0, 1], [0, 1], color='#bbbbbb', lw=1)
@@ -201,7 +201,7 @@ def plot_reliability(
             color=arm_colour(arm),
             label=arm,
         )
-    ax.set(xlabel='predicted probability', ylabel='share of sick images', xlim=(0, 1), ylim=(0, 1), aspect='equal')
+    ax.set(xlabel='predicted probability', ylabel='share of diseased images', xlim=(0, 1), ylim=(0, 1), aspect='equal')
     ax.legend(frameon=False, fontsize=7)
     sns.despine(ax=ax)
     return ax
@@ -241,10 +241,10 @@ def qualitative_grid(
     for row, i in zip(axs, ids):
         k = list(first.df.image_id).index(i)
         src, mask = find_image(sources, first.df.source_id.iloc[k]), first.lesion_mask(k)
-        show = lambda ax, x, title: (
-            ax.imshow(to_uint8(x), cmap='gray', vmin=0, vmax=255),
-            ax.set_title(title, fontsize=7, pad=2),
-        )
+
+        def show(ax, x, title):
+            return (ax.imshow(to_uint8(x), cmap='gray', vmin=0, vmax=255), ax.set_title(title, fontsize=7, pad=2))
+
         show(row[0], src, 'healthy')
         show(row[1], src, first.df.label.iloc[k])
         row[1].contour(mask, [0.5], colors='#ffb000', linewidths=0.8)
@@ -260,7 +260,10 @@ def save_figure(fig, stem: str | Path) -> Path:
     "Write a figure as PNG (150 dpi), PDF and SVG, with text as text, the same bytes each time"
     stem = Path(stem)
     stem.parent.mkdir(parents=True, exist_ok=True)
-    file = lambda ext: Path(f'{stem}.{ext}')
+
+    def file(ext):
+        return Path(f'{stem}.{ext}')
+
     with mpl.rc_context({'pdf.fonttype': 42, 'svg.fonttype': 'none', 'svg.hashsalt': stem.name}):
         for ext, dates in (('png', None), ('pdf', {'CreationDate': None}), ('svg', {'Date': None})):
             with atomic_path(file(ext)) as tmp:

@@ -77,7 +77,7 @@ def calibration_findings(
         return ['There is no oracle arm: how much could be gained is unknown.']
     top, low = rows.loc['oracle'], rows.loc['real-only']
     text = [
-        f'The oracle, trained with the withheld sick images, reaches an AUC of {_interval(top)}; real images alone {_interval(low)}.'
+        f'The oracle, trained with the withheld diseased images, reaches an AUC of {_interval(top)}; real images alone {_interval(low)}.'
     ]
     if top.value < oracle:
         text.append(

@@ -18,7 +18,10 @@ def with_interval(
     digits: int = 3,  # After the point
 ) -> pd.Series:  # Text such as `0.812 [0.774, 0.850]`
     "Value and interval as one text"
-    f = lambda v: '' if pd.isna(v) else f'{v:.{digits}f}'
+
+    def f(v):
+        return '' if pd.isna(v) else f'{v:.{digits}f}'
+
     return pd.Series(
         [f(v) if pd.isna(l) else f'{f(v)} [{f(l)}, {f(h)}]' for v, l, h in zip(df.value, df.lo, df.hi)], df.index
     )
@@ -26,14 +29,19 @@ def with_interval(
 # %% ../../nbs/report/tables.ipynb #c1055
 def markdown(df: pd.DataFrame) -> str:
     "GitHub table of texts and numbers"
-    text = lambda v: (
-        ''
-        if v is None or isinstance(v, float) and np.isnan(v)
-        else f'{v:.4g}'
-        if isinstance(v, (float, np.floating))
-        else str(v).replace('|', '\\|')
-    )
-    line = lambda cells: '| ' + ' | '.join(cells) + ' |'
+
+    def text(v):
+        return (
+            ''
+            if v is None or isinstance(v, float) and np.isnan(v)
+            else f'{v:.4g}'
+            if isinstance(v, (float, np.floating))
+            else str(v).replace('|', '\\|')
+        )
+
+    def line(cells):
+        return '| ' + ' | '.join(cells) + ' |'
+
     return '\n'.join(
         [
             line(map(str, df.columns)),
@@ -57,14 +65,18 @@ def latex(df: pd.DataFrame, caption: str = '') -> str:
         '>': r'\textgreater{}',
         '|': r'\textbar{}',
     }
-    plain = lambda v: (
-        ''
-        if v is None or isinstance(v, float) and np.isnan(v)
-        else f'{v:.4g}'
-        if isinstance(v, (float, np.floating))
-        else str(v)
-    )
-    safe = lambda v: plain(v).translate(str.maketrans(special))
+
+    def plain(v):
+        return (
+            ''
+            if v is None or isinstance(v, float) and np.isnan(v)
+            else f'{v:.4g}'
+            if isinstance(v, (float, np.floating))
+            else str(v)
+        )
+
+    def safe(v):
+        return plain(v).translate(str.maketrans(special))
 
     def cell(v):
         for (a, b), tex in MARKS.items():
@@ -134,7 +146,10 @@ def table(
     raw: pd.DataFrame | None = None,  # Unrounded numbers for the CSV; `df` if `None`
 ) -> str:  # The Markdown text
     "Write a table as `.md`, `.tex` and `.csv`"
-    file = lambda ext: Path(f'{stem}.{ext}')
+
+    def file(ext):
+        return Path(f'{stem}.{ext}')
+
     md = markdown(df)  # a point in the stem is part of its name
     write_text(file('md'), md + '\n')
     write_text(file('tex'), latex(df, caption))

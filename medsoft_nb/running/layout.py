@@ -93,7 +93,7 @@ def workflow_path(
 # %% ../../nbs/running/layout.ipynb #c1192
 VARIED = (
     'benchmark',
-    'n_sick',
+    'n_diseased',
 )  # Settings of `prepare` that may be lists: an experiment for each combination, in a folder of its own
 
 # %% ../../nbs/running/layout.ipynb #c1193

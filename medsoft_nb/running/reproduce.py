@@ -13,7 +13,7 @@ from contextlib import ExitStack
 from importlib.util import find_spec
 from pathlib import Path
 import nbformat
-from ..core.files import alone, read_json, write_text
+from ..core.files import folder_lock, read_json, write_text
 from ..core.logs import progress
 from ..core.runs import Run
 from .profile import STEPS
@@ -128,7 +128,7 @@ def reproduce(
     root, experiments = layout(profile, out, manifest, notebooks, steps)
     with ExitStack() as stack:
         for folder in dict.fromkeys([root, *(e.out for e in experiments)]):
-            stack.enter_context(alone(folder))
+            stack.enter_context(folder_lock(folder))
         records = {e.mark(job): job_record(job, e.out) if resume else None for e in experiments for job in e.jobs}
         before = {mark for mark, record in records.items() if record}
         if table_only:
@@ -205,7 +205,7 @@ def ensure(
     *steps: str,  # Names of steps, e.g. 'prepare', 'generate'
     seeds: tuple = (0,),
     settings: dict
-    | None = None,  # By step, e.g. `{'prepare': {'n_sick': 5}}`; the notebooks' defaults for what is not named
+    | None = None,  # By step, e.g. `{'prepare': {'n_diseased': 5}}`; the notebooks' defaults for what is not named
     arms: list | None = None,  # Painted arms; the notebooks' defaults if `None`
     notebooks: str | Path | None = None,  # Folder of the step notebooks; the shipped ones if `None`
     among: tuple = STEPS,
@@ -226,7 +226,7 @@ def ensure(
     )
     lacking = [job for job in jobs if job.step in steps and not _made(job, run)]
     if lacking:
-        with alone(run):
+        with folder_lock(run):
             for job in progress(lacking, 'steps'):
                 run_job(job, run)
     return run

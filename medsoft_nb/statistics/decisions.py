@@ -28,12 +28,12 @@ def choose_threshold(
     score,  # Their scores, `(n,)`
 ) -> (
     float
-):  # Call an image sick where `score >= threshold`; of several best the highest, midway to the next score below
+):  # Call an image diseased where `score >= threshold`; of several best the highest, midway to the next score below
     "Threshold with the largest sensitivity + specificity (Youden, Cancer 3:32, 1950)"
     y, score = _checked(y, score)
     if not 0 < (y == 1).sum() < len(y):
         raise ValueError(
-            f'a threshold needs validation images of both classes, but {int((y == 1).sum())} of {len(y)} are sick.'
+            f'a threshold needs validation images of both classes, but {int((y == 1).sum())} of {len(y)} are diseased.'
         )
     at = np.unique(score)[::-1]
     sensitivity, fall_out = (np.searchsorted(np.sort(score[y == c]), at, side='left') for c in (1, 0))
@@ -79,7 +79,7 @@ def classification_table(
     scores: pd.DataFrame,  # With `split`: rows 'val' give the thresholds, rows 'test' the measures
     n_boot: int = 1000,
     seed: int = 0,
-) -> pd.DataFrame:  # arm, metric (auc, auprc, accuracy, sensitivity, specificity, precision, f1), value, lo, hi, seeds, n patients; precision is NaN where nothing is called sick
+) -> pd.DataFrame:  # arm, metric (auc, auprc, accuracy, sensitivity, specificity, precision, f1), value, lo, hi, seeds, n patients; precision is NaN where nothing is called diseased
     "Each arm's classification measures at the threshold of its own validation rows, means over seeds with 95 % intervals over patients and seeds"
     val = dict(iter(scores[scores.split == 'val'].groupby(['arm', 'seed']))) if 'split' in scores else {}
     shared = set().union(*(v.patient_id for v in val.values())) & set(test_rows(scores).patient_id)
@@ -148,7 +148,10 @@ def calibration_table(
     def measure(a, q, y, s, w):
         p = expit(s)
         put = np.eye(bins)[_mass_bins(p, bins)]
-        ece = lambda gap, w: np.abs((w * gap) @ put).sum(1) / w.sum(1)
+
+        def ece(gap, w):
+            return np.abs((w * gap) @ put).sum(1) / w.sum(1)
+
         drawn = ece(p - (rng('calibrated', seed).random((n_boot, len(p))) < p), np.ones((1, len(p))))
         return dict(
             brier=_ratio(w @ (p - y) ** 2, w.sum(1)),

@@ -202,7 +202,10 @@ def paired_difference(
             raise ValueError(f'no arm {a!r} among {sorted(set(df.arm))}.')
     point, boot, z = resampled_aucs(df[df.arm.isin([*on, *off])], n_boot, seed)
     at = list(point.index).index
-    gap = lambda x: x[[at(a) for a in on]].mean(0) - x[[at(a) for a in off]].mean(0)
+
+    def gap(x):
+        return x[[at(a) for a in on]].mean(0) - x[[at(a) for a in off]].mean(0)
+
     value = gap(point.to_numpy())
     d = _mean_draws(value, gap(boot), z)
     d = d[~np.isnan(d)]
@@ -226,7 +229,7 @@ def auc_by_label(
     scores: pd.DataFrame,  # With `label`; rows with `y` of 0 are the healthy ones
     n_boot: int = 1000,
     seed: int = 0,
-) -> pd.DataFrame:  # arm, label, metric, value, lo, hi, seeds, n (patients with the disease or healthy), sick (patients with the disease)
+) -> pd.DataFrame:  # arm, label, metric, value, lo, hi, seeds, n (patients with the disease or healthy), diseased (patients with the disease)
     "AUC of each disease against healthy, mean over seeds, with its 95 % interval over patients and seeds"
     if 'label' not in scores:
         raise ValueError('the scores lack the column `label`.')
@@ -237,12 +240,14 @@ def auc_by_label(
         rows.append(
             bootstrap_auc(one, n_boot, seed)
             .drop(columns='sd')
-            .assign(sick=one[one.y == 1].patient_id.nunique())
+            .assign(diseased=one[one.y == 1].patient_id.nunique())
             .pipe(lambda d: d.assign(label=label))
         )
     if not rows:
         raise ValueError('no row has `y` of 1, so there is no disease to measure.')
-    return pd.concat(rows, ignore_index=True)[['arm', 'label', 'metric', 'value', 'lo', 'hi', 'seeds', 'n', 'sick']]
+    return pd.concat(rows, ignore_index=True)[
+        ['arm', 'label', 'metric', 'value', 'lo', 'hi', 'seeds', 'n', 'diseased']
+    ]
 
 # %% ../../nbs/statistics/intervals.ipynb #c0762
 def clustered_interval(v, groups, seed=0, n_boot=500) -> tuple:

@@ -18,7 +18,10 @@ from .decisions import _wilson
 def _binormal(r, y, distance, same, other, spread, seeds):
     "Scores `(arms, seeds, n)` of arms with the given distances of the class means, in standard deviations"
     arms, n = len(distance), len(y)
-    z = lambda *shape: r.normal(size=shape)
+
+    def z(*shape):
+        return r.normal(size=shape)
+
     d = np.reshape(distance, (arms, 1, 1)) + spread * z(arms, seeds, 1)
     return (
         d * y + np.sqrt(other) * z(n) + np.sqrt(same - other) * z(arms, 1, n) + np.sqrt(1 - same) * z(arms, seeds, n)
@@ -37,7 +40,7 @@ def binormal_fit(
     scores: pd.DataFrame,  # At least two arms or two seeds
     control: str,  # Arm whose AUC is the base
     seed: int = 0,
-) -> dict:  # base AUC, share of sick images, correlations within a class between seeds (`same`) and between arms (`other`), `spread` of the class distance over seeds, patients, seeds
+) -> dict:  # base AUC, share of diseased images, correlations within a class between seeds (`same`) and between arms (`other`), `spread` of the class distance over seeds, patients, seeds
     "Binormal model of the scores for `power_of_gain`"
     arms, seeds, y, who, s = _arrays(scores)
     k, n1 = len(seeds), int((y == 1).sum())
@@ -85,24 +88,27 @@ def power_of_gain(
     control: str,  # Arm from whose AUC the gain is counted
     gain: float | list = 0.05,  # True gain in AUC, or several
     patients: int
-    | None = None,  # In the test set, one image each, as many of them sick as in the scores; those of the scores if `None`
+    | None = None,  # In the test set, one image each, as many of them diseased as in the scores; those of the scores if `None`
     seeds: int | None = None,  # Of training; those of the scores if `None`
     n_sim: int = 200,  # Simulated studies for each gain
     n_boot: int = 200,  # Resamples in each study's test
     level: float = 0.05,  # A gain is seen where it is positive and p < level
     seed: int = 0,
-) -> pd.DataFrame:  # One row a gain: control, base, gain, patients, sick, seeds, same, other, spread, power, lo, hi (Wilson over the studies), level, n_sim
+) -> pd.DataFrame:  # One row a gain: control, base, gain, patients, diseased, seeds, same, other, spread, power, lo, hi (Wilson over the studies), level, n_sim
     "How probably the paired test sees a true gain in AUC"
     fit = binormal_fit(scores, control, seed)
     n, k = patients or fit['patients'], seeds or fit['seeds']
     n1 = int(round(n * fit['share']))
     rows = []
     if min(n1, n - n1) < 2:
-        raise ValueError(f'{n} patients of whom {n1} are sick are too few; at least two of each class are needed.')
+        raise ValueError(f'{n} patients of whom {n1} are diseased are too few; at least two of each class are needed.')
     if 2 / (1 + n_boot) >= level:
         raise ValueError(f'{n_boot} resamples cannot give p < {level:g}; take `n_boot` of at least {int(2 / level)}.')
     y = (np.arange(n) < n1).astype(int)
-    distance = lambda a: np.sqrt(2 + fit['spread'] ** 2) * ndtri(a)
+
+    def distance(a):
+        return np.sqrt(2 + fit['spread'] ** 2) * ndtri(a)
+
     for g in np.atleast_1d(gain):
         if not 0 < fit['base'] < 1 or not 0 < fit['base'] + g < 1:
             raise ValueError(f"a gain of {g:g} over an AUC of {fit['base']:.3f} leaves the open range from 0 to 1.")
@@ -127,7 +133,7 @@ def power_of_gain(
                 base=fit['base'],
                 gain=float(g),
                 patients=n,
-                sick=n1,
+                diseased=n1,
                 seeds=k,
                 same=fit['same'],
                 other=fit['other'],
@@ -147,6 +153,6 @@ def power_sentence(
 ) -> str:
     "The rows of `power_of_gain` in words, a sentence each"
     return ' '.join(
-        f"With {r.patients} test patients ({r.sick} sick) and {r.seeds} seed{'s' * (r.seeds != 1)}, a true gain of {r.gain:.3g} over the AUC of {r.base:.2f} of {r.control} is seen (p < {r.level:g}) in {100 * r.power:.0f} % of {r.n_sim} simulated studies (95 % interval {100 * r.lo:.0f} to {100 * r.hi:.0f} %)."
+        f"With {r.patients} test patients ({r.diseased} diseased) and {r.seeds} seed{'s' * (r.seeds != 1)}, a true gain of {r.gain:.3g} over the AUC of {r.base:.2f} of {r.control} is seen (p < {r.level:g}) in {100 * r.power:.0f} % of {r.n_sim} simulated studies (95 % interval {100 * r.lo:.0f} to {100 * r.hi:.0f} %)."
         for r in power.itertuples()
     )

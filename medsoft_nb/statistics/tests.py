@@ -30,7 +30,7 @@ def delong(
     n1, n0 = int((y == 1).sum()), int((y == 0).sum())
     if min(n1, n0) < 2:
         raise ValueError(
-            f"DeLong's test needs at least two patients of each class, but got {n0} healthy and {n1} sick."
+            f"DeLong's test needs at least two patients of each class, but got {n0} healthy and {n1} diseased."
         )
     v1 = np.array([(_midranks(s)[y == 1] - _midranks(s[y == 1])) / n0 for s in (a, b)])
     v0 = np.array([1 - (_midranks(s)[y == 0] - _midranks(s[y == 0])) / n1 for s in (a, b)])

@@ -63,7 +63,7 @@ def encoder_cache(
     s = torch.from_numpy(np.stack([np.stack(m) for m in masks]))
     out = []
     for b, m in zip(x.split(batch_size), s.split(batch_size)):
-        views = [controller.look(b, m[:, j : j + 1]) for j in range(s.shape[1])]
+        views = [controller.encode(b, m[:, j : j + 1]) for j in range(s.shape[1])]
         out.append(
             [v.half().cpu() for v in (*controller.encoder.images(b), *(torch.stack(v, 1) for v in zip(*views)))]
         )

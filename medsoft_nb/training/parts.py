@@ -43,7 +43,10 @@ def new_vae() -> AutoencoderKL:
 # %% ../../nbs/training/parts.ipynb #c0689
 def expose(x: torch.Tensor, g: torch.Generator) -> torch.Tensor:
     "Random gamma, window and, now and then, inversion"
-    u = lambda lo, hi: torch.rand(len(x), 1, 1, 1, generator=g) * (hi - lo) + lo
+
+    def u(lo, hi):
+        return torch.rand(len(x), 1, 1, 1, generator=g) * (hi - lo) + lo
+
     lo = u(-0.05, 0.15)
     x = (lo + x ** u(-0.5, 0.5).exp() * (u(0.8, 1.25) - lo)).clamp(0, 1)
     return torch.where(u(0, 1) < 0.1, 1 - x, x)
@@ -55,8 +58,13 @@ def vae_loss(vae, x: torch.Tensor, g: torch.Generator) -> torch.Tensor:
         d = vae.encode(x).latent_dist
         y = vae.decode(d.mean + d.std * torch.randn(d.mean.shape, generator=g).to(d.mean)).sample
     y = y.float()
-    dx = lambda t: t[..., 1:] - t[..., :-1]
-    dy = lambda t: t[..., 1:, :] - t[..., :-1, :]
+
+    def dx(t):
+        return t[..., 1:] - t[..., :-1]
+
+    def dy(t):
+        return t[..., 1:, :] - t[..., :-1, :]
+
     return (
         F.l1_loss(y, x)
         + 2 * F.mse_loss(y, x)
@@ -230,7 +238,10 @@ def train_clip(
         i = torch.randint(0, len(pool), (config.batch_size,), generator=g)
         r = rng('caption', config.seed, step)
         n = len(i)
-        u = lambda lo, hi: torch.rand(n, generator=g) * (hi - lo) + lo
+
+        def u(lo, hi):
+            return torch.rand(n, generator=g) * (hi - lo) + lo
+
         a, s, flip = u(-0.15, 0.15), u(0.85, 1.15), (u(0, 1) < 0.5).float() * 2 - 1
         th = torch.stack(
             [
@@ -314,19 +325,25 @@ def new_unet() -> UNet2DConditionModel:
 def latent_pool(vae, n: int, size: int, seed: int = 1, masks: int = 2) -> dict:
     "Latents of `n` windows of `size` pixels with masked latents, masks and what each mask covers"
     out = dict(z=[], masked=[], mask=[], labels=[])
-    enc = lambda x: (vae.encode(x).latent_dist.mean * vae.config.scaling_factor).half()
+
+    def enc(x):
+        return (vae.encode(x).latent_dist.mean * vae.config.scaling_factor).half()
+
     for i in progress(range(n), desc=f'latents {size}'):
         p, r = draw(i, seed, BASE_SEES), rng('window', seed, i, size)
         k, y, x = crop_window(p, r, size)
         ms = [training_mask(p, k, r) for _ in range(masks)]
-        cut = lambda a: torch.from_numpy(np.ascontiguousarray(a[y : y + size, x : x + size], np.float32))
+
+        def cut(a):
+            return torch.from_numpy(np.ascontiguousarray(a[y : y + size, x : x + size], np.float32))
+
         im, s = cut(np.round(p.image * 255) / 127.5 - 1)[None, None], torch.stack([cut(m) for m, _ in ms])[:, None]
         with autocast('cpu'):
             z = enc(torch.cat([im, im * (1 - s)]))
         out['z'].append(z[0])
         out['masked'].append(z[1:])
         out['mask'].append(latent_mask(s, 2 ** (len(vae.config.block_out_channels) - 1)).half())
-        out['labels'].append([(l, p.look, grade(l, p.severity)) for _, l in ms])
+        out['labels'].append([(l, p.contrast, grade(l, p.severity)) for _, l in ms])
     return out | {k: torch.stack(out[k]) for k in ('z', 'masked', 'mask')}
 
 # %% ../../nbs/training/parts.ipynb #c0706

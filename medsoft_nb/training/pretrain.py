@@ -20,7 +20,7 @@ from ..knowledge.prompts import compose
 from ..data.manifest import HEALTHY, Manifest
 from ..lesions.structures import vertebra_frame
 from ..lesions.soft import soften
-from ..phantom.anatomy import LOOKS, MODALITY
+from ..phantom.structures import CONTRASTS, MODALITY
 from ..phantom.lesions import LESIONS
 from ..phantom.spine import Phantom, phantom
 from ..phantom.benchmarks import write_phantom
@@ -46,30 +46,33 @@ def draw(
 ) -> Phantom:
     "One phantom of a training pool"
     r = rng('pool', seed, i)
-    look = LOOKS[int(r.choice(3, p=[0.27, 0.33, 0.40]))]
-    label = HEALTHY if r.random() < healthy else str(r.choice(sees[look]))
-    return phantom(10_000_000 * (seed + 1) + i, look, label, severity=float(r.uniform(0.3, 1.0)))
+    contrast = CONTRASTS[int(r.choice(3, p=[0.27, 0.33, 0.40]))]
+    label = HEALTHY if r.random() < healthy else str(r.choice(sees[contrast]))
+    return phantom(10_000_000 * (seed + 1) + i, contrast, label, severity=float(r.uniform(0.3, 1.0)))
 
 # %% ../../nbs/training/pretrain.ipynb #c0673
 def crop_window(p: Phantom, r, size: int = 64) -> tuple:
-    "Vertebra of interest (the sick one, or any) and the corner of a window around it"
-    k = p.vertebra or int(r.integers(1, p.anatomy.max() + 1))
+    "Vertebra of interest (the diseased one, or any) and the corner of a window around it"
+    k = p.vertebra or int(r.integers(1, p.structures.max() + 1))
     n = p.image.shape[0]
-    cy, cx = ndi.center_of_mass(p.anatomy == k)
-    at = lambda c: int(np.clip(c - size / 2 + r.integers(-9, 10), 0, n - size))
+    cy, cx = ndi.center_of_mass(p.structures == k)
+
+    def at(c):
+        return int(np.clip(c - size / 2 + r.integers(-9, 10), 0, n - size))
+
     return k, at(cy), at(cx)
 
 # %% ../../nbs/training/pretrain.ipynb #c0674
 def training_mask(p: Phantom, k: int, r) -> tuple:
     "Soft mask of random shape near vertebra `k`, and the label that describes what it covers"
-    shape, bone, lesion = p.image.shape, p.anatomy == k, p.lesion_mask
+    shape, structure, lesion = p.image.shape, p.structures == k, p.lesion_mask
     c = r.random()
     if lesion.any() and c < 0.75:
         m = ndi.binary_dilation(lesion, iterations=int(r.integers(1, 4))) if r.random() < 0.6 else lesion
     elif c < 0.45:
-        m = ndi.binary_dilation(bone, iterations=int(r.integers(1, 4)))
+        m = ndi.binary_dilation(structure, iterations=int(r.integers(1, 4)))
     else:
-        f = vertebra_frame(p.anatomy, k)
+        f = vertebra_frame(p.structures, k)
         yy, xx = np.mgrid[: shape[0], : shape[1]]
         t = r.uniform(0, np.pi)
         y, x, (a, b) = yy - f.y - r.normal(0, 6), xx - f.x - r.normal(0, 7), r.uniform(4, 20, 2)
@@ -82,7 +85,7 @@ def training_mask(p: Phantom, k: int, r) -> tuple:
         if (m & lesion).any() and (m & lesion).sum() < 0.2 * lesion.sum():
             m = m & ~lesion
         if m.sum() < 12:
-            m = bone
+            m = structure
     covers = lesion.any() and (lesion & m).sum() > 0.4 * lesion.sum()
     return soften(m, float(r.choice([0, 2, 4, 6, 8, 10]))), p.label if covers else HEALTHY
 
@@ -100,24 +103,27 @@ def grade(label: str, severity: float | None) -> str:
     )
 
 # %% ../../nbs/training/pretrain.ipynb #c0676
-def caption(label: str, look: str, r, how: str = '') -> str:
+def caption(label: str, contrast: str, r, how: str = '') -> str:
     "One of several ways to say it, from a bare label to the full prompt; `how` is a grade, said half of the time"
     kb = load_knowledge()
     d = kb['diseases'][label]
-    words = [MODALITY[look], *(s for s in kb['modalities'][look]['synonyms'] if len(s) > 2 and s not in ('stir',))]
+    words = [
+        MODALITY[contrast],
+        *(s for s in kb['modalities'][contrast]['synonyms'] if len(s) > 2 and s not in ('stir',)),
+    ]
     m = str(r.choice(words))
     name = str(r.choice([d['name'], *d.get('synonyms', ())])) if r.random() < 0.3 else d['name']
-    looks = str(r.choice(phrases(label, look)))
+    contrasts = str(r.choice(phrases(label, contrast)))
     if how and r.random() < 0.5:
         name = f'{how} {name}'
     return [
-        compose(label, MODALITY[look]),
-        f'sagittal {m} of the spine, {name}, {looks}',
+        compose(label, MODALITY[contrast]),
+        f'sagittal {m} of the spine, {name}, {contrasts}',
         f'sagittal {m} of the spine, {name}',
         f'{m}, {name}',
         name,
-        f'{looks}, {m}',
-        f'{label}, {looks}',
+        f'{contrasts}, {m}',
+        f'{label}, {contrasts}',
     ][int(r.integers(7))]
 
 # %% ../../nbs/training/pretrain.ipynb #c0679
@@ -147,7 +153,7 @@ def write_pool(
         name = f'{p.label}-{i:05d}'
         rows.append(
             write_phantom(p, out, name, name)
-            | dict(prompt=caption(p.label, p.look, rng('said', seed, i), grade(p.label, p.severity)))
+            | dict(prompt=caption(p.label, p.contrast, rng('said', seed, i), grade(p.label, p.severity)))
         )
     m = Manifest(pd.DataFrame(rows), out)
     m.save(out / 'manifest.csv')
@@ -167,19 +173,19 @@ def write_benchmark_lesions(
         ('lytic', 'ct'),
         ('fracture', 'mr'),
     ),
-) -> Manifest:  # With a column `look`
-    "Held-out sick phantoms: diseases in looks that the base, the encoder or neither has seen"
+) -> Manifest:  # With a column `contrast`
+    "Held-out diseased phantoms: diseases in looks that the base, the encoder or neither has seen"
     rows = []
-    for label, look in pairs:
+    for label, contrast in pairs:
         for i in range(n):
             p = phantom(
                 2 * 10**9 + 1000 * seed + i,
-                look,
+                contrast,
                 label,
-                severity=float(rng('severity', seed, label, look, i).uniform(0.5, 1.0)),
+                severity=float(rng('severity', seed, label, contrast, i).uniform(0.5, 1.0)),
             )
-            name = f'{look}-{label}-{i:04d}'
-            rows.append(write_phantom(p, Path(out), name, name) | dict(look=look))
+            name = f'{contrast}-{label}-{i:04d}'
+            rows.append(write_phantom(p, Path(out), name, name) | dict(contrast=contrast))
     m = Manifest(pd.DataFrame(rows), out)
     m.save(Path(out) / 'manifest.csv')
     return m

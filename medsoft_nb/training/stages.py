@@ -45,8 +45,8 @@ class Training:
     rank: int = 16  # Of the LoRA matrices; 0 leaves the U-Net as it is
     targets: tuple = LORA_TARGETS  # Layer names; attention only is `LORA_TARGETS[:4]`
     full: bool = False  # Train all weights of the U-Net instead of a LoRA, as the paper did
-    region: int | None = None  # Side of the square window around the mask, in pixels; the base's own size if `None`
-    variants: int = 12  # Cached variants (place, scale, exposure) of a sick image
+    roi: int | None = None  # Side of the square window around the mask, in pixels; the base's own size if `None`
+    variants: int = 12  # Cached variants (place, scale, exposure) of a diseased image
     masks: int = 2  # Cached soft masks a variant
     healthy_share: float = 0.3  # Share of a batch that is healthy images
     ramp: tuple = (0.0, 10.0)  # Range of the soft border in pixels; 0 is the hard mask
@@ -77,13 +77,14 @@ def check_training(manifest: Manifest) -> None:
         raise ValueError(
             f"fine-tuning takes training images only, but the manifest has rows of split {sorted(set(df.split) - {'train', ''})[0]!r}. Use `manifest.where(split='train')`."
         )
-    sick = df[df.label != HEALTHY]
-    if not len(sick):
+    diseased = df[df.label != HEALTHY]
+    if not len(diseased):
         raise ValueError(
-            'the manifest has no sick image: there is nothing to learn. Labels: ' + ', '.join(sorted(set(df.label)))
+            'the manifest has no diseased image: there is nothing to learn. Labels: '
+            + ', '.join(sorted(set(df.label)))
         )
-    bare = sick[sick.lesion_mask == '']
+    bare = diseased[diseased.lesion_mask == '']
     if len(bare):
         raise ValueError(
-            f"{len(bare)} sick images have no `lesion_mask` (first: {bare.image_id.iloc[0]}); make one from a box with `box_mask`."
+            f"{len(bare)} diseased images have no `lesion_mask` (first: {bare.image_id.iloc[0]}); make one from a box with `box_mask`."
         )

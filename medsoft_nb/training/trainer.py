@@ -6,7 +6,7 @@ Docs: https://example.github.io/medsoft_nb/training/trainer.html.md"""
 
 # %% auto #0
 __all__ = ['diffusion_loss', 'Objective', 'make_trainable', 'make_batch', 'Trained', 'train', 'save_stage', 'check_folder',
-           'report', 'pick', 'weights', 'state_hash', 'checkpoint', 'resume']
+           'report', 'draw_rows', 'network_state', 'state_hash', 'checkpoint', 'resume']
 
 # %% ../../nbs/training/trainer.ipynb #c0664
 import hashlib, json
@@ -180,7 +180,7 @@ class Trained:
 # %% ../../nbs/training/trainer.ipynb #c0638
 def train(
     base: str | dict,  # Name for `load_base`, or its parts; its U-Net gains the LoRA
-    manifest: Manifest,  # Training images, sick (with `lesion_mask`) and healthy
+    manifest: Manifest,  # Training images, diseased (with `lesion_mask`) and healthy
     out: str | Path,  # Folder for weights, checkpoint and loss curve
     config: Training = None,  # Stage and settings
     controller: Controller | None = None,  # Encoder, MSC and adapter, trained in place; for all stages but 'lora'
@@ -226,14 +226,14 @@ def train(
                 {k: v for k, v in net.unet.state_dict().items() if k in ('conv_in.weight', 'conv_out.weight')}
             )
         }
-        | {n: state_hash(weights(net, n)) for n in net.trained()},
+        | {n: state_hash(network_state(net, n)) for n in net.trained()},
     )
     start, losses = resume(out / 'state.pt', config, net, opt, trained_on)
     for step in progress(range(start, config.steps), desc=f'stage {config.stage}', total=config.steps - start):
         g = torch_generator(
             'train', config.seed, step, accelerator.process_index
         )  # the same draws in every stage: arms are compared in pairs
-        i = pick(data['sick'], config, g)
+        i = draw_rows(data['diseased'], config, g)
         j = torch.randint(0, config.masks, (len(i),), generator=g)
         for group in opt.param_groups:
             group['lr'] = group['peak'] * min(1, (step + 1) / 20) * (1 - 0.9 * step / config.steps)
@@ -286,7 +286,7 @@ def report(out: Path, config: Training, manifest: Manifest, losses: list) -> Non
         dict(
             config=asdict(config),
             final_loss=float(np.mean(losses[-50:])),
-            weights={str(p.relative_to(out)): sha256(p)[:16] for p in sorted(out.rglob('*.safetensors'))},
+            network_state={str(p.relative_to(out)): sha256(p)[:16] for p in sorted(out.rglob('*.safetensors'))},
             images=dict(manifest.df.label.value_counts()) | {},
             patients=sorted(set(manifest.df.patient_id)),
         ),
@@ -294,16 +294,19 @@ def report(out: Path, config: Training, manifest: Manifest, losses: list) -> Non
     (out / 'state.pt').unlink(missing_ok=True)
 
 # %% ../../nbs/training/trainer.ipynb #c0642
-def pick(sick, config, g):
-    "Rows of one batch: the given share healthy, the rest sick"
-    n = round(config.batch_size * config.healthy_share) if (~sick).any() else 0
-    draw = lambda rows, k: rows[torch.randint(0, len(rows), (k,), generator=g)]
+def draw_rows(diseased, config, g):
+    "Rows of one batch: the given share healthy, the rest diseased"
+    n = round(config.batch_size * config.healthy_share) if (~diseased).any() else 0
+
+    def draw(rows, k):
+        return rows[torch.randint(0, len(rows), (k,), generator=g)]
+
     return torch.cat(
-        [draw(sick.nonzero()[:, 0], config.batch_size - n)] + ([draw((~sick).nonzero()[:, 0], n)] if n else [])
+        [draw(diseased.nonzero()[:, 0], config.batch_size - n)] + ([draw((~diseased).nonzero()[:, 0], n)] if n else [])
     )
 
 # %% ../../nbs/training/trainer.ipynb #c0643
-def weights(net: Objective, name: str) -> dict:
+def network_state(net: Objective, name: str) -> dict:
     "State of one trained part; of a U-Net with LoRA, the LoRA"
     part = getattr(net, name)
     return get_peft_model_state_dict(part) if name == 'unet' and not net.config.full else part.state_dict()
@@ -328,7 +331,7 @@ def checkpoint(path, config, net, opt, step, losses, trained_on):
             step=step,
             losses=losses,
             optimizer=opt.state_dict(),
-            weights={n: weights(net, n) for n in net.trained()},
+            network_state={n: network_state(net, n) for n in net.trained()},
         ),
     )
 
@@ -344,7 +347,7 @@ def resume(path, config, net, opt, trained_on):
         )
     if s['trained_on'] != trained_on:
         raise ValueError(
-            f"{path} belongs to a run on other {'images' if s['trained_on']['data'] != trained_on['data'] else 'weights'}. Use another folder, or remove the file to start anew."
+            f"{path} belongs to a run on other {'images' if s['trained_on']['data'] != trained_on['data'] else 'network_state'}. Use another folder, or remove the file to start anew."
         )
     for name, w in s['weights'].items():
         if name == 'unet' and not config.full:

@@ -13,7 +13,7 @@ from transformers import CLIPModel
 from ..core.seeds import rng, torch_generator
 from ..knowledge.prompts import compose
 from ..data.manifest import HEALTHY, Manifest
-from ..phantom.anatomy import LOOKS, MODALITY
+from ..phantom.structures import CONTRASTS, MODALITY
 from ..phantom.spine import phantom
 from ..models.base import encode_prompts
 from ..models.controller import Controller
@@ -34,10 +34,10 @@ def measure_base(
 ) -> dict:  # psnr_db by look, loss of the U-Net with right and with empty prompt, accuracy of naming disease and look
     "Reconstruction, denoising and naming on held-out phantoms"
     out, vae = {}, base['vae']
-    for look in LOOKS:
-        x = torch.from_numpy(np.stack([phantom(10**9 + i, look).image for i in range(n)]))[:, None] * 2 - 1
+    for contrast in CONTRASTS:
+        x = torch.from_numpy(np.stack([phantom(10**9 + i, contrast).image for i in range(n)]))[:, None] * 2 - 1
         y = torch.cat([vae.decode(vae.encode(b).latent_dist.mean).sample for b in x.split(8)]).clamp(-1, 1)
-        out[f'psnr_db_{look}'] = float(-10 * torch.log10(((y - x) / 2).pow(2).mean((1, 2, 3))).mean())
+        out[f'psnr_db_{contrast}'] = float(-10 * torch.log10(((y - x) / 2).pow(2).mean((1, 2, 3))).mean())
     pool = latent_pool(vae, n, 64, seed)
     for name, texts in (
         ('prompt', [caption(*p[0][:2], rng('measure', i), p[0][2]) for i, p in enumerate(pool['labels'])]),
@@ -61,9 +61,12 @@ def measure_base(
         )
     if clip is None:
         return out
-    kinds = sorted({(l, k) for k in LOOKS for l in (HEALTHY, *ENCODER_SEES[k])})
+    kinds = sorted({(l, k) for k in CONTRASTS for l in (HEALTHY, *ENCODER_SEES[k])})
     ps = [draw(i, seed, ENCODER_SEES, 0.15) for i in range(4 * n)]
-    cut = lambda i, p: (lambda k, y, x: p.image[y : y + 64, x : x + 64])(*crop_window(p, rng('measure', i)))
+
+    def cut(i, p):
+        return (lambda k, y, x: p.image[y : y + 64, x : x + 64])(*crop_window(p, rng('measure', i)))
+
     v = embed(
         clip, base['tokenizer'], windows=torch.from_numpy(np.stack([cut(i, p) for i, p in enumerate(ps)]))[:, None]
     )
@@ -71,14 +74,14 @@ def measure_base(
     got = [kinds[i] for i in (v @ t.T).argmax(1).tolist()]
     return out | dict(
         names_disease=float(np.mean([g[0] == p.label for g, p in zip(got, ps)])),
-        names_look=float(np.mean([g[1] == p.look for g, p in zip(got, ps)])),
+        names_look=float(np.mean([g[1] == p.contrast for g, p in zip(got, ps)])),
     )
 
 # %% ../../nbs/training/worth.ipynb #c0713
 @torch.no_grad()
 def measure_msc(
     controller: Controller,
-    held_out: Manifest,  # Sick images with masks
+    held_out: Manifest,  # Diseased images with masks
     pool: Manifest,  # Training images that the mean token is taken of
     region: int = 64,  # Side of the windows
     seed: int = 0,
@@ -86,34 +89,44 @@ def measure_msc(
     "Cosine of the predicted to the true tokens inside the mask, against predictions that need no MSC"
     config = Training(variants=1, masks=1, healthy_share=0.0, region=region, seed=seed, ramp=(4.0, 6.0))
 
-    def look(m):
+    def contrast(m):
         w = training_windows(m, config, region)
         return encoder_cache(controller, w[0], w[1])
 
-    d, p = look(held_out), look(pool)
+    d, p = contrast(held_out), contrast(pool)
     m = p['region'][:, 0, :, None].float()
     centre = (p['true'] * m).sum((0, 1)) / m.sum()
     labels, r = held_out.df.label.tolist(), rng('wrong', seed)
     kinds = sorted(set(labels))
     wrong = [str(r.choice([k for k in kinds if k != l] or [l])) for l in labels]
-    says = lambda names: [compose(l, m) for l, m in zip(names, held_out.df.modality)]
-    see = lambda texts: torch.cat(
-        [
-            controller.msc(
-                *(d[k][b, 0].float() for k in ('context', 'pooled')),
-                controller.encoder.texts([texts[i] for i in b]),
-                d['region'][b, 0],
-            )[0]
-            for b in torch.arange(len(labels)).split(64)
-        ]
-    )
+
+    def says(names):
+        return [compose(l, m) for l, m in zip(names, held_out.df.modality)]
+
+    def see(texts):
+        return torch.cat(
+            [
+                controller.msc(
+                    *(d[k][b, 0].float() for k in ('context', 'pooled')),
+                    controller.encoder.texts([texts[i] for i in b]),
+                    d['region'][b, 0],
+                )[0]
+                for b in torch.arange(len(labels)).split(64)
+            ]
+        )
+
     right, false = see(says(labels)), see(says(wrong))
     true, context, inside = d['true'].float(), d['context'][:, 0].float(), d['region'][:, 0].float()
-    mean = lambda v: ((v * inside).sum(1) / inside.sum(1)).numpy()
-    cosine = lambda x, c=0.0: mean(F.cosine_similarity(x - c, true - c, dim=-1))
+
+    def mean(v):
+        return ((v * inside).sum(1) / inside.sum(1)).numpy()
+
+    def cosine(x, c=0.0):
+        return mean(F.cosine_similarity(x - c, true - c, dim=-1))
+
     return pd.DataFrame(
         dict(
-            look=held_out.df.get('look', held_out.df.modality),
+            contrast=held_out.df.get('contrast', held_out.df.modality),
             label=labels,
             wrong_label=wrong,
             mean=cosine(centre.expand_as(true)),
