@@ -107,12 +107,13 @@ def fill_in(
 
 # %% ../../nbs/report/claims.ipynb #k0008
 def quote(
-    text: str,  # Markdown, see `fill_in`
+    text: str,  # Markdown, see `fill_in`; lines of a paragraph are joined
 ):  # `IPython.display.Markdown`
     "A text of a notebook with the numbers of the shipped ledger"
     from IPython.display import Markdown
 
-    return Markdown(fill_in(text, ledger()))
+    paragraphs = re.sub(r'(?<!\n)\n(?!\n|- |\|) *', ' ', text.strip())
+    return Markdown(fill_in(paragraphs, ledger()))
 
 # %% ../../nbs/report/claims.ipynb #k0011
 def quoted_texts(
