@@ -15,7 +15,7 @@ from ..core.seeds import rng
 from ..core.images import write_image
 from ..core.logs import progress
 from ..data.manifest import HEALTHY, Manifest
-from .structures import MODALITY
+from .anatomy import MODALITY
 from .spine import Phantom, phantom
 
 # %% ../../nbs/phantom/benchmarks.ipynb #c0360

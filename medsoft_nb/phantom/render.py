@@ -13,7 +13,7 @@ from scipy import ndimage as ndi
 from ..core.seeds import rng
 from ..lesions.structures import Frame, sigmoid
 from ..lesions.shapes import smooth_noise
-from .structures import body_sdf, centre
+from .anatomy import body_sdf, centre
 
 # %% ../../nbs/phantom/render.ipynb #c0323
 def background(p, r, shape):

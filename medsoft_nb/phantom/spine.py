@@ -14,7 +14,7 @@ from ..core.seeds import rng
 from ..core.images import as_html
 from ..data.manifest import HEALTHY
 from ..lesions.structures import vertebra_frame
-from .structures import patient
+from .anatomy import patient
 from .render import acquire, render
 from .lesions import paint_lesion
 
