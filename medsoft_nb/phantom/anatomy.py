@@ -56,7 +56,7 @@ def tissues(
         t2 = r.random() < 0.65
         t = (
             dict(
-                structure=U(0.26, 0.44),
+                bone=U(0.26, 0.44),
                 disc=U(0.12, 0.24),
                 nucleus=U(0.35, 0.85),
                 csf=U(0.75, 0.95),
@@ -71,7 +71,7 @@ def tissues(
             )
             if t2
             else dict(
-                structure=U(0.40, 0.58),
+                bone=U(0.40, 0.58),
                 disc=U(0.22, 0.32),
                 nucleus=U(0.26, 0.36),
                 csf=U(0.08, 0.18),
@@ -96,7 +96,7 @@ def tissues(
         )
     elif contrast == 'ct':
         t = dict(
-            structure=U(0.50, 0.62),
+            bone=U(0.50, 0.62),
             disc=U(0.36, 0.41),
             nucleus=U(0.37, 0.43),
             csf=U(0.30, 0.34),
@@ -118,7 +118,7 @@ def tissues(
         )
     elif contrast == 'radiograph':
         t = dict(
-            structure=U(0.50, 0.62),
+            bone=U(0.50, 0.62),
             disc=U(0.34, 0.42),
             nucleus=U(0.33, 0.40),
             csf=U(0.40, 0.46),
