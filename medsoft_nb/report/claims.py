@@ -157,4 +157,5 @@ def unquoted(
         if _bare(text) not in page:
             raise ValueError(f'The page does not say {_bare(text)!r}. Make it anew.')
         page = page.replace(_bare(text), ' ')
-    return numbers(page)
+    typed = ' '.join(_QUOTED.sub(' ', text) for text in texts)
+    return numbers(f'{page} {typed}')
