@@ -216,7 +216,9 @@ def check_structure(
     stack = stacked(structures)
     k = int(np.bincount(stack[b != 0]).argmax())
     if not k:
-        raise ValueError('`structure` lies outside the vertebrae of `structures`; take it from there, e.g. `anatomy==3`.')
+        raise ValueError(
+            '`structure` lies outside the vertebrae of `structures`; take it from there, e.g. `anatomy==3`.'
+        )
     return b != 0, stack, k
 
 # %% ../../nbs/lesions/shapes.ipynb #c0305
