@@ -13,7 +13,7 @@ from transformers import CLIPModel
 from ..core.seeds import rng, torch_generator
 from ..knowledge.prompts import compose
 from ..data.manifest import HEALTHY, Manifest
-from ..phantom.anatomy import CONTRASTS, MODALITY
+from ..phantom.tissues import CONTRASTS, MODALITY
 from ..phantom.spine import phantom
 from ..models.base import encode_prompts
 from ..models.controller import Controller
