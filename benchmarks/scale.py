@@ -13,14 +13,19 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTextModel
 
-from medsoft_nb.core import packages, write_json
-from medsoft_nb.data import HEALTHY
-from medsoft_nb.generate import GenerateConfig, generate
-from medsoft_nb.models import load_base, load_encoder, make_scheduler, save_base, tiny_tokenizer
-from medsoft_nb.msc import Controller
-from medsoft_nb.phantom import make_benchmark
-from medsoft_nb.pipeline import MedSoftPipeline
-from medsoft_nb.train import Training, train, training_data
+from medsoft_nb.core.files import write_json
+from medsoft_nb.core.runs import packages
+from medsoft_nb.data.manifest import HEALTHY
+from medsoft_nb.models.base import load_base, make_scheduler, save_base
+from medsoft_nb.models.controller import Controller
+from medsoft_nb.models.encoders import load_encoder
+from medsoft_nb.models.tiny import tiny_tokenizer
+from medsoft_nb.painting.generate import GenerateConfig, generate
+from medsoft_nb.painting.pipeline import MedSoftPipeline
+from medsoft_nb.phantom.benchmarks import make_benchmark
+from medsoft_nb.training.samples import training_data
+from medsoft_nb.training.stages import Training
+from medsoft_nb.training.trainer import train
 
 SIZES = {
     'sd15': dict(
@@ -148,7 +153,7 @@ def main(argv=None) -> dict:
                     a.device
                 )
             )
-            settings = dict(stage=stage, batch_size=a.batch, region=size['image'], variants=1, save_every=10**9)
+            settings = dict(stage=stage, batch_size=a.batch, roi=size['image'], variants=1, save_every=10**9)
             data = training_data(base, controller, m, Training(steps=a.steps, **settings))
             train(base, m, d / f'{stage}-warm', Training(steps=1, **settings), controller, data=data)
             base = load_base(d / 'base', device=a.device)

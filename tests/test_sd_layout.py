@@ -85,7 +85,7 @@ def test_from_folder_to_synthetic_images(folder, tmp_path):
         variants=1,
         rank=2,
         targets=('to_q', 'to_k', 'to_v', 'to_out.0'),
-        region=64,
+        roi=64,
         learning_rate=0.05,
     )
     lora = train(str(folder), m, tmp_path / "lora", config).lora
@@ -104,9 +104,7 @@ def test_from_folder_to_synthetic_images(folder, tmp_path):
 def test_plain_diffusers_takes_the_lora(folder, tmp_path):
     m = make_benchmark('phantom-fracture', tmp_path / 'data', n_healthy=2, n_diseased=2, seed=0)
     base = load_base(folder)
-    train(
-        base, m, tmp_path / 'lora', Training(steps=1, batch_size=2, variants=1, rank=2, region=64, learning_rate=0.05)
-    )
+    train(base, m, tmp_path / 'lora', Training(steps=1, batch_size=2, variants=1, rank=2, roi=64, learning_rate=0.05))
     pipe = StableDiffusionInpaintPipeline.from_pretrained(folder)
     pipe.load_lora_weights(tmp_path / 'lora')
     x = torch.randn(1, 9, 8, 8), torch.tensor([5]), torch.randn(1, 77, 32)

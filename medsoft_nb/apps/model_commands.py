@@ -87,7 +87,7 @@ def train(
         learning_rate=learning_rate,
         controller_rate=controller_rate,
         faithful=faithful,
-        region=roi,
+        roi=roi,
         seed=seed,
     )
     if stage in ('2a', '2b') and not controller:
@@ -126,7 +126,7 @@ def generate(
         str, typer.Option(help='Controller for medical semantics: a shipped name or a folder; none if omitted')
     ] = '',
     n_per_label: Annotated[int, typer.Option('--n-per-label', '-n', min=1, help='Images a label')] = 10,
-    masks: Annotated[
+    mask_source: Annotated[
         str,
         typer.Option(
             help="Shapes of lesions: 'donors', real ones, or 'knowledge', drawn for any disease of the knowledge base"
@@ -149,7 +149,6 @@ def generate(
     seed: SeedOption = 0,
 ):
     from medsoft_nb.data.manifest import HEALTHY, Manifest
-    from medsoft_nb.painting.faithful import faithful as check_switches
     from medsoft_nb.painting.generate import GenerateConfig, generate
     from medsoft_nb.painting.pipeline import MedSoftPipeline
 
@@ -160,12 +159,12 @@ def generate(
     donors = used.where(label=used.diseases)
     config = GenerateConfig(
         n_per_label=n_per_label,
-        masks=masks,
+        mask_source=mask_source,
         ramp=ramp,
         steps=steps,
         guidance_scale=guidance_scale,
         blend=blend,
-        faithful=check_switches(faithful),
+        faithful=faithful,
         roi=roi,
         seed=seed,
     )

@@ -207,7 +207,7 @@ def with_outputs(
         {''.join(c['source']).strip(): c['outputs'] for c in there},
     )
     said = (
-        f"The outputs below are those of one small run, *{executed['metadata']['run']}*; the values that it was given follow the defaults. Tables and figures of the full profile stand on [the results page](../explanations/ablation.ipynb)."
+        f"The outputs below are those of one small run, *{executed['metadata']['run']}*; the values that it was given follow the defaults. Tables and figures of the full profile stand on [the results page](../explanations/results.ipynb)."
         if there
         else 'This notebook was not run for this page.'
     )

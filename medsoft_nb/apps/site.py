@@ -35,7 +35,7 @@ PARTS = (
         ),
     ),
     ('How to', 'howto', ('own-data', 'gpu', 'resume', 'export', 'cluster')),
-    ('Explanations', 'explanations', ('method', 'ablation', 'faithful', 'ledger')),
+    ('Explanations', 'explanations', ('method', 'results', 'faithful', 'ledger')),
     (
         'Experiments',
         'experiments',

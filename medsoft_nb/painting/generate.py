@@ -10,9 +10,10 @@ __all__ = ['GenerateConfig', 'memory_hash', 'controller_hash', 'open_folder', 'a
 
 # %% ../../nbs/painting/generate.ipynb #c0576
 import copy, hashlib
-from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Literal
 import numpy as np, pandas as pd, torch
+from pydantic import Field
 from scipy import ndimage as ndi
 from ..core.files import folder_lock, data_path, read_json, require_space, sha256, write_json
 from ..core.seeds import torch_generator
@@ -23,41 +24,28 @@ from ..knowledge.prompts import compose
 from ..data.manifest import HEALTHY, Manifest
 from ..lesions.soft import soften, softness
 from ..models.base import SHIPPED, weight_hashes
-from .faithful import faithful as check_switches
+from .settings import PaintSettings
 from .pipeline import MedSoftPipeline
 from .places import check_sources, Place, place_lesion
 from ..models.lora import check_lora
 
 # %% ../../nbs/painting/generate.ipynb #c0562
-@dataclass
-class GenerateConfig:
+class GenerateConfig(PaintSettings):
     "Settings of a batch of synthetic images; kept beside them"
 
-    n_per_label: int = 50  # Images of each label
-    masks: str = 'donors'  # 'donors': masks of real lesions; 'knowledge': drawn as the knowledge base says
-    ramp: float | None = (
-        None  # Soft border in pixels, 0 is the hard mask; if `None`, 6, or for drawn masks what the knowledge base says of the disease
+    n_per_label: int = Field(50, ge=1, description='Images of each label')
+    mask_source: Literal['donors', 'knowledge'] = Field(
+        'donors', description='Masks of real lesions, or drawn as the knowledge base says'
     )
-    structure_limit: bool = False  # Keep the soft mask inside the (dilated) vertebra
-    steps: int = 20  # Denoising steps
-    guidance_scale: float = 2.0  # 1 is off
-    blend: str = 'linear'  # 'linear', 'threshold' or 'none'
-    band_correction: bool = True  # Match the grey in the ramp
-    grain: bool = True  # Give back the grain that the autoencoder loses
-    controller_scale: float = 1.0  # Strength of the medical semantics, where a controller is given
-    bare_labels: bool = False  # Prompts are the bare labels
-    faithful: tuple = ()  # Switches of `painting.faithful`
-    roi: int | str | None = None  # Window side in pixels, or 'auto'; the base's own size if `None`
-    batch_size: int = 16  # Images a batch
-    seed: int = 0  # Of everything random
-
-    def __post_init__(self):
-        if self.n_per_label < 1:
-            raise ValueError(f'`n_per_label` is {self.n_per_label}; it must be 1 or more.')
-        if self.ramp is not None and not 0 <= self.ramp < np.inf:
-            raise ValueError(f'`ramp` is {self.ramp} pixels; it must be 0 or more.')
-        if self.masks not in ('donors', 'knowledge'):
-            raise ValueError(f"`masks` is {self.masks!r}; use 'donors' or 'knowledge'.")
+    ramp: float | None = Field(
+        None,
+        ge=0,
+        description='Soft border in pixels, 0 is the hard mask; if `None`, 6, or that of the knowledge base',
+    )
+    structure_limit: bool = Field(False, description='Keep the soft mask inside the (dilated) vertebra')
+    bare_labels: bool = Field(False, description='Prompts are the bare labels')
+    batch_size: int = Field(16, ge=1, description='Images a batch')
+    seed: int = Field(0, description='Of everything random')
 
 # %% ../../nbs/painting/generate.ipynb #c0564
 def memory_hash(pipe: MedSoftPipeline) -> str:
@@ -178,7 +166,7 @@ def with_lora(
 def generate(
     pipe: MedSoftPipeline,  # The base
     backgrounds: Manifest,  # Healthy training images with `structures`
-    donors: Manifest | None,  # Diseased training images with masks; not used with `masks='knowledge'`
+    donors: Manifest | None,  # Diseased training images with masks; not used with `mask_source='knowledge'`
     out: str | Path,  # Folder for images, masks, `manifest.csv`, `settings.json`
     labels: list,  # Diseases, or 'healthy' for synthetic healthy images with the same masks
     config: GenerateConfig = None,  # Settings
@@ -187,21 +175,20 @@ def generate(
 ) -> Manifest:  # Of all images in `out`
     "Paint lesions into healthy images; goes on where a killed batch stopped"
     config, out = config or GenerateConfig(), Path(out)
-    labels = list(dict.fromkeys(find_label(l) if config.masks == 'knowledge' else l for l in labels))
+    labels = list(dict.fromkeys(find_label(l) if config.mask_source == 'knowledge' else l for l in labels))
     if not labels:
         raise ValueError('`labels` is empty: name the diseases to paint.')
-    check_sources(backgrounds, donors, labels, config.masks)
+    check_sources(backgrounds, donors, labels, config.mask_source)
     source = Path(str(pipe.config.get('_name_or_path', '')))
     weights = weight_hashes(source) if (source / 'unet').is_dir() else {}
-    settings = asdict(config) | dict(
-        faithful=list(check_switches(config.faithful)),
+    settings = config.model_dump(mode='json') | dict(
         labels=labels,
         base=weights,
         weights=memory_hash(pipe),
         lora=sha256(lora)[:16] if lora else '',
         controller=controller_hash(controller),
         backgrounds=backgrounds.fingerprint,
-        donors=donors.fingerprint if config.masks == 'donors' else '',
+        donors=donors.fingerprint if config.mask_source == 'donors' else '',
     )
     if lora:
         pipe = with_lora(pipe, lora)
@@ -233,12 +220,12 @@ def ramp_for(label: str, place: Place, backgrounds: Manifest, config: GenerateCo
     if config.ramp is not None:
         return config.ramp
     row = backgrounds.df.iloc[place.background]
-    return softness(label, row.modality, row.spacing_mm) if config.masks == 'knowledge' else 6.0
+    return softness(label, row.modality, row.spacing_mm) if config.mask_source == 'knowledge' else 6.0
 
 # %% ../../nbs/painting/generate.ipynb #c0574
 def generate_batch(pipe, backgrounds, donors, out, todo, config, settings) -> list:
     "Paint and write a few images; returns their rows"
-    places = [place_lesion(backgrounds, donors, l, config.seed, k, config.masks) for l, k in todo]
+    places = [place_lesion(backgrounds, donors, l, config.seed, k, config.mask_source) for l, k in todo]
 
     def limit(p):
         return (

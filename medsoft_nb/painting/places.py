@@ -21,17 +21,17 @@ def check_sources(
     backgrounds: Manifest,
     donors: Manifest | None,  # Healthy images; diseased training images
     labels: list,  # Labels to make
-    masks: str = 'donors',  # As in `GenerateConfig`; with 'knowledge' donors are not looked at
+    mask_source: str = 'donors',  # As in `GenerateConfig`; with 'knowledge' donors are not looked at
 ) -> None:
     "Raise before anything is computed if the images cannot serve"
     if not len(backgrounds):
         raise ManifestError(
             'there is no background: no image of the manifest has the label healthy in the split that is used; lesions are painted into those.'
         )
-    drawn = masks == 'knowledge'
+    drawn = mask_source == 'knowledge'
     if not drawn and donors is None:
         raise ManifestError(
-            "there is no donor: give diseased images with masks, or draw the masks with `masks='knowledge'`."
+            "there is no donor: give diseased images with masks, or draw the masks with `mask_source='knowledge'`."
         )
     for name, m in (('background', backgrounds), *(() if drawn else (('donor', donors),))):
         wrong = m.df[m.df.split.isin(['val', 'test'])]
@@ -53,7 +53,7 @@ def check_sources(
         lacks = backgrounds.df[~(backgrounds.df.spacing_mm > 0)]
         if len(lacks):
             raise ManifestError(
-                f"background {lacks.image_id.iloc[0]!r} has no `spacing_mm`: lesions of the knowledge base are sized in mm. Fill it in, or use `masks='donors'`."
+                f"background {lacks.image_id.iloc[0]!r} has no `spacing_mm`: lesions of the knowledge base are sized in mm. Fill it in, or use `mask_source='donors'`."
             )
         for l in labels:
             compose(l)
@@ -91,10 +91,10 @@ def place_lesion(
     label: str,  # Whose donors lend their masks; 'healthy' takes the places of all diseases in turn
     seed: int,
     number: int,  # Seed of the batch, and which image of the label
-    masks: str = 'donors',  # As in `GenerateConfig`
+    mask_source: str = 'donors',  # As in `GenerateConfig`
 ) -> Place:
     "Choose background, vertebra and donor, and carry the donor's mask over"
-    if masks == 'knowledge':
+    if mask_source == 'knowledge':
         return draw_lesion(backgrounds, label, seed, number)
     if label == HEALTHY:
         number, k = divmod(number, len(donors.diseases))

@@ -8,7 +8,7 @@ Docs: https://example.github.io/medsoft_nb/training/arms.html.md"""
 __all__ = ['PAINTING_ARMS', 'PaintingArm', 'painting_arms', 'train_arm', 'trained_arm', 'paint_arm']
 
 # %% ../../nbs/training/arms.ipynb #c0734
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from ..data.manifest import Manifest
 from ..models.base import load_base
@@ -94,8 +94,7 @@ def train_arm(
     if not arm.tuned:
         return Trained(Path(out), controller=controller if arm.msc else None)
     folder = Path(out) / arm.training
-    own = replace(
-        config,
+    own = config.replace(
         bare_labels=not arm.knowledge,
         faithful=arm.faithful,
         semantic_weight=0.0 if arm.faithful else config.semantic_weight,
@@ -109,7 +108,7 @@ def train_arm(
     control = Controller.new(
         start.encoder if start else load_encoder(encoder), parts['unet'], config.seed, start.msc if start else None
     )
-    last = replace(own, stage='2b')
+    last = own.replace(stage='2b')
     data, lora = training_data(parts, control, manifest, last), None
     early = {'1a': msc_steps} if controller else {'1a': msc_steps, '1b': config.steps, '2a': msc_steps}
     for stage, steps in early.items():
@@ -118,8 +117,8 @@ def train_arm(
                 load_base(base),
                 manifest,
                 folder / stage,
-                replace(
-                    own, stage=stage, steps=steps, controller_rate=msc_rate if stage == '1a' else own.controller_rate
+                own.replace(
+                    stage=stage, steps=steps, controller_rate=msc_rate if stage == '1a' else own.controller_rate
                 ),
                 control,
                 lora,
@@ -152,9 +151,9 @@ def paint_arm(
     name: str = '',  # Folder in place of the arm's name
 ) -> Manifest:
     "Paint with one arm"
-    own = replace(config, bare_labels=not arm.knowledge, faithful=arm.faithful)
+    own = config.replace(bare_labels=not arm.knowledge, faithful=arm.faithful)
     if not arm.smis:
-        own = replace(own, ramp=0.0, blend='none', band_correction=False)
+        own = own.replace(ramp=0.0, blend='none', band_correction=False)
     return generate(
         pipe, backgrounds, donors, Path(out) / (name or arm.name), labels, own, trained.lora, trained.controller
     )

@@ -11,7 +11,7 @@ __all__ = ['diffusion_loss', 'Objective', 'make_trainable', 'make_batch', 'Train
 # %% ../../nbs/training/trainer.ipynb #c0664
 import hashlib, json
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 import numpy as np, pandas as pd, torch
 from accelerate import Accelerator
@@ -25,8 +25,8 @@ from ..models.base import load_base
 from ..models.msc import composite_tokens, msc_loss, pool_tokens
 from ..models.controller import Controller
 from ..models.lora import add_lora, check_lora, save_lora
-from .stages import check_training, STAGES, Training
-from .samples import training_data
+from .stages import STAGES, Training
+from .samples import check_training, training_data
 from .cache import draw_latents
 
 # %% ../../nbs/training/trainer.ipynb #c0632
@@ -234,7 +234,7 @@ def train(
             'train', config.seed, step, accelerator.process_index
         )  # the same draws in every stage: arms are compared in pairs
         i = draw_rows(data['diseased'], config, g)
-        j = torch.randint(0, config.masks, (len(i),), generator=g)
+        j = torch.randint(0, config.mask_variants, (len(i),), generator=g)
         for group in opt.param_groups:
             group['lr'] = group['peak'] * min(1, (step + 1) / 20) * (1 - 0.9 * step / config.steps)
         loss = model(make_batch(data, i, j, config, base['vae'], g, device), g)
@@ -269,7 +269,7 @@ def check_folder(out: Path, config: Training) -> None:
     "Raise `ValueError` where `out` holds a finished training with other settings"
     if not (out / 'training.json').exists():
         return
-    old, new = read_json(out / 'training.json')['config'], json.loads(json.dumps(asdict(config)))
+    old, new = read_json(out / 'training.json')['config'], config.model_dump(mode='json')
     other = [k for k in new if old.get(k) != new[k]]
     if other:
         raise ValueError(
@@ -284,9 +284,9 @@ def report(out: Path, config: Training, manifest: Manifest, losses: list) -> Non
     write_json(
         out / 'training.json',
         dict(
-            config=asdict(config),
+            config=config.model_dump(mode='json'),
             final_loss=float(np.mean(losses[-50:])),
-            network_state={str(p.relative_to(out)): sha256(p)[:16] for p in sorted(out.rglob('*.safetensors'))},
+            weights={str(p.relative_to(out)): sha256(p)[:16] for p in sorted(out.rglob('*.safetensors'))},
             images=dict(manifest.df.label.value_counts()) | {},
             patients=sorted(set(manifest.df.patient_id)),
         ),
@@ -331,7 +331,7 @@ def checkpoint(path, config, net, opt, step, losses, trained_on):
             step=step,
             losses=losses,
             optimizer=opt.state_dict(),
-            network_state={n: network_state(net, n) for n in net.trained()},
+            weights={n: network_state(net, n) for n in net.trained()},
         ),
     )
 
@@ -347,7 +347,7 @@ def resume(path, config, net, opt, trained_on):
         )
     if s['trained_on'] != trained_on:
         raise ValueError(
-            f"{path} belongs to a run on other {'images' if s['trained_on']['data'] != trained_on['data'] else 'network_state'}. Use another folder, or remove the file to start anew."
+            f"{path} belongs to a run on other {'images' if s['trained_on']['data'] != trained_on['data'] else 'weights'}. Use another folder, or remove the file to start anew."
         )
     for name, w in s['weights'].items():
         if name == 'unet' and not config.full:

@@ -87,7 +87,7 @@ def measure_msc(
     seed: int = 0,
 ) -> pd.DataFrame:  # One row an image: label, wrong_label, and cosines with the true tokens; `centred_` ones with the mean subtracted first
     "Cosine of the predicted to the true tokens inside the mask, against predictions that need no MSC"
-    config = Training(variants=1, masks=1, healthy_share=0.0, roi=roi, seed=seed, ramp=(4.0, 6.0))
+    config = Training(variants=1, mask_variants=1, healthy_share=0.0, roi=roi, seed=seed, ramp=(4.0, 6.0))
 
     def contrast(m):
         w = training_windows(m, config, roi)
