@@ -19,8 +19,7 @@ from ..core.logs import get_logger
 from ..core.classes import patch
 from ..data.manifest import Manifest, ManifestError
 from ..painting.window import resize, to_unit
-from ..statistics.intervals import auc
-from ..statistics.decisions import _wilson
+from ..statistics.scores import auc
 
 # %% ../../nbs/apps/reader.ipynb #c1376
 ANSWERS = {1: 'surely real', 2: 'rather real', 3: 'cannot tell', 4: 'rather synthetic', 5: 'surely synthetic'}
@@ -208,6 +207,7 @@ def reader_table(
 ) -> pd.DataFrame:  # Tidy: reader, arm, dataset, seed, metric, value, lo, hi, n
     "Accuracy, sensitivity, specificity and AUC of each reader for *synthetic*, agreement with themselves and (kappa) with each other"
     from sklearn.metrics import cohen_kappa_score
+    from statsmodels.stats.proportion import proportion_confint
 
     rows = []
 
@@ -231,7 +231,7 @@ def reader_table(
         y = d.synthetic.to_numpy()
         right = np.where(d.rating == 3, 0.5, (d.rating > 3) == (y == 1)).astype(float)
         k, n = right.sum(), len(d)
-        add(reader, 'accuracy', k / n, *_wilson(k, n), n)
+        add(reader, 'accuracy', k / n, *proportion_confint(k, n, method='wilson'), n)
         far = max(k, n - k)
         add(reader, 'p_guessing', min(1.0, 2 * betainc(far, n - far + 1, 0.5)), n=n)
         for metric, c in (('sensitivity', 1), ('specificity', 0)):
@@ -239,7 +239,7 @@ def reader_table(
                 reader,
                 metric,
                 right[y == c].mean(),
-                *_wilson(right[y == c].sum(), (y == c).sum()),
+                *proportion_confint(right[y == c].sum(), (y == c).sum(), method='wilson'),
                 int((y == c).sum()),
             )
         who = pd.factorize(d.patient_id)[0]
@@ -251,7 +251,13 @@ def reader_table(
         twice = all_[all_.turn == 1].merge(d, on='token')
         if len(twice):
             same = ((twice.rating_x > 3) == (twice.rating_y > 3)).sum()
-            add(reader, 'agrees_with_self', same / len(twice), *_wilson(same, len(twice)), len(twice))
+            add(
+                reader,
+                'agrees_with_self',
+                same / len(twice),
+                *proportion_confint(same, len(twice), method='wilson'),
+                len(twice),
+            )
     names = list(dict.fromkeys(results.reader))
     for i, a in enumerate(names):
         for b in names[i + 1 :]:

@@ -48,7 +48,7 @@ def evaluate(
 ):
     from medsoft_nb.data.manifest import HEALTHY, Manifest
     from medsoft_nb.evaluation.quality import quality_table
-    from medsoft_nb.report.tables import table
+    from medsoft_nb.report.tables import write_table
 
     real = Manifest.load(reference)
     healthy = real.where(label=HEALTHY)
@@ -69,7 +69,7 @@ def evaluate(
         train=seen.where(label=seen.diseases) if train else None,
     )
     out.mkdir(parents=True, exist_ok=True)
-    table(rows, out / 'quality', 'Quality of synthetic lesions')
+    write_table(rows, out / 'quality', 'Quality of synthetic lesions')
     _print_table(rows)
 
 # %% ../../nbs/apps/result_commands.ipynb #c1277
@@ -138,7 +138,7 @@ def classify(
     from medsoft_nb.evaluation.arms import build_arms, run_arm
     from medsoft_nb.evaluation.classify import image_side
     from medsoft_nb.data.manifest import Manifest, validate
-    from medsoft_nb.report.tables import table
+    from medsoft_nb.report.tables import write_table
     from medsoft_nb.statistics.intervals import bootstrap_auc
 
     found = validate(Manifest.load(manifest))
@@ -162,5 +162,5 @@ def classify(
     out.mkdir(parents=True, exist_ok=True)
     scores.to_csv(out / 'scores.csv', index=False)
     rows = bootstrap_auc(scores)
-    table(rows, out / 'auc', 'AUC with 95 % intervals over patients and seeds')
+    write_table(rows, out / 'auc', 'AUC with 95 % intervals over patients and seeds')
     _print_table(rows)
