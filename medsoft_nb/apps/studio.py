@@ -29,7 +29,7 @@ from ..phantom.spine import phantom
 from ..models.base import weight_hashes
 from ..painting.window import to_unit
 from ..painting.pipeline import MedSoftPipeline
-from ..painting.generate import append_rows, memory_hash
+from ..painting.provenance import append_rows, memory_hash
 from ..evaluation.edges import background_change, seam_ratio
 
 # %% ../../nbs/apps/studio.ipynb #c1304
