@@ -135,30 +135,23 @@ def classify(
     seeds: Annotated[int, typer.Option(min=1, help='Number of seeds')] = 3,
 ):
     import pandas as pd
-    from medsoft_nb.evaluation.arms import build_arms, run_arm
-    from medsoft_nb.evaluation.classify import image_side
+    from medsoft_nb.evaluation.arms import build_arms, train_and_score
+    from medsoft_nb.evaluation.classify import ClassifierSettings, image_side
     from medsoft_nb.data.manifest import Manifest, validate
     from medsoft_nb.report.tables import write_table
     from medsoft_nb.statistics.intervals import bootstrap_auc
 
     found = validate(Manifest.load(manifest))
-    arms = build_arms(
-        found.where(split='train'),
-        None,
-        {name: Manifest.load(path) for name, path in _pairs(synthetic, '--synthetic', 'NAME=MANIFEST').items()},
-    )
-    scores = pd.concat(
-        [
-            run_arm(
-                arm,
-                found.where(split='test'),
-                dict(backbone=backbone, steps=steps, image_size=image_side(found)),
-                seed,
-            )
-            for seed in range(seeds)
-            for arm in arms.values()
-        ]
-    )
+    pairs = _pairs(synthetic, '--synthetic', 'NAME=MANIFEST')
+    generated = {name: Manifest.load(path) for name, path in pairs.items()}
+    healthy = generated.pop('healthy', None)  # synthetic healthy images go beside those of lora-smis
+    arms = build_arms(found.where(split='train'), None, generated, healthy=healthy)
+    settings = ClassifierSettings(backbone=backbone, steps=steps, image_size=image_side(found))
+    test = found.where(split='test')
+    scores = []
+    for seed in range(seeds):
+        scores += [train_and_score(arm, test, settings, seed) for arm in arms.values()]
+    scores = pd.concat(scores)
     out.mkdir(parents=True, exist_ok=True)
     scores.to_csv(out / 'scores.csv', index=False)
     rows = bootstrap_auc(scores)

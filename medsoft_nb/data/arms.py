@@ -75,7 +75,7 @@ def _painted(name, **fields):
     "A painted arm, with soft masks and prompts of the knowledge base unless the fields say otherwise"
     return Arm(**{'name': name, 'generator': 'diffusion', 'smis': True, 'knowledge': True, **fields})
 
-# %% ../../nbs/data/arms.ipynb #d030
+# %% ../../nbs/data/arms.ipynb #d014
 def _factorial():
     "Fine-tuned arms with and without each part"
     arms = []
@@ -149,14 +149,15 @@ def arm_of(
     "The record of a name; a name of your own is an arm whose generator is not known"
     return _KNOWN.get(name) or Arm(name=name, generator='other')
 
-# %% ../../nbs/data/arms.ipynb #d031
+# %% ../../nbs/data/arms.ipynb #d026
 def arm_fields(
     df: pd.DataFrame,  # With a column `arm`, and the fields of the arms where it has them
 ) -> pd.DataFrame:  # One row an arm, indexed by name, with the columns `FIELDS`
     "Fields of the arms of a table"
     if set(FIELDS) <= set(df):
         fields = df.drop_duplicates('arm').set_index('arm')[FIELDS]
-        return fields.assign(balance=fields.balance.astype(object).fillna('').astype(str))
+        fields = fields.assign(balance=fields.balance.astype(object).fillna(''))
+        return fields.astype({'ratio': float, 'balance': str})
     arms = [arm_of(name) for name in dict.fromkeys(df.arm)]
     rows = [arm.model_dump(exclude={'name'}) for arm in arms]
     fields = pd.DataFrame(rows, index=pd.Index([arm.name for arm in arms], name='arm'), columns=FIELDS)

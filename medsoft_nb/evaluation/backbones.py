@@ -8,10 +8,15 @@ Docs: https://example.github.io/medsoft_nb/evaluation/backbones.html.md"""
 __all__ = ['HUB', 'SHAPES', 'OWN', 'SmallCNN', 'Lite0', 'VisionBackbone', 'check_backbone', 'make_backbone']
 
 # %% ../../nbs/evaluation/backbones.ipynb #c0837
+from copy import deepcopy
 from pathlib import Path
 import torch, torch.nn as nn, torch.nn.functional as F
 from transformers import AutoModel, ConvNextConfig, ResNetConfig, SwinConfig, ViTConfig
 from ..models.imagenet import imagenet_lite0
+
+# %% ../../nbs/evaluation/backbones.ipynb #d001
+def _convolution(inputs, outputs, stride):
+    return [nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()]
 
 # %% ../../nbs/evaluation/backbones.ipynb #c0829
 class SmallCNN(nn.Module):
@@ -19,17 +24,16 @@ class SmallCNN(nn.Module):
 
     def __init__(self, widths: tuple = (16, 32, 48, 96, 128), outputs: int = 1):
         super().__init__()
-        layers, c = [], 1
-        for i, w in enumerate(widths):
-            layers += [nn.Conv2d(c, w, 3, 2 if i == 0 else 1, 1, bias=False), nn.BatchNorm2d(w), nn.ReLU()] + (
-                [nn.MaxPool2d(2)] if i in (1, 2, 3) else []
-            )
-            c = w
-        self.body, self.head = nn.Sequential(*layers), nn.Linear(2 * c, outputs)
+        layers, inputs = [], 1
+        for i, width in enumerate(widths):
+            layers += _convolution(inputs, width, 2 if i == 0 else 1)
+            layers += [nn.MaxPool2d(2)] if i in (1, 2, 3) else []
+            inputs = width
+        self.body, self.head = nn.Sequential(*layers), nn.Linear(2 * inputs, outputs)
 
     def features(self, x):
-        f = self.body(x)
-        return torch.cat([f.mean((2, 3)), f.amax((2, 3))], 1)
+        maps = self.body(x)
+        return torch.cat([maps.mean((2, 3)), maps.amax((2, 3))], 1)
 
     def forward(self, x):
         return self.head(F.dropout(self.features(x), 0.2, self.training)).squeeze(1)
@@ -54,9 +58,10 @@ class VisionBackbone(nn.Module):
 
     def __init__(self, model: nn.Module):
         super().__init__()
-        self.net, c = model, model.config
-        self.channels = getattr(c, 'num_channels', 3)
-        self.side = None if c.model_type in ('resnet', 'convnext', 'convnextv2') else getattr(c, 'image_size', None)
+        self.net, config = model, model.config
+        self.channels = getattr(config, 'num_channels', 3)
+        any_size = config.model_type in ('resnet', 'convnext', 'convnextv2')
+        self.side = None if any_size else getattr(config, 'image_size', None)
         with torch.no_grad():
             width = self.features(torch.zeros(2, 1, 64, 64)).shape[1]
         self.head = nn.Linear(width, 1)
@@ -79,50 +84,62 @@ HUB = {
     'swin-tiny': 'microsoft/swin-tiny-patch4-window7-224',
 }
 SHAPES = {
-    'resnet-18': (ResNetConfig, dict(depths=[2, 2, 2, 2], hidden_sizes=[64, 128, 256, 512], layer_type='basic')),
-    'convnext-tiny': (ConvNextConfig, {}),
-    'vit-base': (ViTConfig, {}),
-    'swin-tiny': (SwinConfig, {}),
-}
+    'resnet-18': ResNetConfig(depths=[2, 2, 2, 2], hidden_sizes=[64, 128, 256, 512], layer_type='basic'),
+    'convnext-tiny': ConvNextConfig(),
+    'vit-base': ViTConfig(),
+    'swin-tiny': SwinConfig(),
+}  # Of networks with random weights
 OWN = {'cnn': SmallCNN, 'efficientnet-lite0': Lite0}
+
+# %% ../../nbs/evaluation/backbones.ipynb #d003
+def _is_random(name):
+    "Whether a name asks for random weights, such as 'resnet-18:random'"
+    first, _, weights = name.partition(':')
+    return weights == 'random' and first in SHAPES
+
+# %% ../../nbs/evaluation/backbones.ipynb #d004
+def _check_folder(folder):
+    "`ValueError` unless a folder holds a model of transformers in safetensors"
+    if not (folder / 'config.json').is_file():
+        raise ValueError(
+            f'{folder} has no config.json: it is no model of transformers. Save it once with `save_pretrained`.'
+        )
+    if not list(folder.glob('*.safetensors')):
+        raise ValueError(
+            f'{folder} has no safetensors weights; pickled ones (.bin, .pt) are refused because opening a pickle can '
+            'run code. Save them once with `save_pretrained`.'
+        )
 
 # %% ../../nbs/evaluation/backbones.ipynb #c0833
 def check_backbone(name: str) -> None:
     "`ValueError` for a name that no network goes by"
-    first, _, random = str(name).partition(':')
     folder = Path(name)
-    if name in OWN or name in HUB or (random == 'random' and first in SHAPES):
+    if name in OWN or name in HUB or _is_random(name):
         return
     if folder.is_dir():
-        if not (folder / 'config.json').is_file():
-            raise ValueError(
-                f'{name} has no config.json: it is no model of transformers. Save it once with `save_pretrained`.'
-            )
-        if not list(folder.glob('*.safetensors')):
-            raise ValueError(
-                f'{name} has no safetensors weights; pickled ones (.bin, .pt) are refused because opening a pickle can run code. Save them once with `save_pretrained`.'
-            )
-    elif str(name).count('/') != 1 or folder.parent.is_dir():
+        _check_folder(folder)
+    elif name.count('/') != 1 or folder.parent.is_dir():
         raise ValueError(
-            f"unknown backbone {name!r}. Known: {', '.join([*OWN, *HUB])} (the last {len(HUB)} also with ':random'), or a folder or Hub id of a vision model in transformers' layout."
+            f"unknown backbone {name!r}. Known: {', '.join([*OWN, *HUB])} (the last {len(HUB)} also with ':random'), "
+            "or a folder or Hub id of a vision model in transformers' layout."
         )
 
 # %% ../../nbs/evaluation/backbones.ipynb #c0834
 def make_backbone(
     name: str,  # See the table above
-    weights: bool = True,  # `False`: the architecture alone, for weights that are loaded afterwards
 ) -> nn.Module:  # Takes `(B, 1, H, W)`, gives logits `(B,)`; `features(x)` gives `(B, d)`
     "A network by name; `OSError` with what to do where weights cannot be had"
     check_backbone(name)
-    first, _, random = str(name).partition(':')
     if name in OWN:
         return OWN[name]()
-    if random == 'random' and first in SHAPES:
-        kind, shape = SHAPES[first]
-        return VisionBackbone(AutoModel.from_config(kind(**shape)))
+    if _is_random(name):
+        return VisionBackbone(AutoModel.from_config(deepcopy(SHAPES[name.partition(':')[0]])))
+    where = HUB.get(name, name)
     try:
-        return VisionBackbone(AutoModel.from_pretrained(HUB.get(name, name), use_safetensors=True))
+        return VisionBackbone(AutoModel.from_pretrained(where, use_safetensors=True))
     except OSError as e:
+        instead = f'{name if name in SHAPES else "resnet-18"}:random'
         raise OSError(
-            f"the weights of {name!r} are not on this machine and could not be fetched. Download {HUB.get(name, name)} where there is a network and give its folder, or take '{first if first in SHAPES else 'resnet-18'}:random' or 'efficientnet-lite0'."
+            f'the weights of {name!r} are not on this machine and could not be fetched. Download {where} where there '
+            f"is a network and give its folder, or take '{instead}' or 'efficientnet-lite0'."
         ) from e

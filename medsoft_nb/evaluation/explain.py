@@ -12,16 +12,17 @@ import numpy as np, pandas as pd, torch
 import matplotlib.pyplot as plt, seaborn as sns
 from ..core.seeds import torch_generator
 from ..core.images import pad_to_square, to_uint8
-from ..core.palette import COLUMN
+from ..core.palette import COLUMN, paper_style
 from ..data.manifest import HEALTHY, Manifest
+from ..painting.window import resize
 from ..statistics.intervals import clustered_interval
-from .classify import Classifier
+from .classify import Classifier, normalise_images
 
 # %% ../../nbs/evaluation/explain.ipynb #c1034
 def saliency(
-    clf: Classifier,  # Trained
+    classifier: Classifier,  # Trained
     x,  # `Manifest`, or images `(n, H, W)` in [0, 1]
-    noise: float = 0.05,  # Spread of the noise
+    noise: float = 0.05,  # Standard deviation of the noise
     copies: int = 12,  # Noisy copies of each image
     blur: float = 2.0,  # Smoothing in pixels
     seed: int = 0,
@@ -29,20 +30,21 @@ def saliency(
     "Where a change would change the decision most (SmoothGrad)"
     from scipy.ndimage import gaussian_filter
 
-    out, g = [], torch_generator('saliency', seed)
+    maps, generator = [], torch_generator('saliency', seed)
     with torch.enable_grad():
-        for image in clf._tensor(x):
-            z = (image[None] + noise * torch.randn(copies, *image.shape, generator=g)).requires_grad_()
-            (grad,) = torch.autograd.grad(clf.net(clf._norm(z)).float().sum(), z)
-            s = gaussian_filter(grad.abs().mean(0)[0].numpy().astype(np.float64), blur)
-            out.append(s / max(s.sum(), 1e-12))
-    return np.array(out)
+        for image in classifier.tensor(x):
+            noisy = image[None] + noise * torch.randn(copies, *image.shape, generator=generator)
+            noisy.requires_grad_()
+            (gradient,) = torch.autograd.grad(classifier.net(normalise_images(noisy)).float().sum(), noisy)
+            smooth = gaussian_filter(gradient.abs().mean(0)[0].numpy().astype(np.float64), blur)
+            maps.append(smooth / max(smooth.sum(), 1e-12))
+    return np.array(maps)
 
 # %% ../../nbs/evaluation/explain.ipynb #c1035
 def saliency_inside(
     maps: np.ndarray,  # From `saliency`, `(n, s, s)`
     masks: np.ndarray,  # Lesion masks of the same size, `(n, s, s)`
-) -> pd.DataFrame:  # One row an image: share (of saliency in the mask), area (of the mask), ratio (1 is chance), hit (the maximum lies in the mask)
+) -> pd.DataFrame:  # One row an image: share of saliency, area of the mask, ratio (1 is chance), hit (by the maximum)
     "How much of what the classifier looked at lies in the lesion"
     masks = np.asarray(masks) > 0
     if maps.shape != masks.shape:
@@ -50,10 +52,25 @@ def saliency_inside(
     if not masks.any((1, 2)).all():
         raise ValueError('a mask is empty; saliency is measured on diseased images only.')
     share, area = (maps * masks).sum((1, 2)) / maps.sum((1, 2)), masks.mean((1, 2))
-    top = maps.reshape(len(maps), -1).argmax(1)
-    return pd.DataFrame(
-        dict(share=share, area=area, ratio=share / area, hit=masks.reshape(len(maps), -1)[np.arange(len(maps)), top])
-    )
+    brightest = maps.reshape(len(maps), -1).argmax(1)
+    hit = masks.reshape(len(masks), -1)[np.arange(len(masks)), brightest]
+    return pd.DataFrame(dict(share=share, area=area, ratio=share / area, hit=hit))
+
+# %% ../../nbs/evaluation/explain.ipynb #c1037
+def _mask_at(mask, size):
+    "A mask as the classifier's images are brought to their size; never empty where the mask is not"
+    resized = resize(pad_to_square(mask.astype(np.float32)), size)
+    return resized > min(0.5, resized.max() * 0.999)
+
+# %% ../../nbs/evaluation/explain.ipynb #d000
+def _with_lesion(manifest):
+    "Diseased rows with a mask that is not empty"
+    diseased = manifest.where(label=manifest.diseases)
+    masks = [diseased.lesion_mask(i) for i in range(len(diseased))]
+    keep = [i for i, mask in enumerate(masks) if mask is not None and mask.any()]
+    if not keep:
+        raise ValueError('no diseased test image has a `lesion_mask`.')
+    return diseased.rows(keep)
 
 # %% ../../nbs/evaluation/explain.ipynb #c1036
 def saliency_table(
@@ -63,48 +80,23 @@ def saliency_table(
     seed: int = 0,  # Noted in each row
 ) -> pd.DataFrame:  # Tidy: arm, dataset, seed, metric (saliency_ratio, saliency_hit), value, lo, hi, n
     "Does each arm's classifier look at the lesions? With 95 % intervals over patients"
-    diseased = test.where(label=test.diseases)
-    diseased = diseased.rows(
-        [i for i in range(len(diseased)) if diseased.lesion_mask(i) is not None and diseased.lesion_mask(i).any()]
-    )
-    rows = []
-    if not len(diseased):
-        raise ValueError('no diseased test image has a `lesion_mask`.')
-    for arm, clf in classifiers.items():
-        found = saliency_inside(
-            saliency(clf, diseased, seed=seed),
-            np.stack([_mask_like(diseased.lesion_mask(i), clf.image_size) for i in range(len(diseased))]),
-        )
+    diseased, rows = _with_lesion(test), []
+    for arm, classifier in classifiers.items():
+        size = classifier.settings.image_size
+        masks = np.stack([_mask_at(diseased.lesion_mask(i), size) for i in range(len(diseased))])
+        found = saliency_inside(saliency(classifier, diseased, seed=seed), masks)
         for metric in ('ratio', 'hit'):
-            value, lo, hi = clustered_interval(found[metric], diseased.df.patient_id, seed)
-            rows.append(
-                dict(
-                    arm=arm,
-                    dataset=dataset,
-                    seed=seed,
-                    metric=f'saliency_{metric}',
-                    value=value,
-                    lo=lo,
-                    hi=hi,
-                    n=len(diseased),
-                )
-            )
+            mean = clustered_interval(found[metric], diseased.df.patient_id, seed)
+            row = dict(arm=arm, dataset=dataset, seed=seed, metric=f'saliency_{metric}', **mean._asdict())
+            rows.append(dict(row, n=len(diseased)))
     return pd.DataFrame(rows)
-
-# %% ../../nbs/evaluation/explain.ipynb #c1037
-def _mask_like(mask, size):
-    "A mask as the classifier's images are brought to their size"
-    from medsoft_nb.painting.window import resize
-
-    m = resize(pad_to_square(mask.astype(np.float32)), size)
-    return m > min(0.5, m.max() * 0.999)
 
 # %% ../../nbs/evaluation/explain.ipynb #c1040
 def plot_saliency(
-    images: list,
-    maps: np.ndarray,  # Images `(n, n)`, and their saliency
+    images: list,  # `(n, n)`
+    maps: np.ndarray,  # Their saliency
     masks=None,  # Lesion masks, drawn as outlines
-    n: int = 6,
+    n: int = 6,  # Images that are shown
 ) -> plt.Figure:
     "Images above, with the lesion's outline, and what was looked at below"
     n = min(n, len(maps))
@@ -119,6 +111,14 @@ def plot_saliency(
     fig.tight_layout(pad=0.2)
     return fig
 
+# %% ../../nbs/evaluation/explain.ipynb #d001
+def _umap(x, seed):
+    try:
+        from umap import UMAP
+    except ImportError as e:
+        raise ImportError('UMAP needs a package of its own: pip install umap-learn') from e
+    return UMAP(random_state=seed).fit_transform(x)
+
 # %% ../../nbs/evaluation/explain.ipynb #c1044
 def embedding(
     features: np.ndarray,  # `(n, d)`, e.g. of `Classifier.embed` or an extractor
@@ -127,57 +127,44 @@ def embedding(
 ) -> np.ndarray:  # `(n, 2)`
     "Two coordinates for each image"
     from sklearn.decomposition import PCA
+    from sklearn.manifold import TSNE
 
     if method not in ('tsne', 'pca', 'umap'):
-        raise ValueError(f"unknown method {method!r}. Known: tsne, pca, umap.")
+        raise ValueError(f'unknown method {method!r}. Known: tsne, pca, umap.')
     if len(features) < 5:
         raise ValueError(f'{len(features)} images are too few for a map; give at least 5.')
     x = (features - features.mean(0)) / (features.std(0) + 1e-6)
     if method == 'umap':
-        try:
-            from umap import UMAP
-        except ImportError as e:
-            raise ImportError('UMAP needs a package of its own: pip install umap-learn') from e
-        return UMAP(random_state=seed).fit_transform(x)
+        return _umap(x, seed)
     x = PCA(min(50, *x.shape), random_state=seed).fit_transform(x)
     if method == 'pca':
         return x[:, :2]
-    from sklearn.manifold import TSNE
-
     return TSNE(perplexity=min(30, (len(x) - 1) / 3), init='pca', random_state=seed).fit_transform(x)
 
+# %% ../../nbs/evaluation/explain.ipynb #d002
+def _label_colours(labels):
+    "Colour of each label: healthy grey, the diseases apart"
+    diseases = sorted(set(labels) - {HEALTHY})
+    colours = sns.color_palette('colorblind', max(len(diseases), 1)).as_hex()
+    return {**({HEALTHY: '#bdbdbd'} if HEALTHY in labels else {}), **dict(zip(diseases, colours))}
+
 # %% ../../nbs/evaluation/explain.ipynb #c1045
+@paper_style('white')
 def plot_embedding(
     xy: np.ndarray,  # `(n, 2)`
-    labels,
-    origins,  # Disease or 'healthy', and 'real' or 'synthetic', of each image
+    labels,  # Disease of each image, or 'healthy'
+    origins,  # 'real' or 'synthetic', of each image
     ax: plt.Axes | None = None,
 ) -> plt.Axes:
     "Colour for the disease, filled for real and open for synthetic images"
-    sns.set_theme(style='white', context='paper')
     ax = ax or plt.subplots(figsize=(COLUMN * 1.25, COLUMN))[1]
-    labels, origins = np.asarray(labels), np.asarray(origins)
-    names = sorted(set(labels), key=lambda l: (l != HEALTHY, l))
-    colours = dict(
-        zip(
-            names,
-            ['#bdbdbd', *sns.color_palette('colorblind', max(len(names) - 1, 1)).as_hex()]
-            if HEALTHY in names
-            else sns.color_palette('colorblind', len(names)).as_hex(),
-        )
-    )
-    for l in names:
-        for synthetic in (False, True):
-            here = (labels == l) & ((origins == 'synthetic') == synthetic)
+    labels, synthetic = np.asarray(labels), np.asarray(origins) == 'synthetic'
+    for label, colour in _label_colours(labels).items():
+        for origin, face in (('real', colour), ('synthetic', 'none')):
+            here = (labels == label) & (synthetic == (origin == 'synthetic'))
             if here.any():
-                ax.scatter(
-                    *xy[here].T,
-                    s=14,
-                    facecolors='none' if synthetic else colours[l],
-                    edgecolors=colours[l],
-                    linewidths=0.9,
-                    label=f"{l}, {'synthetic' if synthetic else 'real'}",
-                )
+                look = dict(facecolors=face, edgecolors=colour, linewidths=0.9, s=14)
+                ax.scatter(*xy[here].T, label=f'{label}, {origin}', **look)
     ax.set(xticks=[], yticks=[])
     ax.legend(frameon=False, fontsize=6.5, loc='center left', bbox_to_anchor=(1, 0.5))
     sns.despine(ax=ax, left=True, bottom=True)

@@ -13,9 +13,10 @@ from ..knowledge.prompts import compose
 from ..data.manifest import Manifest
 from ..models.encoders import load_encoder, MedicalEncoder
 from ..statistics.intervals import clustered_interval
-from .features import Extractor, lesion_crops
-from .distances import distance_table, METRICS
+from .crops import lesion_crops
+from .distances import DistanceSettings, distance_table, METRICS
 from .edges import border_table
+from .features import Extractor
 from .memorisation import memorisation_table
 
 # %% ../../nbs/evaluation/quality.ipynb #c0987
@@ -26,16 +27,36 @@ def semantic_scores(
     batch_size: int = 32,
 ) -> np.ndarray:  # Cosine in [-1, 1] for each image
     "How well each lesion goes with the prompt of its disease, in the eyes of the medical encoder"
-    encoder, crops = encoder or load_encoder(), lesion_crops(manifest)
-    out = []
-    text = {(l, m): encoder.texts([compose(l, m)]) for l, m in set(zip(manifest.df.label, manifest.df.modality))}
-    for k in range(0, len(crops), batch_size):
-        _, seen = encoder.images(torch.from_numpy(np.stack(crops[k : k + batch_size]))[:, None])
-        rows = manifest.df.iloc[k : k + batch_size]
-        out.append(
-            F.cosine_similarity(seen, torch.cat([text[l, m] for l, m in zip(rows.label, rows.modality)])).cpu().numpy()
-        )
-    return np.concatenate(out)
+    encoder, scores = encoder or load_encoder(), []
+    subjects = list(zip(manifest.df.label, manifest.df.modality))
+    prompts = {subject: encoder.texts([compose(*subject)]) for subject in set(subjects)}
+    crops = torch.from_numpy(np.stack(lesion_crops(manifest)))[:, None]
+    for k, batch in enumerate(crops.split(batch_size)):
+        _, seen = encoder.images(batch)
+        wanted = torch.cat([prompts[subject] for subject in subjects[k * batch_size :][: len(batch)]])
+        scores.append(F.cosine_similarity(seen, wanted).cpu().numpy())
+    return np.concatenate(scores)
+
+# %% ../../nbs/evaluation/quality.ipynb #d000
+def _distance_rows(crops, extractor, seed):
+    "Distances and diversity of the crops of each arm; a line through sample sizes needs 20 images of an arm"
+    features = {arm: extractor.features(images) for arm, images in crops.items()}
+    real = features.pop('real')
+    n = min([len(real) // 2, *map(len, features.values())])
+    metrics = tuple(metric for metric in METRICS if metric != 'fid_infinity' or n >= 20)
+    settings = DistanceSettings(metrics=metrics, k=max(1, min(5, n - 1)), seed=seed)
+    rows = distance_table(features, real, crops, settings)
+    return rows.assign(extractor=np.where(rows.metric == 'ms_ssim', '', extractor.name))
+
+# %% ../../nbs/evaluation/quality.ipynb #d001
+def _semantic_rows(lesions, encoder, seed):
+    "Mean semantic score of each arm"
+    rows = []
+    for arm, manifest in lesions.items():
+        mean = clustered_interval(semantic_scores(manifest, encoder), manifest.df.patient_id, seed)
+        row = dict(arm=arm, metric='semantic_score', **mean._asdict(), n=len(manifest))
+        rows.append(dict(row, extractor=encoder.name))
+    return pd.DataFrame(rows)
 
 # %% ../../nbs/evaluation/quality.ipynb #c0989
 def quality_table(
@@ -44,52 +65,19 @@ def quality_table(
     sources: Manifest | None = None,  # Backgrounds, for borders and background; left out if `None`
     dataset: str = '',
     seed: int = 0,  # Noted in each row
-    extractor: Extractor | str | None = None,  # Of the distances; EfficientNet-Lite0 if `None`
+    extractor: Extractor | str = 'efficientnet-lite0',  # Of the distances
     train: Manifest | None = None,  # Diseased training images, for memorisation; left out if `None`
     encoder: MedicalEncoder | None = None,  # Of the semantic score; the shipped one if `None`
 ) -> pd.DataFrame:  # Tidy: arm, dataset, seed, metric, value, lo, hi, n, extractor
-    "Every image metric of every arm, beside what real lesions have (arm `real`); FID-infinity from 20 images an arm on, seam detectability from ten patients on"
-    ex = extractor if isinstance(extractor, Extractor) else Extractor(extractor or 'efficientnet-lite0')
-    encoder = encoder or load_encoder()
-    lesions = {name: m.where(label=m.diseases) for name, m in arms.items()}
-    every = {**lesions, 'real': reference}
-    crops = {name: lesion_crops(m) for name, m in every.items()}
-    features = {name: ex.features(c) for name, c in crops.items()}
-    n = min([len(features['real']) // 2, *(len(m) for m in lesions.values())])
-    metrics = tuple(
-        m for m in METRICS if m != 'fid_infinity' or n >= 20
-    )  # a line through sample sizes wants some images
-    found = [
-        distance_table(
-            {k: v for k, v in features.items() if k != 'real'},
-            features['real'],
-            metrics,
-            k=max(1, min(5, n - 1)),
-            images=crops,
-            seed=seed,
-        )
-    ]
-    found[0]['extractor'] = np.where(found[0].metric == 'ms_ssim', '', ex.name)
-
-    def row(arm, metric, v, n, name=''):
-        return pd.DataFrame([dict(arm=arm, metric=metric, value=v[0], lo=v[1], hi=v[2], n=n, extractor=name)])
-
-    for name, m in every.items():
-        found.append(
-            row(
-                name,
-                'semantic_score',
-                clustered_interval(semantic_scores(m, encoder), m.df.patient_id, seed),
-                len(m),
-                encoder.name,
-            )
-        )
+    "Every image metric of every arm, beside what real lesions have (arm `real`)"
+    extractor = Extractor(extractor) if isinstance(extractor, str) else extractor
+    painted = {arm: m.where(label=m.diseases) for arm, m in arms.items()}
+    lesions = {**painted, 'real': reference}
+    crops = {arm: lesion_crops(m) for arm, m in lesions.items()}
+    rows = [_distance_rows(crops, extractor, seed), _semantic_rows(lesions, encoder or load_encoder(), seed)]
     if sources is not None:
-        found.append(border_table(lesions, sources, seed=seed))
+        rows.append(border_table(painted, sources, seed=seed))
     if train is not None:
-        found.append(memorisation_table(lesions, train, reference, seed=seed))
-    return (
-        pd.concat(found, ignore_index=True)
-        .assign(dataset=dataset, seed=seed)
-        .fillna({'extractor': ''})[['arm', 'dataset', 'seed', 'metric', 'value', 'lo', 'hi', 'n', 'extractor']]
-    )
+        rows.append(memorisation_table(painted, train, reference, seed=seed))
+    table = pd.concat(rows, ignore_index=True).assign(dataset=dataset, seed=seed).fillna({'extractor': ''})
+    return table[['arm', 'dataset', 'seed', 'metric', 'value', 'lo', 'hi', 'n', 'extractor']]
