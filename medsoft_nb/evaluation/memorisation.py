@@ -82,7 +82,7 @@ def lesion_distances(
         y = _moved(window)
         norm_y = np.sqrt(np.maximum(w @ (y**2).T - (w @ y.T) ** 2 / n, 1e-9))  # inside each mask
         correlation = (x @ y.T) / np.maximum(norm * norm_y, 1e-9)
-        distance[:, j] = 1 - correlation.max(1)
+        distance[:, j] = 1 - correlation.max(1).astype(np.float64)
         orientation[:, j] = correlation.argmax(1) // (2 * SHIFT + 1) ** 2
     return LesionDistances(distance, orientation)
 
@@ -170,7 +170,7 @@ def _brighter(image):
 def _noisy(image, r):
     return np.clip(image + r.normal(size=image.shape) * 0.02 * 255, 0, 255).astype(np.uint8)
 
-# %% ../../nbs/evaluation/memorisation.ipynb #d009
+# %% ../../nbs/evaluation/memorisation.ipynb #d006
 def plant_copies(
     train: Manifest,  # Training images with lesions
     out: str | Path,  # Folder for the copies
