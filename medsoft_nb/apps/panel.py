@@ -18,7 +18,7 @@ from ..core.images import read_image, to_uint8
 from ..core.classes import patch
 from ..knowledge.base import known_labels, load_knowledge
 from ..data.manifest import HEALTHY
-from ..lesions.soft import drawn_mask
+from ..lesions.soft import binary_mask
 from ..painting.window import to_unit
 from ..painting.pipeline import MedSoftPipeline
 from .studio import _own_image, Cancelled, Settings, StudioSession, Variant
@@ -215,7 +215,7 @@ def _do_upload(self: StudioController, name, buffers):
 @patch
 def _do_upload_mask(self: StudioController, name, buffers):
     mask = _uploaded(name, buffers[0], alpha=True)
-    if not drawn_mask(mask, self.session.mask.shape).any():
+    if not binary_mask(mask, self.session.mask.shape).any():
         raise ValueError(f'the mask in {name} is all black; paint the lesion white on black.')
     self.session.set_mask(mask)
     self.masked(back=True)

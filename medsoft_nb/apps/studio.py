@@ -22,7 +22,7 @@ from ..core.classes import patch
 from ..knowledge.base import find_label, find_modality, known_labels, load_knowledge
 from ..knowledge.prompts import compose
 from ..data.manifest import HEALTHY, Manifest
-from ..lesions.soft import drawn_mask, soften
+from ..lesions.soft import binary_mask, soften
 from ..lesions.shapes import sample_mask
 from ..phantom.tissues import MODALITY
 from ..phantom.spine import phantom
@@ -285,10 +285,10 @@ class StudioSession:
 @patch
 def set_mask(
     self: StudioSession,
-    mask,  # Array or path, see `drawn_mask`
+    mask,  # Array or path, see `binary_mask`
 ) -> None:
     "Take a mask; the one before can be had back with `undo`"
-    mask = drawn_mask(mask, self.mask.shape)
+    mask = binary_mask(mask, self.mask.shape)
     if (mask != self.mask).any():
         self.history.append(self.mask)
         self.mask = mask

@@ -14,7 +14,7 @@ import numpy as np
 from ..core.seeds import rng
 from ..knowledge.prompts import compose
 from ..data.manifest import HEALTHY, Manifest, ManifestError
-from ..lesions.structures import lesion_structure, transfer_mask, whole_structures
+from ..lesions.structures import host_structure, transfer_mask, complete_structures
 from ..lesions.shapes import sample_mask
 
 # %% ../../nbs/painting/places.ipynb #c0554
@@ -131,7 +131,7 @@ def place_lesion(
     for _ in range(50):
         row, donor = int(r.integers(len(backgrounds))), read_donor(donors, int(r.choice(pool)))
         structures = backgrounds.structures(row)
-        fitting = whole_structures(structures)
+        fitting = complete_structures(structures)
         if fitting and donor.structure.any():
             structure = int(r.choice(fitting))
             mask = transfer_mask(donor.mask, donor.structure, structures == structure, r)
@@ -142,7 +142,7 @@ def place_lesion(
 def read_donor(donors: Manifest, row: int) -> DonorLesion:
     "The lesion of a diseased image, and the vertebra that holds most of it"
     structures, mask = donors.structures(row), donors.lesion_mask(row)
-    number = lesion_structure(mask, structures)
+    number = host_structure(mask, structures)
     return DonorLesion(row, mask, (structures == number) & (number > 0))
 
 # %% ../../nbs/painting/places.ipynb #q014
@@ -157,7 +157,7 @@ def place_drawn_lesion(
     for _ in range(50):
         i = int(r.integers(len(backgrounds)))
         row, structures = backgrounds.df.iloc[i], backgrounds.structures(i)
-        fitting = whole_structures(structures)
+        fitting = complete_structures(structures)
         if fitting:
             structure = int(r.choice(fitting))
             mask = sample_mask(structures == structure, label, r, row.spacing_mm, row.modality, structures)

@@ -14,7 +14,7 @@ from ..core.seeds import rng
 from ..core.logs import progress
 from ..knowledge.prompts import compose
 from ..data.manifest import HEALTHY, Manifest
-from ..lesions.structures import lesion_structure, transfer_mask, whole_structures
+from ..lesions.structures import host_structure, transfer_mask, complete_structures
 from ..lesions.soft import soften
 from ..lesions.shapes import random_mask
 from ..models.base import encode_prompts
@@ -90,9 +90,9 @@ def sample_row(
 def borrow_mask(shape, structures, donors, r):
     "A lesion mask for a healthy image: a donor's, carried to one of its vertebrae, or a random shape"
     j = int(r.integers(len(donors)))
-    ids = whole_structures(structures)
+    ids = complete_structures(structures)
     lesion, from_structures = donors.lesion_mask(j), donors.structures(j)
-    if ids and lesion is not None and from_structures is not None and (k := lesion_structure(lesion, from_structures)):
+    if ids and lesion is not None and from_structures is not None and (k := host_structure(lesion, from_structures)):
         return transfer_mask(lesion, from_structures == k, structures == int(r.choice(ids)), r)
     return random_mask(shape, int(r.integers(2**31)), 'blob')
 
