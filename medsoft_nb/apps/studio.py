@@ -24,7 +24,7 @@ from ..knowledge.prompts import compose
 from ..data.manifest import HEALTHY, Manifest
 from ..lesions.soft import drawn_mask, soften
 from ..lesions.shapes import sample_mask
-from ..phantom.anatomy import MODALITY
+from ..phantom.tissues import MODALITY
 from ..phantom.spine import phantom
 from ..models.base import weight_hashes
 from ..painting.window import to_unit

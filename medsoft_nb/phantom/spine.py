@@ -1,4 +1,4 @@
-"""One phantom: image, masks and its healthy twin
+"""One phantom: an image with its masks and its healthy twin
 
 Docs: https://example.github.io/medsoft_nb/phantom/spine.html.md"""
 
@@ -8,45 +8,45 @@ Docs: https://example.github.io/medsoft_nb/phantom/spine.html.md"""
 __all__ = ['Phantom', 'phantom']
 
 # %% ../../nbs/phantom/spine.ipynb #c0347
-import numpy as np
 from dataclasses import dataclass
-from ..core.seeds import rng
+import numpy as np
 from ..core.images import as_html
+from ..core.seeds import rng
 from ..data.manifest import HEALTHY
 from ..lesions.structures import vertebra_frame
 from .anatomy import patient
-from .render import acquire, render
 from .lesions import paint_lesion
+from .render import acquire, render
 
 # %% ../../nbs/phantom/spine.ipynb #c0338
 @dataclass
 class Phantom:
     "One simulated image with its ground truth"
 
-    image: np.ndarray
-    structures: np.ndarray
-    lesion_mask: np.ndarray
-    label: str
-    contrast: str
-    vertebra: int
-    severity: float | None = None
+    image: np.ndarray  # float32 `(H, W)` in [0, 1]
+    structures: np.ndarray  # Instance numbers of the vertebral bodies, 0 = background
+    lesion_mask: np.ndarray  # bool
+    label: str  # 'healthy' or one of `LESIONS`
+    contrast: str  # One of `CONTRASTS`
+    vertebra: int  # Number of the diseased one, 0 if healthy
+    severity: float | None = None  # 0 to 1, if it was given
 
     def __repr__(self):
-        return f"Phantom({self.label}, look {self.contrast}, {'x'.join(map(str, self.image.shape))}" + (
-            f', lesion in vertebra {self.vertebra}, {int(self.lesion_mask.sum())} pixels)' if self.vertebra else ')'
-        )
+        size = 'x'.join(map(str, self.image.shape))
+        text = f'Phantom({self.label}, contrast {self.contrast}, {size}'
+        if self.vertebra:
+            text += f', lesion in vertebra {self.vertebra}, {int(self.lesion_mask.sum())} pixels'
+        return text + ')'
 
     def _repr_html_(self):
-        return as_html(
-            [self.image, self.structures / max(self.structures.max(), 1), self.lesion_mask.astype(float)],
-            repr(self),
-            titles=['image', 'vertebrae', 'lesion'],
-        )
+        vertebrae = self.structures / max(self.structures.max(), 1)
+        images = [self.image, vertebrae, self.lesion_mask.astype(float)]
+        return as_html(images, repr(self), titles=['image', 'vertebrae', 'lesion'])
 
 # %% ../../nbs/phantom/spine.ipynb #c0339
 def phantom(
     seed: int,  # Of this image: texture, noise, lesion
-    contrast: str = 'mr',  # One of `LOOKS`
+    contrast: str = 'mr',  # One of `CONTRASTS`
     lesion: str = HEALTHY,  # 'healthy' or one of `LESIONS`
     patient_seed: int | None = None,  # Of the anatomy and scanner; `seed` if `None`
     severity: float | None = None,  # 0 to 1; drawn if `None`
@@ -55,11 +55,11 @@ def phantom(
     "A simulated sagittal slice of the spine, healthy or with one lesion"
     p = patient(seed if patient_seed is None else patient_seed, contrast, size)
     r = rng('slice', seed, contrast)
-    img, an, vis = render(p, r, (size, size))
-    mask = np.zeros(an.shape, bool)
-    k = 0
+    image, structures = render(p, r, (size, size))
+    mask, k = np.zeros(structures.shape, bool), 0
     if lesion != HEALTHY:
-        lr = rng('lesion', seed, contrast, lesion)
-        k = int(lr.integers(1, an.max() + 1))
-        img, mask = paint_lesion(img, an == k, vertebra_frame(an, k), lesion, lr, contrast, severity)
-    return Phantom(acquire(p, r, img), an, mask, lesion, contrast, k, severity)
+        chance = rng('lesion', seed, contrast, lesion)
+        k = int(chance.integers(1, structures.max() + 1))
+        frame = vertebra_frame(structures, k)
+        image, mask = paint_lesion(image, structures == k, frame, lesion, chance, contrast, severity)
+    return Phantom(acquire(p, r, image), structures, mask, lesion, contrast, k, severity)

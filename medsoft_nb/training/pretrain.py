@@ -20,7 +20,7 @@ from ..knowledge.prompts import compose
 from ..data.manifest import HEALTHY, Manifest
 from ..lesions.structures import vertebra_frame
 from ..lesions.soft import soften
-from ..phantom.anatomy import CONTRASTS, MODALITY
+from ..phantom.tissues import CONTRASTS, MODALITY
 from ..phantom.lesions import LESIONS
 from ..phantom.spine import Phantom, phantom
 from ..phantom.benchmarks import write_phantom

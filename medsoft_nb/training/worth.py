@@ -13,7 +13,7 @@ from transformers import CLIPModel
 from ..core.seeds import rng, torch_generator
 from ..knowledge.prompts import compose
 from ..data.manifest import HEALTHY, Manifest
-from ..phantom.anatomy import CONTRASTS, MODALITY
+from ..phantom.tissues import CONTRASTS, MODALITY
 from ..phantom.spine import phantom
 from ..models.base import encode_prompts
 from ..models.controller import Controller
@@ -83,14 +83,14 @@ def measure_msc(
     controller: Controller,
     held_out: Manifest,  # Diseased images with masks
     pool: Manifest,  # Training images that the mean token is taken of
-    region: int = 64,  # Side of the windows
+    roi: int = 64,  # Side of the windows
     seed: int = 0,
 ) -> pd.DataFrame:  # One row an image: label, wrong_label, and cosines with the true tokens; `centred_` ones with the mean subtracted first
     "Cosine of the predicted to the true tokens inside the mask, against predictions that need no MSC"
-    config = Training(variants=1, mask_variants=1, healthy_share=0.0, roi=region, seed=seed, ramp=(4.0, 6.0))
+    config = Training(variants=1, mask_variants=1, healthy_share=0.0, roi=roi, seed=seed, ramp=(4.0, 6.0))
 
     def contrast(m):
-        w = training_windows(m, config, region)
+        w = training_windows(m, config, roi)
         return encoder_cache(controller, w[0], w[1])
 
     d, p = contrast(held_out), contrast(pool)
