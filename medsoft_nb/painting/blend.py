@@ -48,10 +48,10 @@ def match_band(
     image: np.ndarray,  # Original on the same scale
     soft: np.ndarray,  # Soft mask
 ) -> np.ndarray:  # `generated`, with its grey matched to `image` where the mask fades
-    "Remove the autoencoder's grey cast: match mean and spread in the ramp"
+    "Remove the autoencoder's grey cast: match mean and standard deviation in the ramp"
     w = soft * (1 - soft)
-    if w.sum() < 2:
-        w = ndi.binary_dilation(soft > 0, iterations=2).astype(np.float32) - (soft > 0)  # a hard mask: its outer rim
+    if w.sum() < 2:  # a hard mask: its outer rim
+        w = ndi.binary_dilation(soft > 0, iterations=2).astype(np.float32) - (soft > 0)
     if w.sum() < 2:
         return generated
 
@@ -75,7 +75,7 @@ def match_grain(
     if sd < 1e-6:
         return generated
     n = np.fft.irfft2(np.fft.rfft2(noise) * abs(np.fft.rfft2(lost.clip(-3 * sd, 3 * sd))), s=lost.shape)
-    s = np.clip(soft, 1e-3, 1)  # blended with weight s, noise of this height has the full variance across the ramp
+    s = np.clip(soft, 1e-3, 1)
     return (generated + n / max(n.std(), 1e-9) * sd * np.sqrt(2 / s - 1) * (soft > 0)).astype(np.float32)
 
 # %% ../../nbs/painting/blend.ipynb #c0487
@@ -84,13 +84,10 @@ def composite(
     generated: np.ndarray,  # `(H, W)` float, on the image's own scale
     soft: np.ndarray,  # `(H, W)` in [0, 1]
 ) -> np.ndarray:  # Type and shape of `image`; where `soft` is 0, its very bits
-    "Blend a generated image into the original in the original's bit depth"
+    "Blend a generated image into the original in the original's bit depth; grey changes, colour stays"
     s, g, x = soft.astype(np.float64), generated.astype(np.float64), image.astype(np.float64)
     if image.ndim == 3:
-        s, g = (
-            s[..., None],
-            g[..., None] + x - x.mean(2, keepdims=True),
-        )  # the lesion changes the grey, the colour stays
+        s, g = s[..., None], g[..., None] + x - x.mean(2, keepdims=True)
     y = s * g + (1 - s) * x
     if image.dtype.kind in 'ui':
         y = np.round(y).clip(np.iinfo(image.dtype).min, np.iinfo(image.dtype).max)
@@ -100,15 +97,15 @@ def composite(
 def put_back(
     image: np.ndarray,  # Original, any size and depth
     window: np.ndarray,  # Generated window in [0, 1], at the size of `box`
-    box: tuple,  # y0, x0, y1, x1
+    box: tuple,  # From `region_of_interest`
     soft: np.ndarray,  # Soft mask of the whole image
 ) -> np.ndarray:  # New image; `image` is left alone
     "Blend a generated window into its place"
     y0, x0, y1, x1 = box
     H, W = soft.shape
-    lo, hi = grey_range(image)
+    low, high = grey_range(image)
     here = slice(max(y0, 0), min(y1, H)), slice(max(x0, 0), min(x1, W))
     there = slice(here[0].start - y0, here[0].stop - y0), slice(here[1].start - x0, here[1].stop - x0)
     out = image.copy()
-    out[here] = composite(image[here], window[there] * (hi - lo) + lo, soft[here])
+    out[here] = composite(image[here], window[there] * (high - low) + low, soft[here])
     return out
