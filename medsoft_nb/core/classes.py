@@ -8,12 +8,18 @@ Docs: https://example.github.io/medsoft_nb/core/classes.html.md"""
 __all__ = ['patch']
 
 # %% ../../nbs/core/classes.ipynb #c0064
+from functools import partial
 from typing import Callable
 
 # %% ../../nbs/core/classes.ipynb #c0062
 def patch(
-    f: Callable,  # Its first argument is annotated with a class
+    f: Callable | None = None,  # Its first argument is annotated with a class
+    *,
+    as_prop: bool = False,  # A property in place of a method
 ) -> Callable:
     "Make a function a method of the class that its first argument is annotated with"
-    setattr(next(iter(f.__annotations__.values())), f.__name__, f)
+    if f is None:
+        return partial(patch, as_prop=as_prop)
+    owner = next(iter(f.__annotations__.values()))
+    setattr(owner, f.__name__, property(f) if as_prop else f)
     return f

@@ -6,11 +6,11 @@ Docs: https://example.github.io/medsoft_nb/running/notebook_settings.html.md"""
 
 # %% auto #0
 __all__ = ['NOTEBOOK_SETTINGS', 'ResultSettings', 'AblationSettings', 'QualitativeSettings', 'RatioSettings', 'ScarcitySettings',
-           'TsneSettings', 'ReaderSettings', 'PretrainSettings', 'ControllerSettings', 'check_notebook']
+           'TsneSettings', 'Reading', 'ReaderSettings', 'PretrainSettings', 'ControllerSettings', 'check_notebook']
 
 # %% ../../nbs/running/notebook_settings.ipynb #e003
-from typing import Literal
-from pydantic import Field
+from typing import Annotated, Literal
+from pydantic import AfterValidator, Field, model_validator
 from ..core.settings import Settings
 from medsoft_nb.running.settings import (
     ArmName,
@@ -92,15 +92,41 @@ class TsneSettings(ResultSettings):
     steps: Count = Field(60, description='Its optimiser steps')
     method: Literal['tsne', 'pca', 'umap'] = Field('tsne', description='tsne, pca, or umap where it is installed')
 
+# %% ../../nbs/running/notebook_settings.ipynb #e023
+def _check_even(n):
+    if n < 2 or n % 2:
+        raise ValueError('half of the images are real, so it must be even and at least 2.')
+    return n
+
+# %% ../../nbs/running/notebook_settings.ipynb #e024
+def _check_reader(name):
+    if not name.strip() or any(sign in name for sign in '/\\:'):
+        raise ValueError('give a name without / \\ and :.')
+    return name
+
+# %% ../../nbs/running/notebook_settings.ipynb #e025
+class Reading(Settings):
+    "How images are read"
+
+    reader: Annotated[str, AfterValidator(_check_reader)] = Field('reader-1', description='Who reads')
+    n: Annotated[int, AfterValidator(_check_even)] = Field(40, description='Images, half of them real')
+    repeated: int = Field(4, ge=0, description='Of them shown twice')
+    seed: Seed = Field(0, description='Seed of choice and order')
+
+    @model_validator(mode='after')
+    def _not_more_than_all(self):
+        if self.repeated > self.n:
+            raise ValueError(f'`repeated` is {self.repeated}; it must be from 0 to `n`, {self.n}.')
+        return self
+
 # %% ../../nbs/running/notebook_settings.ipynb #e012
-class ReaderSettings(StepSettings):
+class ReaderSettings(Reading):
     "Reader study"
 
     run: Run = Field('runs/step-by-step', description='Run folder; what it lacks is run first, with small defaults')
     seed: Seed = Field(0, description='Seed whose images are shown, and of choice and order')
     arm: ArmName = Field('lora-smis', description='Painted arm')
-    reader: str = Field('reader-1', min_length=1, pattern=r'^[^/\\:]*$', description='Who reads')
-    n: int = Field(12, ge=2, multiple_of=2, description='Images, half of them real')
+    n: Annotated[int, AfterValidator(_check_even)] = Field(12, description='Images, half of them real')
     repeated: int = Field(2, ge=0, description='Of them shown twice')
 
 # %% ../../nbs/running/notebook_settings.ipynb #e014
