@@ -67,21 +67,20 @@ def data_import(
     plane: Annotated[str, typer.Option(help='sagittal, axial or coronal')] = 'sagittal',
     spacing_mm: Annotated[Optional[float], typer.Option(help='Size of a pixel in mm')] = None,
 ):
-    from medsoft_nb.data.folder import import_folder
+    from medsoft_nb.data.folder import ImportSettings, import_folder
 
-    kinds = {'structures': masks, 'lesion': lesion_masks}
-    made = import_folder(
-        images,
-        out,
-        masks={kind: folder for kind, folder in kinds.items() if folder},
+    settings = ImportSettings(
+        structures=masks,
+        lesion_masks=lesion_masks,
         table=table,
-        columns=read_pairs(column, '--column') or None,
-        label_map=read_pairs(label_map, '--label-map') or None,
+        columns=read_pairs(column, '--column'),
+        label_map=read_pairs(label_map, '--label-map'),
         default_label=default_label,
         modality=modality,
         plane=plane,
         spacing_mm=spacing_mm,
     )
+    made = import_folder(images, out, settings)
     out_console.print(f'{len(made)} images, {made.df.patient_id.nunique()} patients: {out}/manifest.csv')
 
 # %% ../../nbs/apps/data_commands.ipynb #e004

@@ -17,15 +17,15 @@ import numpy as np, pandas as pd
 from pydantic import Field
 from scipy.special import betainc
 from statsmodels.stats.proportion import proportion_confint
-from .panel import png_url
 from ..core.classes import patch
 from ..core.files import data_path
+from ..core.images import pad_to_square, png_url
 from ..core.logs import get_logger
 from ..core.seeds import rng
 from ..data.manifest import Manifest, ManifestError
 from ..painting.window import resize, to_unit
 from ..running.notebook_settings import Reading
-from ..statistics.intervals import auc
+from ..statistics.scores import auc
 
 # %% ../../nbs/apps/reader.ipynb #c1376
 ANSWERS = {1: 'surely real', 2: 'rather real', 3: 'cannot tell', 4: 'rather synthetic', 5: 'surely synthetic'}
@@ -180,17 +180,10 @@ def image(self: ReaderStudy) -> np.ndarray | None:
     item = self.next_item
     if item is None:
         return None
-    grey = _pad_to_square(to_unit(self.sources[item.kind].image(item.row)))
+    grey = pad_to_square(to_unit(self.sources[item.kind].image(item.row)))
     low, high = np.percentile(grey, (0.5, 99.5))
     stretched = ((grey - low) / max(high - low, 1e-6)).clip(0, 1)
     return (resize(stretched, self.settings.size).clip(0, 1) * 255).round().astype(np.uint8)
-
-# %% ../../nbs/apps/reader.ipynb #e011
-def _pad_to_square(image):
-    "Black borders at the shorter sides"
-    n = max(image.shape)
-    before = [(n - side) // 2 for side in image.shape]
-    return np.pad(image, [(b, n - side - b) for b, side in zip(before, image.shape)])
 
 # %% ../../nbs/apps/reader.ipynb #c1380
 @patch

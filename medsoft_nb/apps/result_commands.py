@@ -74,7 +74,7 @@ def evaluate(
 ):
     from medsoft_nb.data.manifest import HEALTHY, Manifest
     from medsoft_nb.evaluation.quality import quality_table
-    from medsoft_nb.report.tables import table
+    from medsoft_nb.report.tables import write_table
 
     QualitySettings(extractor=extractor)  # it exists
     made, healthy = _load_manifests(arms, 'Argument'), Manifest.load(reference).where(label=HEALTHY)
@@ -89,7 +89,7 @@ def evaluate(
         train=_diseased(Manifest.load(train)) if train else None,
     )
     out.mkdir(parents=True, exist_ok=True)
-    table(rows, out / 'quality', 'Quality of synthetic lesions')
+    write_table(rows, out / 'quality', 'Quality of synthetic lesions')
     print_table(rows)
 
 # %% ../../nbs/apps/result_commands.ipynb #e007
@@ -159,7 +159,7 @@ def classify(
     seeds: Annotated[int, typer.Option(min=1, help='Number of seeds')] = 3,
 ):
     from medsoft_nb.data.manifest import Manifest, validate
-    from medsoft_nb.report.tables import table
+    from medsoft_nb.report.tables import write_table
     from medsoft_nb.statistics.intervals import bootstrap_auc
 
     ClassifySettings(backbone=backbone)  # it exists
@@ -168,7 +168,7 @@ def classify(
     out.mkdir(parents=True, exist_ok=True)
     scores.to_csv(out / 'scores.csv', index=False)
     rows = bootstrap_auc(scores)
-    table(rows, out / 'auc', 'AUC with 95 % intervals over patients and seeds')
+    write_table(rows, out / 'auc', 'AUC with 95 % intervals over patients and seeds')
     print_table(rows)
 
 # %% ../../nbs/apps/result_commands.ipynb #e012

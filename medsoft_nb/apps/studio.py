@@ -66,24 +66,28 @@ class StudioSession:
         return as_html(images, repr(self), titles=titles)
 
 # %% ../../nbs/apps/studio.ipynb #e003
-@patch(as_prop=True)
+@patch
+@property
 def source(self: StudioSession) -> Source:
     "The image that is open"
     return self.sources[self.index]
 
 # %% ../../nbs/apps/studio.ipynb #e004
-@patch(as_prop=True)
+@patch
+@property
 def modality(self: StudioSession) -> str:
     "That of the settings, else the image's own"
     return self.settings.modality or str(self.source.row.get('modality') or '')
 
 # %% ../../nbs/apps/studio.ipynb #e005
-@patch(as_prop=True)
+@patch
+@property
 def prompt(self: StudioSession) -> str:
     return compose(self.settings.disease, self.modality, severity=self.settings.severity or None)
 
 # %% ../../nbs/apps/studio.ipynb #e006
-@patch(as_prop=True)
+@patch
+@property
 def soft(self: StudioSession) -> np.ndarray:
     "The soft mask; all 0 where there is no mask"
     if not self.mask.any():
@@ -91,7 +95,8 @@ def soft(self: StudioSession) -> np.ndarray:
     return np.ceil(soften(self.mask, self.settings.ramp) * 65535) / 65535
 
 # %% ../../nbs/apps/studio.ipynb #e007
-@patch(as_prop=True)
+@patch
+@property
 def pipe(self: StudioSession) -> MedSoftPipeline:
     "The pipeline, loaded once"
     with self.lock:

@@ -21,7 +21,7 @@ from ..data.manifest import HEALTHY, Manifest
 from ..evaluation.edges import background_change, seam_ratio
 from ..knowledge.base import find_label, find_modality, known_labels, load_knowledge
 from ..models.base import weight_hashes
-from ..painting.generate import append_rows, memory_hash
+from ..painting.provenance import append_rows, memory_hash
 from ..painting.pipeline import MedSoftPipeline
 from ..painting.window import to_unit
 
@@ -204,7 +204,7 @@ def replay(
     row = manifest.df.iloc[i]
     _check_replay(row, source, pipe)
     settings = StudioSettings(steps=int(row.steps), guidance=float(row.guidance_scale), seed=int(row.seed))
-    return paint_again(pipe, row.prompt, source, manifest._mask(i, 'soft_mask') / 65535, settings)
+    return paint_again(pipe, row.prompt, source, manifest.soft_mask(i), settings)
 
 # %% ../../nbs/apps/variants.ipynb #e023
 def _find_row(manifest, i):

@@ -1,4 +1,4 @@
-"""Long classes in short cells
+"""A class in several cells
 
 Docs: https://example.github.io/medsoft_nb/core/classes.html.md"""
 
@@ -8,18 +8,14 @@ Docs: https://example.github.io/medsoft_nb/core/classes.html.md"""
 __all__ = ['patch']
 
 # %% ../../nbs/core/classes.ipynb #c0064
-from functools import partial
 from typing import Callable
 
 # %% ../../nbs/core/classes.ipynb #c0062
 def patch(
-    f: Callable | None = None,  # Its first argument is annotated with a class
-    *,
-    as_prop: bool = False,  # A property in place of a method
-) -> Callable:
-    "Make a function a method of the class that its first argument is annotated with"
-    if f is None:
-        return partial(patch, as_prop=as_prop)
-    owner = next(iter(f.__annotations__.values()))
-    setattr(owner, f.__name__, property(f) if as_prop else f)
-    return f
+    method: Callable | property,  # Its first argument is annotated with a class
+) -> Callable | property:  # The same
+    "Make a function or a property part of the class that its first argument is annotated with"
+    function = method.fget if isinstance(method, property) else method
+    cls = next(iter(function.__annotations__.values()))
+    setattr(cls, function.__name__, method)
+    return method

@@ -6,7 +6,7 @@ Docs: https://example.github.io/medsoft_nb/report/tables.html.md"""
 
 # %% auto #0
 __all__ = ['MARKS', 'interval_text', 'with_interval', 'cell_text', 'mark_best', 'markdown', 'escape_latex', 'latex',
-           'add_paper_column', 'write_table']
+           'add_paper_column', 'seed_tables', 'write_table']
 
 # %% ../../nbs/report/tables.ipynb #c1062
 from pathlib import Path
@@ -138,6 +138,16 @@ def add_paper_column(
     "Adds the column 'paper': what the paper reports, where somebody has filled it in"
     values = _paper_values(Path(folder or data_path('paper')) / f'{name}.csv', metric, dataset)
     return df.assign(paper=[values.get(arm, '') for arm in df.iloc[:, 0]])
+
+# %% ../../nbs/report/tables.ipynb #d021
+def seed_tables(
+    run: str | Path,  # Run folder
+    name: str,  # Table in the folder of each seed, such as 'scores/scores'
+    seeds: list,
+) -> pd.DataFrame:
+    "A table of all seeds of a run; an empty `label` stays empty"
+    tables = [pd.read_csv(Path(run) / f'seed-{seed}/{name}.csv') for seed in seeds]
+    return pd.concat(tables, ignore_index=True).fillna({'label': ''})
 
 # %% ../../nbs/report/tables.ipynb #c1060
 def write_table(

@@ -49,9 +49,9 @@ def draw_scores(
     of_arm = np.sqrt(model.same - model.other) * r.normal(size=(arms, 1, n))
     return distance * y + shared + of_arm + np.sqrt(1 - model.same) * r.normal(size=(arms, seeds, n))
 
-# %% ../../nbs/statistics/power.ipynb #d003
+# %% ../../nbs/statistics/power.ipynb #d015
 def _correlations(arrays):
-    "Mean correlation within a class between seeds of one arm, and between arms; each stands in for one that is lacking"
+    "Mean correlation within a class between seeds of one arm, and between arms; one stands in for the other"
     seeds = len(arrays.seeds)
     rest = arrays.score.reshape(-1, len(arrays.y)).copy()
     for label in (0, 1):
@@ -141,7 +141,7 @@ def _share_seen(model, gain, y, seeds, settings):
         seen += two_sided_p(draws) < settings.level and np.median(draws) > 0
     return seen / settings.n_sim
 
-# %% ../../nbs/statistics/power.ipynb #d011
+# %% ../../nbs/statistics/power.ipynb #d016
 def _study(model, settings):
     "Truth of the simulated test patients, and number of seeds; `ValueError` for a study that cannot see anything"
     patients, n_boot = settings.patients or model.patients, settings.n_boot

@@ -34,7 +34,8 @@ def delong(
     diseased, healthy = int((y == 1).sum()), int((y == 0).sum())
     if min(diseased, healthy) < 2:
         raise ValueError(
-            f"DeLong's test needs at least two patients of each class, but got {healthy} healthy and {diseased} diseased."
+            f"DeLong's test needs at least two patients of each class, but got {healthy} healthy and {diseased} "
+            'diseased.'
         )
     below, above = map(np.array, zip(_placements(y, a), _placements(y, b)))
     cov = np.cov(below) / diseased + np.cov(above) / healthy
