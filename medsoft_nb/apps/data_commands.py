@@ -59,20 +59,20 @@ def data_import(
     plane: Annotated[str, typer.Option(help='sagittal, axial or coronal')] = 'sagittal',
     spacing_mm: Annotated[Optional[float], typer.Option(help='Size of a pixel in mm')] = None,
 ):
-    from medsoft_nb.data.folder import import_folder
+    from medsoft_nb.data.folder import import_folder, ImportSettings
 
-    made = import_folder(
-        images,
-        out,
-        masks={k: v for k, v in dict(structures=masks, lesion=lesion_masks).items() if v},
+    settings = ImportSettings(
+        structures=masks,
+        lesion_masks=lesion_masks,
         table=table,
-        columns=_pairs(column, '--column') or None,
-        label_map=_pairs(label_map, '--label-map') or None,
+        columns=_pairs(column, '--column'),
+        label_map=_pairs(label_map, '--label-map'),
         default_label=default_label,
         modality=modality,
         plane=plane,
         spacing_mm=spacing_mm,
     )
+    made = import_folder(images, out, settings)
     out_console.print(f'{len(made)} images, {made.df.patient_id.nunique()} patients: {out}/manifest.csv')
 
 # %% ../../nbs/apps/data_commands.ipynb #c1260

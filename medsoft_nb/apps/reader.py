@@ -17,6 +17,7 @@ from scipy.special import betainc
 from ..core.seeds import rng
 from ..core.logs import get_logger
 from ..core.classes import patch
+from ..core.images import pad_to_square
 from ..data.manifest import Manifest, ManifestError
 from ..painting.window import resize, to_unit
 from ..statistics.scores import auc
@@ -132,10 +133,7 @@ def image(self: ReaderStudy) -> np.ndarray | None:
     if self.done:
         return None
     item = self.items[len(self.answers)]
-    x = to_unit(self.sources[item['kind']].image(item['row']))
-    h, w = x.shape
-    n = max(h, w)
-    x = np.pad(x, (((n - h) // 2, n - h - (n - h) // 2), ((n - w) // 2, n - w - (n - w) // 2)))
+    x = pad_to_square(to_unit(self.sources[item['kind']].image(item['row'])))
     lo, hi = np.percentile(x, (0.5, 99.5))
     return (resize(((x - lo) / max(hi - lo, 1e-6)).clip(0, 1), self.size).clip(0, 1) * 255).round().astype(np.uint8)
 

@@ -499,7 +499,7 @@ def replay(
     return pipe(
         r.prompt,
         source,
-        manifest._mask(i, 'soft_mask') / 65535,
+        manifest.soft_mask(i),
         num_inference_steps=int(r.steps),
         guidance_scale=float(r.guidance_scale),
         roi=r.roi,
