@@ -142,6 +142,8 @@ def place_lesion(
 def read_donor(donors: Manifest, row: int) -> DonorLesion:
     "The lesion of a diseased image, and the vertebra that holds most of it"
     structures, mask = donors.structures(row), donors.lesion_mask(row)
+    if structures is None:
+        return DonorLesion(row, mask, np.zeros_like(mask))
     number = host_structure(mask, structures)
     return DonorLesion(row, mask, (structures == number) & (number > 0))
 
