@@ -2,6 +2,7 @@
 import pytest
 
 
+@pytest.hookimpl(tryfirst=True)   # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items):
     for item in items:
         if item.path.name != 'test_notebooks.py':
