@@ -23,7 +23,8 @@ from ..knowledge.base import find_label
 from ..knowledge.prompts import compose
 from ..data.manifest import HEALTHY, Manifest
 from ..lesions.soft import soften, softness
-from ..models.base import SHIPPED, weight_hashes
+from ..models.base import weight_hashes
+from ..models.files import SHIPPED
 from .settings import PaintSettings
 from .pipeline import MedSoftPipeline
 from .places import check_sources, Place, place_lesion
