@@ -16,7 +16,7 @@ from ..core.files import load_state
 from ..data.manifest import Manifest, ManifestError
 from ..lesions.soft import box_mask
 from ..models.imagenet import IMAGENET, imagenet_lite0
-from ..models.base import SHIPPED
+from ..models.files import SHIPPED
 from ..models.encoders import load_encoder
 from ..painting.window import cut_window, resize, to_unit
 
