@@ -143,7 +143,8 @@ def export(
 
 # %% ../../nbs/apps/result_commands.ipynb #e011
 CLASSIFY_HELP = command_help(
-    'Train a classifier on each arm (real only, controls, real and synthetic images) and test it on held-out patients.',
+    'Train a classifier on each arm (real only, controls, real and synthetic images) '
+    'and test it on held-out patients.',
     'medsoft classify data/tumour/manifest.csv --synthetic soft=synthetic/soft/manifest.csv '
     '--steps 300 --seeds 3 --out tables',
 )

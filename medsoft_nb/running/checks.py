@@ -29,7 +29,7 @@ def _all_rows(settings):
     from medsoft_nb.phantom.benchmarks import benchmark_rows
 
     rows = benchmark_rows(settings.benchmark, settings.benchmark_healthy, settings.benchmark_diseased)
-    return Manifest(rows.assign(image=""), ".")
+    return Manifest(rows.assign(image="", spacing_mm=1.0), ".")
 
 # %% ../../nbs/running/checks.ipynb #e012
 def check_ratios(
