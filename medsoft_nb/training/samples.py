@@ -16,7 +16,7 @@ from ..core.seeds import rng
 from ..core.logs import progress
 from ..knowledge.prompts import compose
 from ..data.manifest import HEALTHY, Manifest
-from ..lesions.structures import transfer_mask, whole_structures
+from ..lesions.structures import transfer_mask, complete_structures
 from ..lesions.soft import soften
 from ..lesions.shapes import random_mask
 from ..models.base import encode_prompts
@@ -70,7 +70,7 @@ def sample_donor_mask(
     r: np.random.Generator,
 ) -> np.ndarray:  # bool
     "A lesion mask for a healthy image: a donor's, carried to one of its vertebrae, or a random shape"
-    donor, fitting = read_donor(donors, int(r.integers(len(donors)))), whole_structures(structures)
+    donor, fitting = read_donor(donors, int(r.integers(len(donors)))), complete_structures(structures)
     if fitting and donor.structure.any():
         return transfer_mask(donor.mask, donor.structure, structures == int(r.choice(fitting)), r)
     return random_mask(shape, int(r.integers(2**31)), 'blob')
