@@ -8,7 +8,8 @@ import pytest
 
 from medsoft_nb.data.splits import split
 from medsoft_nb.data.manifest import validate
-from medsoft_nb.data.folder import import_folder, read_mask
+from medsoft_nb.core.images import read_mask
+from medsoft_nb.data.folder import import_folder, ImportSettings
 
 REAL = os.environ.get("MEDSOFT_REALSPINE", "")
 pytestmark = pytest.mark.skipif(
@@ -23,12 +24,14 @@ def imported(tmp_path_factory):
     return import_folder(
         source / "images",
         tmp_path_factory.mktemp("real") / "vb",
-        masks=source / "masks",
-        table=source / "index.csv",
-        columns=dict(image_id="file", patient_id="subset,exam", label="pathology"),
-        label_map={"healthy": "healthy", "*": "other"},
-        modality="MR",
-        spacing_mm=1,
+        ImportSettings(
+            structures=source / "masks",
+            table=source / "index.csv",
+            columns=dict(image_id="file", patient_id="subset,exam", label="pathology"),
+            label_map={"healthy": "healthy", "*": "other"},
+            modality="MR",
+            spacing_mm=1,
+        ),
     )
 
 

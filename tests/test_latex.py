@@ -3,7 +3,7 @@
 import re, shutil, subprocess
 import numpy as np, pandas as pd, pytest
 from medsoft_nb.core.files import data_path
-from medsoft_nb.report.tables import latex, mark_best, with_interval, with_paper
+from medsoft_nb.report.tables import latex, mark_best, with_interval, add_paper_column
 
 stored = sorted(data_path('results').glob('*/*.csv'))
 
@@ -18,7 +18,11 @@ def tables():
     odd = pd.DataFrame(
         {'a_b & c': ['50 %', '**x & y_1**', '<ins>p < 0.05</ins>', r'~^\{}|#$'], 'n': [1, 2.5, None, np.nan]}
     )
-    return [*found, latex(with_paper(readable, 'classification', 'auc'), 'With 100 % of _all_ marks'), latex(odd)]
+    return [
+        *found,
+        latex(add_paper_column(readable, 'classification', 'auc'), 'With 100 % of _all_ marks'),
+        latex(odd),
+    ]
 
 
 def test_every_row_has_the_columns_of_the_table():

@@ -146,8 +146,8 @@ def test_every_tool_on_an_own_image(tmp_path):
         wait_for(lambda: 'no mask of its' not in find('.say').text)
         assert (keep(1) == lesion).all()  # a mask of one's own
         assert (
-            read_image(tmp_path / 'kept' / manifest().df.image[0])[~(manifest()._mask(0, 'soft_mask') > 0)]
-            == np.uint8(own * 255)[~(manifest()._mask(0, 'soft_mask') > 0)]
+            read_image(tmp_path / 'kept' / manifest().df.image[0])[~(manifest().mask(0, 'soft_mask') > 0)]
+            == np.uint8(own * 255)[~(manifest().mask(0, 'soft_mask') > 0)]
         ).all()
 
         find('button.clear').click()

@@ -151,7 +151,7 @@ def _relative(path, depth):
             ('../workflow/README.md', 'howto/workflow.md'),
             ('../LICENSE', 'https://www.apache.org/licenses/LICENSE-2.0'),
         ):
-            text = text.replace(f']({a})', f']({b})')
+            text = re.sub(rf'\]\({re.escape(a)}(?=[)#])', f']({b}', text)
         return re.sub(r'^output-file:.*\n', '', text, flags=re.M)
 
     nb = json.loads(path.read_text(encoding='utf-8'))

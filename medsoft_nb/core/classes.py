@@ -1,4 +1,4 @@
-"""Long classes in short cells
+"""A class in several cells
 
 Docs: https://example.github.io/medsoft_nb/core/classes.html.md"""
 
@@ -12,8 +12,10 @@ from typing import Callable
 
 # %% ../../nbs/core/classes.ipynb #c0062
 def patch(
-    f: Callable,  # Its first argument is annotated with a class
-) -> Callable:
-    "Make a function a method of the class that its first argument is annotated with"
-    setattr(next(iter(f.__annotations__.values())), f.__name__, f)
-    return f
+    method: Callable | property,  # Its first argument is annotated with a class
+) -> Callable | property:  # The same
+    "Make a function or a property part of the class that its first argument is annotated with"
+    function = method.fget if isinstance(method, property) else method
+    cls = next(iter(function.__annotations__.values()))
+    setattr(cls, function.__name__, method)
+    return method

@@ -36,5 +36,8 @@ def autocast(
     import torch
 
     kind = torch.device(device).type
-    ok = cpu_has_bf16() if kind == 'cpu' else kind == 'cuda' and torch.cuda.is_bf16_supported()
-    return torch.autocast(kind, dtype=torch.bfloat16) if ok and wanted == '1' else nullcontext()
+    if kind == 'cpu':
+        faster = cpu_has_bf16()
+    else:
+        faster = kind == 'cuda' and torch.cuda.is_bf16_supported()
+    return torch.autocast(kind, dtype=torch.bfloat16) if faster and wanted == '1' else nullcontext()

@@ -23,23 +23,23 @@ def data_path(
     *parts: str,  # Path below the data folder
 ) -> Path:
     "A file or folder that ships with the package: knowledge base, models, profiles"
-    here = PACKAGE
-    return ((here / '_shipped') if (here / '_shipped').is_dir() else here.parent / 'data').joinpath(*parts)
+    installed = PACKAGE / '_shipped'
+    folder = installed if installed.is_dir() else PACKAGE.parent / 'data'
+    return folder.joinpath(*parts)
 
 # %% ../../nbs/core/files.ipynb #c0005
 def notebooks_path(
     *parts: str,  # Path below the folder of experiment notebooks
 ) -> Path:
     "An experiment notebook that ships with the package"
-    here = PACKAGE
-    return (
-        (here / '_experiments') if (here / '_experiments').is_dir() else here.parent / 'nbs' / 'experiments'
-    ).joinpath(*parts)
+    installed = PACKAGE / '_experiments'
+    folder = installed if installed.is_dir() else PACKAGE.parent / 'nbs' / 'experiments'
+    return folder.joinpath(*parts)
 
 # %% ../../nbs/core/files.ipynb #c0007
 @contextmanager
 def atomic_path(
-    path: str | Path,  # Where the file belongs
+    path: str | Path,  # Where the file belongs; its folder is made
 ):  # Yields a temporary path in the same folder, with the same suffix
     "Write to a temporary neighbour; it takes the place of `path` on success and vanishes on failure"
     path = Path(path)
@@ -61,11 +61,12 @@ def write_text(path: str | Path, text: str) -> Path:
 # %% ../../nbs/core/files.ipynb #c0009
 def write_json(path: str | Path, obj) -> Path:
     "Write JSON atomically; NumPy scalars and paths are converted"
+    return write_text(path, json.dumps(obj, indent=1, default=_plain, ensure_ascii=False) + '\n')
 
-    def plain(o):
-        return o.item() if isinstance(o, np.generic) else o.tolist() if isinstance(o, np.ndarray) else str(o)
-
-    return write_text(path, json.dumps(obj, indent=1, default=plain, ensure_ascii=False) + '\n')
+# %% ../../nbs/core/files.ipynb #a001
+def _plain(x):
+    "What JSON has no type for, in one that it has"
+    return x.tolist() if isinstance(x, (np.generic, np.ndarray)) else str(x)
 
 # %% ../../nbs/core/files.ipynb #c0010
 def read_json(path: str | Path):
@@ -77,8 +78,8 @@ def sha256(
     path: str | Path,  # File to fingerprint
 ) -> str:  # 64 hex digits
     "SHA-256 of a file"
-    with open(path, 'rb') as f:
-        return hashlib.file_digest(f, 'sha256').hexdigest()
+    with open(path, 'rb') as file:
+        return hashlib.file_digest(file, 'sha256').hexdigest()
 
 # %% ../../nbs/core/files.ipynb #c0012
 def save_state(path: str | Path, state) -> Path:
@@ -101,7 +102,7 @@ def load_state(path: str | Path):
 def folder_lock(
     folder: str | Path,  # Made if it does not exist
 ):
-    "`ValueError` where another process is at work in `folder`"
+    "Keep other processes out of `folder`; `ValueError` where one is at work in it already"
     import fcntl
 
     folder = Path(folder)
@@ -118,14 +119,15 @@ def folder_lock(
 # %% ../../nbs/core/files.ipynb #c0015
 def require_space(
     folder: str | Path,  # Where something is about to be written
-    nbytes: int,  # How much
+    nbytes: int,  # How much, in bytes
 ) -> None:
     "Raise `OSError` before anything is written if the disk is too full"
-    p = Path(folder).absolute()
-    while not p.exists():
-        p = p.parent
-    free = shutil.disk_usage(p).free
+    existing = Path(folder).absolute()
+    while not existing.exists():
+        existing = existing.parent
+    free = shutil.disk_usage(existing).free
     if free < nbytes:
         raise OSError(
-            f"not enough disk space for {folder}: {nbytes / 2**20:,.0f} MB wanted, {free / 2**20:,.0f} MB free. Free some, or choose another folder."
+            f'not enough disk space for {folder}: {nbytes / 2**20:,.0f} MB wanted, {free / 2**20:,.0f} MB free. '
+            'Free some, or choose another folder.'
         )

@@ -1,4 +1,4 @@
-"""Messages, and bars that can be switched off
+"""Messages, and progress bars that can be switched off
 
 Docs: https://example.github.io/medsoft_nb/core/logs.html.md"""
 
@@ -9,6 +9,7 @@ __all__ = ['get_logger', 'progress']
 
 # %% ../../nbs/core/logs.ipynb #c0057
 import logging, os, sys, time
+from collections.abc import Iterable
 from tqdm.asyncio import tqdm_asyncio
 from tqdm.auto import tqdm
 
@@ -21,12 +22,14 @@ def get_logger() -> logging.Logger:
 class _Lines(tqdm_asyncio):
     "A bar for log files: a line when something was done, at most every `every` seconds, and one at the end"
 
-    every, last, said = 30, 0.0, 0
+    every, last_time, last_n = 30, 0.0, 0
 
     def display(self, msg=None, pos=None):
-        if msg == '' or self.n == self.said or time.time() - (self.last or self.start_t) < self.every:
+        if msg == '' or self.n == self.last_n:
             return
-        self.last, self.said = time.time(), self.n
+        if time.time() - (self.last_time or self.start_t) < self.every:
+            return
+        self.last_time, self.last_n = time.time(), self.n
         print(self, file=sys.stderr, flush=True)
 
     def clear(self, nolock=False):
@@ -40,10 +43,10 @@ class _Lines(tqdm_asyncio):
 
 # %% ../../nbs/core/logs.ipynb #c0055
 def progress(
-    iterable,  # What is gone through
+    iterable: Iterable,  # What is gone through
     desc: str = '',  # Text before the bar
-    total: int = None,  # Number of items, if `iterable` has no length
-):
-    "A tqdm bar for terminal and notebook, a line now and then where output goes to a file; `MEDSOFT_PROGRESS=0` switches all of them off"
+    total: int | None = None,  # Number of items, if `iterable` has no length
+) -> Iterable:  # The same items
+    "A tqdm bar, or a line now and then where output goes to a file; `MEDSOFT_PROGRESS=0` switches it off"
     kind = _Lines if tqdm is tqdm_asyncio and not sys.stderr.isatty() else tqdm
     return kind(iterable, desc=desc, total=total, disable=os.environ.get('MEDSOFT_PROGRESS') == '0', leave=False)

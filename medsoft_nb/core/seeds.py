@@ -14,8 +14,16 @@ import numpy as np
 
 # %% ../../nbs/core/seeds.ipynb #c0023
 def _key(keys) -> int:
-    plain = tuple(k.item() if isinstance(k, np.generic) else str(k) if isinstance(k, Path) else k for k in keys)
+    "A number that depends on the keys, whatever the process"
+    plain = tuple(_plain(k) for k in keys)
     return int.from_bytes(hashlib.sha256(repr(plain).encode()).digest()[:8], 'little')
+
+# %% ../../nbs/core/seeds.ipynb #a000
+def _plain(key):
+    "A key as Python's own number or text"
+    if isinstance(key, np.generic):
+        return key.item()
+    return str(key) if isinstance(key, Path) else key
 
 # %% ../../nbs/core/seeds.ipynb #c0024
 def rng(

@@ -13,6 +13,7 @@ import numpy as np, torch, torch.nn.functional as F
 from ..core.files import load_state, save_state
 from ..core.seeds import torch_generator
 from ..core.devices import autocast
+from ..core.images import pad_to_square
 from ..data.manifest import HEALTHY, Manifest
 from ..painting.window import resize, to_unit
 from .backbones import check_backbone, make_backbone
@@ -53,11 +54,7 @@ def load_images(
     "Images of a manifest as one tensor; larger ones are padded to a square with their edge and resized"
     out = []
     for i in range(len(manifest)):
-        x = to_unit(manifest.image(i))
-        h, w = x.shape
-        n = max(h, w)
-        if h != w:
-            x = np.pad(x, (((n - h) // 2, n - h - (n - h) // 2), ((n - w) // 2, n - w - (n - w) // 2)), mode='edge')
+        x = pad_to_square(to_unit(manifest.image(i)), 'edge')
         out.append(resize(x, size))
     return torch.from_numpy(np.stack(out))[:, None]
 

@@ -230,7 +230,7 @@ def border_rows(
     "Border, background and faithfulness of each synthetic image"
     rows = []
     for i, src in enumerate(source_images(made, sources)):
-        soft, x, mask = made._mask(i, 'soft_mask').astype(np.float32), made.image(i), made.lesion_mask(i)
+        soft, x, mask = made.soft_mask(i), made.image(i), made.lesion_mask(i)
         ratio, kept = seam_ratio(x, src, mask), background_change(x, src, soft / soft.max())
         rows.append(
             dict(
@@ -252,7 +252,7 @@ def seam_strips(made: Manifest, sources: Manifest, seed: int = 0) -> tuple:
     who = list(made.df.patient_id)
     r = rng('strips', seed)
     for i, src in enumerate(images):
-        contour = made._mask(i, 'soft_mask') > 0
+        contour = made.soft_mask(i) > 0
         pool = [k for k in range(len(who)) if who[k] != who[i] and images[k].shape == src.shape] or [i]
         k = int(r.choice(pool))
         painted.append(border_strips(_like(made.image(i), src)[0], contour))

@@ -11,7 +11,7 @@ __all__ = ['saliency', 'saliency_inside', 'saliency_table', 'plot_saliency', 'em
 import numpy as np, pandas as pd, torch
 import matplotlib.pyplot as plt, seaborn as sns
 from ..core.seeds import torch_generator
-from ..core.images import to_uint8
+from ..core.images import pad_to_square, to_uint8
 from ..core.palette import COLUMN
 from ..data.manifest import HEALTHY, Manifest
 from ..statistics.intervals import clustered_interval
@@ -96,10 +96,7 @@ def _mask_like(mask, size):
     "A mask as the classifier's images are brought to their size"
     from medsoft_nb.painting.window import resize
 
-    h, w = mask.shape
-    n = max(h, w)
-    m = np.pad(mask.astype(np.float32), (((n - h) // 2, n - h - (n - h) // 2), ((n - w) // 2, n - w - (n - w) // 2)))
-    m = resize(m, size)
+    m = resize(pad_to_square(mask.astype(np.float32)), size)
     return m > min(0.5, m.max() * 0.999)
 
 # %% ../../nbs/evaluation/explain.ipynb #c1040

@@ -13,80 +13,57 @@ import numpy as np
 from scipy import ndimage as ndi
 from ..core.images import grey_range
 from ..data.manifest import Manifest
-from ..lesions.structures import transform_between, lesion_structure
+from ..lesions.structures import affine_between
 from ..lesions.soft import soften
 from .window import to_unit
 from .blend import composite
-from .places import check_sources, Place, place_lesion
-from .generate import append_rows, open_folder, write_sample
+from .places import check_sources, place_lesion, PlannedLesion
+from .provenance import append_rows, missing_samples, open_folder, write_sample
 
 # %% ../../nbs/painting/paste.ipynb #c0581
-def paste(backgrounds: Manifest, donors: Manifest, place: Place, soft: np.ndarray) -> np.ndarray:
+def paste(
+    backgrounds: Manifest,  # Healthy images
+    donors: Manifest,  # Diseased training images
+    lesion: PlannedLesion,
+) -> np.ndarray:  # Type and size of the background
     "The background with the donor's lesion in it"
-    x, y = backgrounds.image(place.background), to_unit(donors.image(place.donor))
-    structures, own, lesion = (
-        backgrounds.structures(place.background),
-        donors.structures(place.donor),
-        donors.lesion_mask(place.donor),
-    )
-    a, b = own == lesion_structure(lesion, own), structures == place.structure
-    k, offset = transform_between(a, b)
-    moved = ndi.affine_transform(y, k, offset, output_shape=b.shape, order=1, mode='reflect')
-    ring = a & ~lesion
-    ring = ring if ring.sum() > 30 else ndi.binary_dilation(a, iterations=5) & ~ndi.binary_dilation(a)
-    target = to_unit(x)
-    ring_b = b if (a & ~lesion).sum() > 30 else ndi.binary_dilation(b, iterations=5) & ~ndi.binary_dilation(b)
-    gain = np.clip(target[ring_b].std() / max(y[ring].std(), 1e-6), 0.6, 1.6)
-    lo, hi = grey_range(x)
-    return composite(x, ((moved - y[ring].mean()) * gain + target[ring_b].mean()).clip(0, 1) * (hi - lo) + lo, soft)
+    place, donor = lesion.place, lesion.place.donor
+    image, pixels = backgrounds.image(place.background), to_unit(donors.image(donor.row))
+    x, structure = to_unit(image), place.structures == place.structure
+    scale, offset = affine_between(donor.structure, structure)
+    moved = ndi.affine_transform(pixels, scale, offset, output_shape=structure.shape, order=1, mode='reflect')
+    bone = donor.structure & ~donor.mask
+    enough = bone.sum() > 30
+    old = pixels[bone if enough else _around(donor.structure)]
+    new = x[structure if enough else _around(structure)]
+    gain = np.clip(new.std() / max(old.std(), 1e-6), 0.6, 1.6)
+    low, high = grey_range(image)
+    return composite(image, ((moved - old.mean()) * gain + new.mean()).clip(0, 1) * (high - low) + low, lesion.soft)
+
+# %% ../../nbs/painting/paste.ipynb #q003
+def _around(structure):
+    "A ring around a structure that a lesion fills"
+    return ndi.binary_dilation(structure, iterations=5) & ~ndi.binary_dilation(structure)
 
 # %% ../../nbs/painting/paste.ipynb #c0582
 def copy_paste(
-    backgrounds: Manifest,
-    donors: Manifest,  # As in `generate`
-    out: str | Path,  # Folder
+    backgrounds: Manifest,  # Healthy training images with `structures`
+    donors: Manifest,  # Diseased training images with masks
+    out: str | Path,  # Folder for images, masks, `manifest.csv`, `settings.json`
     labels: list,  # Diseases
     n_per_label: int = 50,  # Images of each
     ramp: float = 6.0,  # Soft border in pixels
     seed: int = 0,  # Places are those of `generate` with the same seed
-) -> Manifest:
-    "Soft copy-paste of real lesions, the control without a generator"
+) -> Manifest:  # Of all images in `out`
+    "Soft copy-paste of real lesions, the control without a generator; goes on where it stopped"
     out = Path(out)
     check_sources(backgrounds, donors, labels)
-    done = open_folder(
-        out,
-        dict(
-            method='copy-paste',
-            labels=list(labels),
-            n_per_label=n_per_label,
-            ramp=ramp,
-            seed=seed,
-            backgrounds=backgrounds.fingerprint,
-            donors=donors.fingerprint,
-        ),
-        n_per_label * len(labels),
-        backgrounds.image(0).nbytes,
-    )
+    settings = dict(method='copy-paste', labels=list(labels), n_per_label=n_per_label, ramp=ramp, seed=seed)
+    settings |= dict(backgrounds=backgrounds.fingerprint, donors=donors.fingerprint)
+    done = open_folder(out, settings, n_per_label * len(labels), backgrounds.image(0).nbytes)
     rows = []
-    for l in labels:
-        for k in range(n_per_label):
-            if f'synthetic-{l}-{k:05d}' in done:
-                continue
-            p = place_lesion(backgrounds, donors, l, seed, k)
-            soft = soften(p.mask, ramp)
-            rows.append(
-                write_sample(
-                    out,
-                    backgrounds,
-                    donors,
-                    p,
-                    f'synthetic-{l}-{k:05d}',
-                    l,
-                    paste(backgrounds, donors, p, soft),
-                    soft,
-                    seed=seed,
-                    number=k,
-                    ramp=ramp,
-                )
-            )
+    for label, number in missing_samples(labels, n_per_label, done):
+        place = place_lesion(backgrounds, donors, label, seed, number)
+        lesion = PlannedLesion(label, number, seed, place, ramp, soften(place.mask, ramp))
+        rows.append(write_sample(out, backgrounds, donors, lesion, paste(backgrounds, donors, lesion)))
     return append_rows(out, rows) if rows else Manifest.load(out / 'manifest.csv')

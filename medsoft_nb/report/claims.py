@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 import pandas as pd
 from ..core.files import data_path
-from .findings import seed_means
+from ..statistics.intervals import seed_means
 from .tables import with_interval
 
 # %% ../../nbs/report/claims.ipynb #c1128
@@ -44,7 +44,7 @@ def _stored(folder, name):
         return []
     table = pd.read_csv(path)
     if name == 'agreement':
-        table = seed_means(table.assign(metric=table.label.fillna('all'))).rename(columns={'metric': 'label'})
+        table = seed_means(table.assign(label=table.label.fillna('all')), ('arm', 'label'))
     elif 'seed' in table:
         table = seed_means(table)
     return table.to_dict('records')

@@ -9,37 +9,28 @@ __all__ = ['choose_threshold', 'classification_table', 'reliability_curve', 'cal
 
 # %% ../../nbs/statistics/decisions.ipynb #c0805
 import numpy as np, pandas as pd
-from scipy.special import expit, ndtri
+from scipy.special import expit
 from ..core.seeds import rng
-from medsoft_nb.statistics.intervals import (
-    _arrays,
-    _checked,
-    _mean_draws,
-    _resamples,
-    auc,
-    average_precision,
-    interval,
-    test_rows,
-)
+from .intervals import interval, mean_draws, resample
+from .scores import auc, average_precision, check_scores, score_arrays, test_rows
 
 # %% ../../nbs/statistics/decisions.ipynb #c0789
 def choose_threshold(
     y,  # 0 or 1 of the validation images, `(n,)`, both classes
     score,  # Their scores, `(n,)`
-) -> (
-    float
-):  # Call an image diseased where `score >= threshold`; of several best the highest, midway to the next score below
-    "Threshold with the largest sensitivity + specificity (Youden, Cancer 3:32, 1950)"
-    y, score = _checked(y, score)
-    if not 0 < (y == 1).sum() < len(y):
-        raise ValueError(
-            f'a threshold needs validation images of both classes, but {int((y == 1).sum())} of {len(y)} are diseased.'
-        )
-    at = np.unique(score)[::-1]
-    sensitivity, fall_out = (np.searchsorted(np.sort(score[y == c]), at, side='left') for c in (1, 0))
-    youden = (1 - sensitivity / (y == 1).sum()) - (1 - fall_out / (y == 0).sum())
-    k = int(np.argmax(np.round(youden, 12)))
-    return float(at[k] if k == len(at) - 1 else (at[k] + at[k + 1]) / 2)
+) -> float:  # Call an image diseased where `score >= threshold`
+    "Threshold with the largest sensitivity + specificity"
+    y, score = check_scores(y, score)
+    n, diseased = len(y), int((y == 1).sum())
+    if not 0 < diseased < n:
+        raise ValueError(f'a threshold needs validation images of both classes, but {diseased} of {n} are diseased.')
+    candidates = np.unique(score)[::-1]
+    missed = np.searchsorted(np.sort(score[y == 1]), candidates, side='left')
+    correct_negatives = np.searchsorted(np.sort(score[y == 0]), candidates, side='left')
+    youden = (1 - missed / diseased) - (1 - correct_negatives / (n - diseased))
+    best = int(np.argmax(np.round(youden, 12)))
+    below = candidates[min(best + 1, len(candidates) - 1)]
+    return float((candidates[best] + below) / 2)
 
 # %% ../../nbs/statistics/decisions.ipynb #c0791
 def _ratio(a, b):
@@ -47,25 +38,32 @@ def _ratio(a, b):
     with np.errstate(invalid='ignore', divide='ignore'):
         return a / b
 
+# %% ../../nbs/statistics/decisions.ipynb #d002
+def _mean_row(values, seed_weights):
+    "Mean over seeds with its interval; `values` `(1 + n_boot, seeds)` holds the value, then its resamples"
+    lo, hi = np.clip(interval(mean_draws(values[0], values[1:], seed_weights)), 0, 1)
+    return dict(value=values[0].mean(), lo=lo, hi=hi)
+
 # %% ../../nbs/statistics/decisions.ipynb #c0792
-def _table(scores, measure, n_boot, seed):
-    "Tidy rows of `measure(arm, seed, y, score, weights)`, a dict of `(1+n_boot,)`: the value, then its resamples"
-    arms, seeds, y, who, s = _arrays(scores)
-    w, z = _resamples(who, len(seeds), n_boot, seed)
-    w, rows = np.concatenate([np.ones((1, len(y))), w]), []
-    for a, each in zip(arms, s):
-        found = [measure(a, q, y, v, w) for q, v in zip(seeds, each)]
-        for m in found[0]:
-            x = np.stack([f[m] for f in found], 1)
-            lo, hi = np.clip(interval(_mean_draws(x[0], x[1:], z)), 0, 1)
-            rows.append(dict(arm=a, metric=m, value=x[0].mean(), lo=lo, hi=hi, seeds=len(seeds), n=who.max() + 1))
+def _measure_table(scores, measure, n_boot, seed):
+    "Rows of `measure(arm, seed, y, score, counts)`, a dict of `(1 + n_boot,)`: the value, then its resamples"
+    arms, seeds, y, patient, score = score_arrays(scores)
+    counts, seed_weights = resample(patient, len(seeds), n_boot, seed)
+    counts = np.concatenate([np.ones((1, len(y))), counts])
+    rows = []
+    for arm, of_arm in zip(arms, score):
+        measured = pd.DataFrame([measure(arm, s, y, values, counts) for s, values in zip(seeds, of_arm)])
+        for metric in measured:
+            row = _mean_row(np.stack(measured[metric], 1), seed_weights)
+            rows.append(dict(arm=arm, metric=metric, **row, seeds=len(seeds), n=patient.max() + 1))
     return pd.DataFrame(rows)
 
 # %% ../../nbs/statistics/decisions.ipynb #c0793
-def _decisions(y, score, threshold, w):
-    "What is said about decisions at a threshold, for each row of weights"
-    call = score >= threshold
-    tp, fp, fn, tn = (w @ (x * 1.0) for x in ((y == 1) & call, (y == 0) & call, (y == 1) & ~call, (y == 0) & ~call))
+def _decision_measures(y, score, threshold, counts):
+    "Measures of decisions at a threshold, for each row of counts"
+    called, diseased = score >= threshold, y == 1
+    tp, fp = counts @ (diseased & called), counts @ (~diseased & called)
+    fn, tn = counts @ (diseased & ~called), counts @ (~diseased & ~called)
     return dict(
         accuracy=_ratio(tp + tn, tp + tn + fp + fn),
         sensitivity=_ratio(tp, tp + fn),
@@ -74,32 +72,36 @@ def _decisions(y, score, threshold, w):
         f1=_ratio(2 * tp, 2 * tp + fp + fn),
     )
 
+# %% ../../nbs/statistics/decisions.ipynb #d003
+def _validation_rows(scores):
+    "Validation rows of each arm and seed; `ValueError` if one of their patients is a test patient"
+    rows = scores[scores.split == 'val'] if 'split' in scores else scores[:0]
+    if shared := set(rows.patient_id) & set(test_rows(scores).patient_id):
+        raise ValueError(
+            f'patient {sorted(shared, key=str)[0]!r} is in both validation and test rows; split by patient.'
+        )
+    return dict(iter(rows.groupby(['arm', 'seed'])))
+
 # %% ../../nbs/statistics/decisions.ipynb #c0794
 def classification_table(
     scores: pd.DataFrame,  # With `split`: rows 'val' give the thresholds, rows 'test' the measures
     n_boot: int = 1000,
     seed: int = 0,
-) -> pd.DataFrame:  # arm, metric (auc, auprc, accuracy, sensitivity, specificity, precision, f1), value, lo, hi, seeds, n patients; precision is NaN where nothing is called diseased
-    "Each arm's classification measures at the threshold of its own validation rows, means over seeds with 95 % intervals over patients and seeds"
-    val = dict(iter(scores[scores.split == 'val'].groupby(['arm', 'seed']))) if 'split' in scores else {}
-    shared = set().union(*(v.patient_id for v in val.values())) & set(test_rows(scores).patient_id)
-    if shared:
-        raise ValueError(
-            f'patient {sorted(shared, key=str)[0]!r} is in both validation and test rows; split by patient.'
-        )
+) -> pd.DataFrame:  # arm, metric, value, lo, hi, seeds, n patients; precision is NaN where nothing is called diseased
+    "AUC, AUPRC, and decisions at the threshold of an arm's own validation rows, means over seeds with 95 % intervals"
+    validation = _validation_rows(scores)
 
-    def measure(a, q, y, s, w):
-        if (a, q) not in val:
+    def measure(arm, seed, y, score, counts):
+        if (arm, seed) not in validation:
             raise ValueError(
-                f"arm {a!r}, seed {q} has no rows of the split 'val', but a threshold must not be chosen on test images. Score the validation images, too."
+                f"arm {arm!r}, seed {seed} has no rows of the split 'val', but a threshold must not be chosen on "
+                'test images. Score the validation images, too.'
             )
-        return dict(
-            auc=auc(y, s, w),
-            auprc=average_precision(y, s, w),
-            **_decisions(y, s, choose_threshold(val[a, q].y, val[a, q].score), w),
-        )
+        rows = validation[arm, seed]
+        areas = dict(auc=auc(y, score, counts), auprc=average_precision(y, score, counts))
+        return areas | _decision_measures(y, score, choose_threshold(rows.y, rows.score), counts)
 
-    return _table(scores, measure, n_boot, seed)
+    return _measure_table(scores, measure, n_boot, seed)
 
 # %% ../../nbs/statistics/decisions.ipynb #c0798
 def _mass_bins(p, bins):
@@ -108,33 +110,28 @@ def _mass_bins(p, bins):
         raise ValueError(f'`bins` must be at least 2, but is {bins}.')
     return np.searchsorted(np.quantile(p, np.linspace(0, 1, bins + 1)[1:-1]), p, side='right')
 
-# %% ../../nbs/statistics/decisions.ipynb #c0799
-def _wilson(k, n, level=0.95):
-    "Wilson's interval of a share"
-    z = -ndtri((1 - level) / 2)
-    mid, half = (k + z * z / 2) / (n + z * z), z * np.sqrt(k * (n - k) / n + z * z / 4) / (n + z * z)
-    return mid - half, mid + half
-
 # %% ../../nbs/statistics/decisions.ipynb #c0800
 def reliability_curve(
     y,  # 0 or 1, `(n,)`
     p,  # Probability of 1, `(n,)`, in [0, 1]; of a logit `scipy.special.expit(score)`
     bins: int = 10,  # Of equal mass; fewer come back where many values are equal
-) -> (
-    pd.DataFrame
-):  # One row a bin: predicted (mean of p), observed (share of 1), lo, hi (Wilson, images taken as independent), n
+) -> pd.DataFrame:  # A row a bin: predicted (mean of p), observed (share of 1), lo, hi (Wilson, images independent), n
     "Predicted probability against observed share"
-    y, p = _checked(y, p)
+    from statsmodels.stats.proportion import proportion_confint
+
+    y, p = check_scores(y, p)
     if not len(p) or p.min() < 0 or p.max() > 1:
         raise ValueError('`p` must be probabilities in [0, 1]; of logits take `scipy.special.expit(score)`.')
-    out = (
-        pd.DataFrame(dict(y=y, p=p, bin=_mass_bins(p, bins)))
-        .groupby('bin')
-        .agg(predicted=('p', 'mean'), observed=('y', 'mean'), k=('y', 'sum'), n=('y', 'size'))
-        .reset_index(drop=True)
-    )
-    lo, hi = _wilson(out.pop('k').to_numpy(), out.n.to_numpy())
-    return out.assign(lo=lo, hi=hi)[['predicted', 'observed', 'lo', 'hi', 'n']]
+    rows = pd.DataFrame(dict(y=y, p=p)).groupby(_mass_bins(p, bins))
+    found = rows.agg(predicted=('p', 'mean'), observed=('y', 'mean'), k=('y', 'sum'), n=('y', 'size'))
+    lo, hi = proportion_confint(found.k.to_numpy(), found.n.to_numpy(), method='wilson')
+    columns = ['predicted', 'observed', 'lo', 'hi', 'n']
+    return found.assign(lo=lo, hi=hi)[columns].reset_index(drop=True)
+
+# %% ../../nbs/statistics/decisions.ipynb #d006
+def _ece(gap, in_bin, counts):
+    "Expected calibration error for each row of counts; `gap` is the probability less the truth"
+    return np.abs((counts * gap) @ in_bin).sum(1) / counts.sum(1)
 
 # %% ../../nbs/statistics/decisions.ipynb #c0801
 def calibration_table(
@@ -143,20 +140,14 @@ def calibration_table(
     n_boot: int = 1000,
     seed: int = 0,
 ) -> pd.DataFrame:  # arm, metric (brier, ece, ece_if_calibrated), value, lo, hi, seeds, n patients
-    "Brier score and expected calibration error of each arm, means over seeds with 95 % intervals over patients and seeds"
+    "Brier score and expected calibration error of each arm, means over seeds with 95 % intervals"
 
-    def measure(a, q, y, s, w):
-        p = expit(s)
-        put = np.eye(bins)[_mass_bins(p, bins)]
+    def measure(arm, classifier_seed, y, score, counts):
+        p = expit(score)
+        in_bin = np.eye(bins)[_mass_bins(p, bins)]
+        truth = rng('calibrated', seed).random((n_boot, len(p))) < p  # if the probabilities were true
+        drawn = _ece(p - truth, in_bin, np.ones((1, len(p))))
+        brier = _ratio(counts @ (p - y) ** 2, counts.sum(1))
+        return dict(brier=brier, ece=_ece(p - y, in_bin, counts), ece_if_calibrated=np.append(drawn.mean(), drawn))
 
-        def ece(gap, w):
-            return np.abs((w * gap) @ put).sum(1) / w.sum(1)
-
-        drawn = ece(p - (rng('calibrated', seed).random((n_boot, len(p))) < p), np.ones((1, len(p))))
-        return dict(
-            brier=_ratio(w @ (p - y) ** 2, w.sum(1)),
-            ece=ece(p - y, w),
-            ece_if_calibrated=np.append(drawn.mean(), drawn),
-        )
-
-    return _table(scores, measure, n_boot, seed)
+    return _measure_table(scores, measure, n_boot, seed)

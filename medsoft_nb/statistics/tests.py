@@ -9,14 +9,18 @@ __all__ = ['delong', 'mcnemar', 'holm', 'benjamini_hochberg']
 
 # %% ../../nbs/statistics/tests.ipynb #c0784
 import numpy as np, pandas as pd
-from scipy.special import bdtr, chdtrc, ndtr, ndtri
-from .intervals import _checked
+from scipy.special import ndtr, ndtri
+from .scores import check_scores
 
-# %% ../../nbs/statistics/tests.ipynb #c0769
-def _midranks(x):
-    "Ranks from 1, equal values share their mean rank"
-    _, k, c = np.unique(x, return_inverse=True, return_counts=True)
-    return (np.cumsum(c) - (c - 1) / 2)[k]
+# %% ../../nbs/statistics/tests.ipynb #d001
+def _placements(y, score):
+    "Share of healthy ones below each diseased one, and of diseased ones above each healthy one"
+    from scipy.stats import rankdata
+
+    ranks, diseased = rankdata(score), y == 1
+    below = (ranks[diseased] - rankdata(score[diseased])) / (~diseased).sum()
+    above = 1 - (ranks[~diseased] - rankdata(score[~diseased])) / diseased.sum()
+    return below, above
 
 # %% ../../nbs/statistics/tests.ipynb #c0770
 def delong(
@@ -24,57 +28,62 @@ def delong(
     a,  # Scores of one arm, `(n,)`
     b,  # Scores of the other on the same patients, `(n,)`
     level: float = 0.95,  # Of the interval
-) -> pd.DataFrame:  # One row: auc_a, auc_b, difference, lo, hi, z, p, n; z and p are NaN where the placements do not vary but the AUCs differ
-    "DeLong's test for two correlated AUCs, in its fast form by midranks (Sun and Xu, 2014)"
-    y, a, b = _checked(y, a, b)
-    n1, n0 = int((y == 1).sum()), int((y == 0).sum())
-    if min(n1, n0) < 2:
+) -> pd.DataFrame:  # One row: auc_a, auc_b, difference, lo, hi, z, p, n
+    "DeLong's test of two correlated AUCs; z and p are NaN where the placements do not vary but the AUCs differ"
+    y, a, b = check_scores(y, a, b)
+    diseased, healthy = int((y == 1).sum()), int((y == 0).sum())
+    if min(diseased, healthy) < 2:
         raise ValueError(
-            f"DeLong's test needs at least two patients of each class, but got {n0} healthy and {n1} diseased."
+            f"DeLong's test needs at least two patients of each class, but got {healthy} healthy and {diseased} "
+            'diseased.'
         )
-    v1 = np.array([(_midranks(s)[y == 1] - _midranks(s[y == 1])) / n0 for s in (a, b)])
-    v0 = np.array([1 - (_midranks(s)[y == 0] - _midranks(s[y == 0])) / n1 for s in (a, b)])
-    (one, two), cov = v1.mean(1), np.cov(v1) / n1 + np.cov(v0) / n0
-    d = one - two
+    below, above = map(np.array, zip(_placements(y, a), _placements(y, b)))
+    cov = np.cov(below) / diseased + np.cov(above) / healthy
+    auc_a, auc_b = below.mean(1)
+    difference = auc_a - auc_b
     se = np.sqrt(max(cov[0, 0] + cov[1, 1] - 2 * cov[0, 1], 0.0))
-    se = 0.0 if se < 1e-9 else se
-    half = -ndtri((1 - level) / 2) * se
-    z = d / se if se else 0.0 if abs(d) < 1e-9 else np.nan
-    return pd.DataFrame(
-        [dict(auc_a=one, auc_b=two, difference=d, lo=d - half, hi=d + half, z=z, p=2 * ndtr(-abs(z)), n=n1 + n0)]
-    )
+    z = _z(difference, se)
+    half = -ndtri((1 - level) / 2) * (se if se >= 1e-9 else 0.0)
+    row = dict(auc_a=auc_a, auc_b=auc_b, difference=difference, lo=difference - half, hi=difference + half)
+    return pd.DataFrame([dict(row, z=z, p=2 * ndtr(-abs(z)), n=diseased + healthy)])
+
+# %% ../../nbs/statistics/tests.ipynb #d002
+def _z(difference, se):
+    "Difference in standard errors; NaN where only rounding is left of the error, but not of the difference"
+    if se >= 1e-9:
+        return difference / se
+    return 0.0 if abs(difference) < 1e-9 else np.nan
+
+# %% ../../nbs/statistics/tests.ipynb #d004
+def _check_decisions(*decisions):
+    "`ValueError` unless all are 0 or 1"
+    for x in np.concatenate(decisions):
+        if x not in (0, 1):
+            raise ValueError(
+                f'decisions must be 0 or 1, but one is {x:g}. Apply a threshold first, see `choose_threshold`.'
+            )
 
 # %% ../../nbs/statistics/tests.ipynb #c0778
 def mcnemar(
     y,  # 0 or 1, `(n,)`, one a patient
     a,  # Decisions of one arm, 0 or 1, `(n,)`
     b,  # Decisions of the other on the same patients, `(n,)`
-) -> pd.DataFrame:  # One row: only_a and only_b (patients on whom one arm alone is right), statistic and p with continuity correction, p_exact (binomial), n
-    "McNemar's test of two arms' decisions (Psychometrika 12:153, 1947), exact and with Edwards' correction; prefer the exact p"
-    y, a, b = _checked(y, a, b)
-    for v in (a, b):
-        if set(np.unique(v)) - {0, 1}:
-            raise ValueError(
-                f'decisions must be 0 or 1, but one is {next(x for x in v if x not in (0, 1)):g}. Apply a threshold first, see `choose_threshold`.'
-            )
-    only_a, only_b = int(((a == y) & (b != y)).sum()), int(((a != y) & (b == y)).sum())
-    n = only_a + only_b
-    x = max(abs(only_a - only_b) - 1, 0) ** 2 / n if n else 0.0
-    return pd.DataFrame(
-        [
-            dict(
-                only_a=only_a,
-                only_b=only_b,
-                statistic=x,
-                p=float(chdtrc(1, x)),
-                p_exact=min(1.0, 2 * float(bdtr(min(only_a, only_b), n, 0.5))) if n else 1.0,
-                n=len(y),
-            )
-        ]
-    )
+) -> pd.DataFrame:  # One row: only_a, only_b (patients on whom one arm alone is right), statistic, p, p_exact, n
+    "McNemar's test of two arms' decisions, with Edwards' correction and exact; prefer the exact p"
+    from statsmodels.stats.contingency_tables import mcnemar as test
+
+    y, a, b = check_scores(y, a, b)
+    _check_decisions(a, b)
+    right = pd.crosstab(pd.Categorical(a == y, [True, False]), pd.Categorical(b == y, [True, False]), dropna=False)
+    (_, only_a), (only_b, _) = right.to_numpy()
+    exact = test(right, exact=True).pvalue
+    corrected = test(right, exact=False, correction=only_a != only_b) if only_a + only_b else None
+    statistic, p = (corrected.statistic, corrected.pvalue) if corrected else (0.0, 1.0)
+    row = dict(only_a=int(only_a), only_b=int(only_b), statistic=float(statistic), p=float(p))
+    return pd.DataFrame([dict(row, p_exact=float(exact), n=len(y))])
 
 # %% ../../nbs/statistics/tests.ipynb #c0779
-def _probabilities(p):
+def _check_p(p):
     "p-values as an array, or a `ValueError`"
     p = np.atleast_1d(np.asarray(p, float))
     if p.ndim != 1 or not len(p) or not ((p >= 0) & (p <= 1)).all():
@@ -85,20 +94,16 @@ def _probabilities(p):
 def holm(
     p,  # p-values, `(m,)`
 ) -> np.ndarray:  # Adjusted, in the same order
-    "p-values that bound the chance of any false finding (Holm, Scandinavian Journal of Statistics 6:65, 1979)"
-    p = _probabilities(p)
-    order = np.argsort(p, kind='stable')
-    out = np.empty_like(p)
-    out[order] = np.minimum(np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)), 1)
-    return out
+    "p-values that bound the chance of any false finding"
+    from statsmodels.stats.multitest import multipletests
+
+    return multipletests(_check_p(p), method='holm')[1]
 
 # %% ../../nbs/statistics/tests.ipynb #c0781
 def benjamini_hochberg(
     p,  # p-values, `(m,)`, independent or positively dependent
 ) -> np.ndarray:  # Adjusted, in the same order
-    "p-values that bound the expected share of false findings (Benjamini and Hochberg, JRSS B 57:289, 1995)"
-    p = _probabilities(p)
-    order = np.argsort(-p, kind='stable')
-    out = np.empty_like(p)
-    out[order] = np.minimum(np.minimum.accumulate(p[order] * len(p) / np.arange(len(p), 0, -1)), 1)
-    return out
+    "p-values that bound the expected share of false findings"
+    from scipy.stats import false_discovery_control
+
+    return false_discovery_control(_check_p(p))
