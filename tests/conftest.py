@@ -1,9 +1,15 @@
-"How the tests are shared out: each notebook by itself, every other file as a whole, since its tests share what they made."
+"How the tests are shared out among processes: each notebook by itself, every other file as a whole, since its tests share what they made."
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 
-def pytest_collection_modifyitems(items):
-    for item in items:
-        if item.path.name != 'test_notebooks.py':
-            item.add_marker(pytest.mark.xdist_group(item.path.stem))
+class ByFileAndNotebook(LoadScopeScheduling):
+    def _split_scope(self, nodeid):
+        file = nodeid.split('::')[0]
+        return nodeid if file.endswith('test_notebooks.py') else file
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    return ByFileAndNotebook(config, log)

@@ -3,12 +3,12 @@
 import json, os, re, shutil, signal, subprocess, sys, time
 from pathlib import Path
 import nbformat, psutil, pytest, yaml
-from nbformat.v4 import new_code_cell, new_notebook
 from medsoft_nb.core.files import read_json
 from medsoft_nb.running.layout import GRID, layout, workflow_path
 from medsoft_nb.running.jobs import JobError, run_job
-from medsoft_nb.running.profile import Step
-from medsoft_nb.running.reproduce import outlook, reproduce
+from medsoft_nb.running.notebooks import write_notebook
+from medsoft_nb.running.profile import Step, Workflow
+from medsoft_nb.running.reproduce import dry_run, reproduce
 from medsoft_nb.running.snakemake import snakemake_command
 
 pytestmark = pytest.mark.slow
@@ -24,9 +24,9 @@ import sys
 from functools import partial
 from medsoft_nb.apps import cli
 from medsoft_nb.running import reproduce as grid
-from medsoft_nb.running.profile import Step
-steps = STEPS
-grid.reproduce, grid.outlook = (partial(f, notebooks='.', steps=steps) for f in (grid.reproduce, grid.outlook))
+from medsoft_nb.running.profile import Step, Workflow
+workflow = Workflow(STEPS, '.')
+grid.reproduce, grid.dry_run = (partial(f, workflow=workflow) for f in (grid.reproduce, grid.dry_run))
 cli.main(['reproduce', '--profile', 'profile.yml', '--out', 'run', *sys.argv[1:]])'''.replace('STEPS', repr(steps))
 
 books = {
@@ -53,12 +53,7 @@ books = {
 def write_books(folder, profile='seeds: [0, 1]\nprepare: {n: 5}'):
     folder.mkdir(exist_ok=True)
     for name, cells in books.items():
-        nb = new_notebook(
-            cells=[new_code_cell(c) for c in cells],
-            metadata={'kernelspec': {'name': 'python3', 'display_name': 'python3', 'language': 'python'}},
-        )
-        nb.cells[0].metadata.tags = ['parameters']
-        nbformat.write(nb, folder / f'{name}.ipynb')
+        write_notebook(folder / f'{name}.ipynb', *cells)
     (folder / 'profile.yml').write_text(profile)
     return folder
 
@@ -82,7 +77,7 @@ def start(folder, *words, **env):
 def go(folder, *words, code=0, **env):
     "Output of `medsoft reproduce` when it is over"
     process = start(folder, *words, **env)
-    out, error = process.communicate(timeout=120)
+    out, error = process.communicate(timeout=600)
     assert process.returncode == code, out + error
     return out if code == 0 else error
 
@@ -181,16 +176,17 @@ def test_nothing_runs_twice_and_a_change_repeats_what_depends_on_it(undisturbed,
 
 def test_a_run_without_snakemake_is_recognised(experiment):
     "Records are those of single jobs: what ran in one process, in order, is done"
-    root, (e,) = layout(experiment / 'profile.yml', experiment / 'run', None, experiment, steps[:1])
+    workflow = Workflow(steps[:1], experiment)
+    root, (e,) = layout(experiment / 'profile.yml', experiment / 'run', workflow=workflow)
     for job in e.jobs:
         run_job(job, root)
-    assert outlook(experiment / 'profile.yml', experiment / 'run', notebooks=experiment, steps=steps[:1])[0] == []
+    assert dry_run(experiment / 'profile.yml', experiment / 'run', workflow=Workflow(steps[:1], experiment))[0] == []
     assert [
         r['job']
-        for r in outlook(experiment / 'profile.yml', experiment / 'run', notebooks=experiment, steps=steps[:2])[0]
+        for r in dry_run(experiment / 'profile.yml', experiment / 'run', workflow=Workflow(steps[:2], experiment))[0]
     ] == ['seed-0/draw', 'seed-1/draw']
     assert (root / 'data/tries.txt').read_text() == 'x'
-    (run,) = reproduce(experiment / 'profile.yml', root, notebooks=experiment, steps=steps[:1], resume=False)
+    (run,) = reproduce(experiment / 'profile.yml', root, workflow=Workflow(steps[:1], experiment), resume=False)
     assert (
         not read_json(run.path('run.json'))['results']['jobs'][0]['resumed']
         and (root / 'data/tries.txt').read_text() == 'x'
@@ -224,7 +220,7 @@ def test_a_killed_worker_is_replaced(experiment, undisturbed):
     wait_for(lambda: len(list((experiment / 'run').glob('seed-1/numbers/[0-9].txt'))) >= 3)
     (victim,) = [p for p in workers(experiment) if any('seed-1-draw' in word for word in p.cmdline())]
     victim.kill()
-    out, error = first.communicate(timeout=120)
+    out, error = first.communicate(timeout=600)
     assert first.returncode == 0, error
     assert numbers(experiment) == numbers(undisturbed)
     assert 'Trying to restart' in (experiment / f'run/{GRID}/snakemake.log').read_text()
@@ -240,7 +236,7 @@ def test_two_runs_do_not_share_a_folder_and_a_run_that_is_stopped_leaves_nothing
         first.send_signal(signal.SIGCONT)
     assert processes(experiment)
     first.send_signal(signal.SIGTERM)
-    first.communicate(timeout=60)
+    first.communicate(timeout=600)
     assert first.returncode == 128 + signal.SIGTERM and not processes(experiment)
 
 
@@ -260,7 +256,8 @@ def test_a_failed_notebook_is_one_clean_message_and_the_others_run(experiment):
     )
     assert (experiment / f'run/{GRID}/logs').is_dir()
     assert [
-        r['job'] for r in outlook(experiment / 'profile.yml', experiment / 'run', notebooks=experiment, steps=steps)[0]
+        r['job']
+        for r in dry_run(experiment / 'profile.yml', experiment / 'run', workflow=Workflow(steps, experiment))[0]
     ] == ['seed-0/draw', 'report']
 
 
@@ -268,7 +265,7 @@ def test_benchmarks_share_a_grid_and_one_that_dies_leaves_the_other(experiment):
     "A kernel that is killed each time, by a want of memory say, is tried twice and then reported"
     (experiment / 'profile.yml').write_text('seeds: [0]\nprepare: {benchmark: [a, b]}')
     with pytest.raises(JobError, match='b/prepare was cut off: killed, or out of memory?'):
-        reproduce(experiment / 'profile.yml', experiment / 'run', notebooks=experiment, steps=steps[:1], jobs=2)
+        reproduce(experiment / 'profile.yml', experiment / 'run', workflow=Workflow(steps[:1], experiment), jobs=2)
     assert (
         read_json(experiment / 'run/a/run.json')['results']['jobs'][0]['job'] == 'prepare'
         and (experiment / 'run/a/report.html').is_file()
@@ -290,8 +287,8 @@ def test_without_snakemake_the_user_is_told(monkeypatch, experiment):
 
 def test_a_thousand_jobs_are_listed(tmp_path):
     folder = write_books(tmp_path, f'seeds: {list(range(998))}')
-    given = dict(profile=folder / 'profile.yml', out=folder / 'run', notebooks=folder, steps=steps)
-    rows, seconds = outlook(**given)
+    given = dict(profile=folder / 'profile.yml', out=folder / 'run', workflow=Workflow(steps, folder))
+    rows, seconds = dry_run(**given)
     assert len(rows) == 1000 and seconds is None
     reproduce(**given, table_only=True)
     done = subprocess.run(
@@ -382,10 +379,10 @@ def test_lists_of_settings_are_a_grid_of_experiments(experiment):
 
     (experiment / 'prepare.ipynb').rename(experiment / 'old.ipynb')
     nb = nbformat.read(experiment / 'old.ipynb', 4)
-    nb.cells[0].source += '\nn_sick = 3'
+    nb.cells[0].source += '\nn_diseased = 3'
     nbformat.write(nb, experiment / 'prepare.ipynb')
     (experiment / 'profile.yml').write_text('seeds: [0]\nprepare: {benchmark: [a, b], n_diseased: [5, 10]}')
-    root, found = layout(experiment / 'profile.yml', experiment / 'run', notebooks=experiment, steps=steps)
+    root, found = layout(experiment / 'profile.yml', experiment / 'run', workflow=Workflow(steps, experiment))
     assert [str(e.out.relative_to(root)) for e in found] == [
         'a/n_diseased-5',
         'a/n_diseased-10',
@@ -396,4 +393,4 @@ def test_lists_of_settings_are_a_grid_of_experiments(experiment):
     assert len({e.mark(job) for e in found for job in e.jobs}) == sum(len(e.jobs) for e in found)
     (experiment / 'profile.yml').write_text('seeds: [0]\nprepare: {n_diseased: []}')
     with pytest.raises(ValueError, match='names nothing to run'):
-        layout(experiment / 'profile.yml', notebooks=experiment, steps=steps)
+        layout(experiment / 'profile.yml', workflow=Workflow(steps, experiment))

@@ -130,6 +130,20 @@ for module in {light}:
     fresh(code)
 
 
+def test_loading_models_gives_no_hints_of_other_libraries():
+    "transformers asks for torchvision wherever its image processors are imported"
+    code = """
+import medsoft_nb.painting.pipeline, medsoft_nb.training.trainer
+from medsoft_nb.models.base import load_base
+from medsoft_nb.models.controller import load_controller
+load_base()
+load_controller()
+"""
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert 'torchvision' not in done.stderr, done.stderr
+
+
 def test_importing_the_package_imports_nothing_heavy():
     "Importing is instant, since it brings in the standard library only"
     code = "import sys; before = set(sys.modules); import medsoft_nb; print({m.split('.')[0] for m in set(sys.modules)-before}-sys.stdlib_module_names)"

@@ -6,7 +6,7 @@ Docs: https://example.github.io/medsoft_nb/core/images.html.md"""
 
 # %% auto #0
 __all__ = ['read_image', 'as_image', 'write_image', 'read_mask', 'painted_layer', 'grey_range', 'to_uint8', 'pad_to_square',
-           'array_hash', 'image_grid', 'as_html']
+           'array_hash', 'image_grid', 'png_url', 'as_html']
 
 # %% ../../nbs/core/images.ipynb #c0048
 import base64, hashlib, io
@@ -215,6 +215,16 @@ def _picture(image, scale):
         return picture
     return picture.resize((round(picture.width * scale), round(picture.height * scale)), Image.BICUBIC)
 
+# %% ../../nbs/core/images.ipynb #n000
+def png_url(
+    image: np.ndarray | Image.Image,  # uint8: grey, RGB or RGBA
+) -> str:
+    "An image as an address that holds the picture itself"
+    picture = image if isinstance(image, Image.Image) else Image.fromarray(image)
+    buffer = io.BytesIO()
+    picture.save(buffer, 'PNG')
+    return 'data:image/png;base64,' + base64.b64encode(buffer.getvalue()).decode()
+
 # %% ../../nbs/core/images.ipynb #c0046
 def as_html(
     images: list,  # Arrays
@@ -226,8 +236,5 @@ def as_html(
     "A sentence and a contact sheet, for the `_repr_html_` of what holds images"
     sheet = image_grid([to_uint8(x) for x in images], ncols=min(ncols, len(images)), titles=titles)
     sheet.thumbnail((900, 500))
-    buffer = io.BytesIO()
-    sheet.save(buffer, 'PNG')
-    data = base64.b64encode(buffer.getvalue()).decode()
     text = escape(caption)
-    return f'<p>{text}</p>{details}<img alt="{text}" src="data:image/png;base64,{data}">'
+    return f'<p>{text}</p>{details}<img alt="{text}" src="{png_url(sheet)}">'

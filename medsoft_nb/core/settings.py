@@ -24,6 +24,8 @@ def explain_error(
         return f'there is no setting `{name}`; {hint}'
     if error['type'] == 'missing':
         return f'the setting `{name}` is missing.'
+    if error['type'] == 'value_error' and not error['loc']:
+        return str(error['ctx']['error'])  # settings that do not go together
     if error['type'] == 'value_error':
         return f"`{name}` is {value!r}: {error['ctx']['error']}"
     text = error['msg'].removeprefix('Input ').replace('should be', 'it should be', 1)

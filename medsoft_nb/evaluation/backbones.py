@@ -12,6 +12,7 @@ from copy import deepcopy
 from pathlib import Path
 import torch, torch.nn as nn, torch.nn.functional as F
 from transformers import AutoModel, ConvNextConfig, ResNetConfig, SwinConfig, ViTConfig
+from ..models.files import check_safetensors, is_hub_id
 from ..models.imagenet import imagenet_lite0
 
 # %% ../../nbs/evaluation/backbones.ipynb #d001
@@ -97,18 +98,14 @@ def _is_random(name):
     first, _, weights = name.partition(':')
     return weights == 'random' and first in SHAPES
 
-# %% ../../nbs/evaluation/backbones.ipynb #d004
+# %% ../../nbs/evaluation/backbones.ipynb #d005
 def _check_folder(folder):
     "`ValueError` unless a folder holds a model of transformers in safetensors"
     if not (folder / 'config.json').is_file():
         raise ValueError(
             f'{folder} has no config.json: it is no model of transformers. Save it once with `save_pretrained`.'
         )
-    if not list(folder.glob('*.safetensors')):
-        raise ValueError(
-            f'{folder} has no safetensors weights; pickled ones (.bin, .pt) are refused because opening a pickle can '
-            'run code. Save them once with `save_pretrained`.'
-        )
+    check_safetensors(folder)
 
 # %% ../../nbs/evaluation/backbones.ipynb #c0833
 def check_backbone(name: str) -> None:
@@ -118,7 +115,7 @@ def check_backbone(name: str) -> None:
         return
     if folder.is_dir():
         _check_folder(folder)
-    elif name.count('/') != 1 or folder.parent.is_dir():
+    elif not is_hub_id(name):
         raise ValueError(
             f"unknown backbone {name!r}. Known: {', '.join([*OWN, *HUB])} (the last {len(HUB)} also with ':random'), "
             "or a folder or Hub id of a vision model in transformers' layout."

@@ -11,8 +11,8 @@ __all__ = ['check_level', 'severity_word', 'compose']
 import re
 from pathlib import Path
 from ..core.seeds import rng
+from .base import find_disease, find_label, find_modality, load_knowledge, phrases, variants
 from .schema import LEVELS
-from .base import find_label, find_modality, load_knowledge, phrases, variants
 
 # %% ../../nbs/knowledge/prompts.ipynb #c0136
 def check_level(
@@ -23,15 +23,16 @@ def check_level(
     "Level of a vertebra; `ValueError` if there is none such, or if the disease does not occur there"
     if not level:
         return ''
-    key = re.sub('^TH(?=[0-9])', 'T', str(level).strip().upper())
-    if key not in LEVELS:
+    vertebra = re.sub('^TH(?=[0-9])', 'T', str(level).strip().upper())
+    if vertebra not in LEVELS:
         raise ValueError(
-            f'level {str(level)!r} is not a vertebra; use C1 to C7, T1 to T12, L1 to L5 or S1. (A file of your own goes into `knowledge=`.)'
+            f'level {str(level)!r} is not a vertebra; use C1 to C7, T1 to T12, L1 to L5 or S1. '
+            '(A file of your own goes into `knowledge=`.)'
         )
-    for s in load_knowledge(knowledge)['diseases'][find_label(label, knowledge)].get('levels', ()):
-        if s.get('only') and key not in s['at']:
-            raise ValueError(f"{label!r} does not occur at {key}; its levels are {', '.join(s['at'])}.")
-    return key
+    for statement in find_disease(label, knowledge).get('levels', ()):
+        if statement.get('only') and vertebra not in statement['at']:
+            raise ValueError(f'{label!r} does not occur at {vertebra}; its levels are {", ".join(statement["at"])}.')
+    return vertebra
 
 # %% ../../nbs/knowledge/prompts.ipynb #c0137
 def severity_word(
@@ -42,17 +43,18 @@ def severity_word(
     "Grade of severity as a prompt says it; `ValueError` lists the known ones"
     if severity is None or severity == '':
         return ''
-    grades = load_knowledge(knowledge)['diseases'][find_label(label, knowledge)].get('severity', ())
+    grades = find_disease(label, knowledge).get('severity', ())
     if not grades:
         raise ValueError(
-            f'severity {severity!r} was asked for, but the knowledge base has no grades for {label!r}; leave `severity` out.'
+            f'severity {severity!r} was asked for, but the knowledge base has no grades for {label!r}; '
+            'leave `severity` out.'
         )
-    for s in grades:
-        if str(severity).strip().lower() == s['word'].lower() or str(severity).strip() == str(s['grade']):
-            return s['word']
-    raise ValueError(
-        f"severity {severity!r} is not a grade of {label!r}. Known: {', '.join(repr(s['word']) + ' (' + str(s['grade']) + ')' for s in grades)}."
-    )
+    wanted = str(severity).strip()
+    for grade in grades:
+        if wanted.lower() == grade['word'].lower() or wanted == str(grade['grade']):
+            return grade['word']
+    known = ', '.join(f'{grade["word"]!r} ({grade["grade"]})' for grade in grades)
+    raise ValueError(f'severity {severity!r} is not a grade of {label!r}. Known: {known}.')
 
 # %% ../../nbs/knowledge/prompts.ipynb #c0141
 def compose(
@@ -64,20 +66,18 @@ def compose(
     knowledge: str | Path | None = None,  # YAML of your own
 ) -> str:  # About a dozen words
     "Prompt with the disease's name and its appearance in this modality"
-    kb, label, m = load_knowledge(knowledge), find_label(label, knowledge), find_modality(modality, knowledge)
+    label, key = find_label(label, knowledge), find_modality(modality, knowledge)
     level, word = check_level(label, level, knowledge), severity_word(label, severity, knowledge)
-    d = kb['diseases'][label]
-    image = f"sagittal {kb['modalities'][m]['name']} of the spine" if m else 'sagittal image of the spine'
-    name, contrast, site = (
-        d['name'],
-        phrases(label, modality, knowledge)[0],
-        f'of {level}' if level else 'of a vertebral body',
-    )
+    disease = find_disease(label, knowledge)
+    name, appearance = disease['name'], phrases(label, modality, knowledge)[0]
+    image = f'sagittal {load_knowledge(knowledge)["modalities"][key]["name"] if key else "image"} of the spine'
+    site = f'of {level}' if level else 'of a vertebral body'
     if seed is not None:
         r = rng('prompt', label, modality, level, word, seed)
-        image = image if m else ''
-        other = str(r.choice([name, *d.get('synonyms', ())]))
-        contrast = str(r.choice(variants(label, modality, knowledge)))
+        image = image if key else ''
+        other = str(r.choice([name, *disease.get('synonyms', ())]))
+        appearance = str(r.choice(variants(label, modality, knowledge)))
         if other != name or r.random() < 0.5:
             name, site = f'{level} {other}'.strip(), ''
-    return ', '.join(p for p in (image, ' '.join(w for w in (word, name, site) if w), contrast) if p)
+    lesion = ' '.join(part for part in (word, name, site) if part)
+    return ', '.join(part for part in (image, lesion, appearance) if part)

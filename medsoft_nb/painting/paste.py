@@ -13,7 +13,7 @@ import numpy as np
 from scipy import ndimage as ndi
 from ..core.images import grey_range
 from ..data.manifest import Manifest
-from ..lesions.structures import transform_between
+from ..lesions.structures import affine_between
 from ..lesions.soft import soften
 from .window import to_unit
 from .blend import composite
@@ -30,7 +30,7 @@ def paste(
     place, donor = lesion.place, lesion.place.donor
     image, pixels = backgrounds.image(place.background), to_unit(donors.image(donor.row))
     x, structure = to_unit(image), place.structures == place.structure
-    scale, offset = transform_between(donor.structure, structure)
+    scale, offset = affine_between(donor.structure, structure)
     moved = ndi.affine_transform(pixels, scale, offset, output_shape=structure.shape, order=1, mode='reflect')
     bone = donor.structure & ~donor.mask
     enough = bone.sum() > 30

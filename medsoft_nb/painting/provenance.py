@@ -12,11 +12,11 @@ __all__ = ['memory_hash', 'controller_hash', 'open_folder', 'check_settings', 'm
 import hashlib
 from pathlib import Path
 import numpy as np, pandas as pd, torch
-from ..core.files import data_path, read_json, require_space, sha256, write_json
+from ..core.files import read_json, require_space, sha256, write_json
 from ..core.images import write_image
 from ..core.logs import get_logger
 from ..data.manifest import Manifest
-from ..models.base import SHIPPED
+from ..models.files import model_folder
 from .places import PlannedLesion, sample_id
 
 # %% ../../nbs/painting/provenance.ipynb #p006
@@ -38,7 +38,7 @@ def controller_hash(
     "Fingerprint of a controller's weight files; `ValueError` where there are none"
     if not controller:
         return ''
-    folder = data_path('models', str(controller)) if str(controller) in SHIPPED else Path(controller)
+    folder = model_folder(controller)
     files = [*sorted((folder / 'msc').glob('*.safetensors')), *sorted((folder / 'adapter').glob('*.safetensors'))]
     if not files:
         raise ValueError(f'{controller} holds no controller: no weights in {folder / "msc"} or {folder / "adapter"}.')

@@ -16,7 +16,7 @@ from ..core.images import grey_range, write_image
 from ..core.logs import progress
 from ..core.seeds import rng
 from ..data.manifest import HEALTHY, Manifest
-from ..lesions.structures import vertebra_frame, whole_structures
+from ..lesions.structures import vertebra_frame, complete_structures
 from .lesions import LESIONS, paint_lesion
 
 # %% ../../nbs/phantom/implant.ipynb #5b001
@@ -117,7 +117,7 @@ def implant_image(
     "Copy one image, with a lesion where a vertebra is large enough"
     image, structures = manifest.image(i), manifest.structures(i)
     row = implanted_row(manifest.df.iloc[i].to_dict(), '.tif' if image.dtype.kind == 'f' else '.png')
-    fitting = whole_structures(structures, min_area)
+    fitting = complete_structures(structures, min_area)
     if label and fitting:
         k, chosen = int(r.choice(fitting)), r.uniform(*severity)
         image, mask = implant_into(image, structures, k, label, contrast_of(row['modality']), chosen, r)

@@ -98,7 +98,7 @@ def plot_gain(
     controls = ', '.join(sorted(set(df.control)))
     return plot_intervals(df, ax, f'difference in AUC to {controls} (95 % interval)', 0.0)
 
-# %% ../../nbs/report/figures.ipynb #d009
+# %% ../../nbs/report/figures.ipynb #d017
 @paper_style('white')
 def plot_confusion(
     answers: pd.DataFrame,  # label (asked for), named, count
@@ -112,7 +112,7 @@ def plot_confusion(
     named = named or [*labels, *sorted(set(answers.named) - set(labels))]
     counts = answers.pivot_table(index='label', columns='named', values='count', aggfunc='sum', fill_value=0)
     counts = counts.reindex(index=labels, columns=named, fill_value=0)
-    share = counts.div(counts.sum(1).clip(lower=1), axis=0)
+    share = counts.div(counts.sum(axis=1).clip(lower=1), axis=0)
     look = dict(vmin=0, vmax=1, cmap='Blues', cbar=False, square=True)
     sns.heatmap(share, ax=ax, annot=True, fmt='.2f', annot_kws=dict(size=7), **look)
     ax.set_xlabel('')

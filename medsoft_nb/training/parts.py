@@ -21,7 +21,7 @@ from ..core.logs import get_logger, progress
 from ..core.devices import autocast
 from ..models.base import encode_prompts, make_scheduler
 from ..painting.blend import latent_mask
-from .trainer import diffusion_loss
+from .objective import diffusion_loss
 from .pretrain import BASE_SEES, caption, crop_window, draw, grade, Pretraining, training_mask
 
 # %% ../../nbs/training/parts.ipynb #c0688

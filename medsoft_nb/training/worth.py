@@ -20,7 +20,7 @@ from ..models.controller import Controller
 from .stages import Training
 from .samples import training_windows
 from .cache import encoder_cache
-from .trainer import diffusion_loss
+from .objective import diffusion_loss
 from .pretrain import caption, crop_window, draw, ENCODER_SEES
 from .parts import embed, latent_pool
 
