@@ -10,7 +10,7 @@ __all__ = ['TrainingSet', 'take_in_turn', 'repeat_diseased', 'build_arms', 'trai
 # %% ../../nbs/evaluation/arms.ipynb #c1019
 from dataclasses import dataclass
 import numpy as np, pandas as pd
-from ..data.arms import Arm, arm_of, ARMS, CONTROLS, FIELDS, find_arms, ORACLE, with_healthy, with_ratio
+from ..data.arms import Arm, arm_of, ARMS, CONTROLS, FIELDS, find_arms, with_healthy, with_ratio
 from ..data.manifest import HEALTHY, Manifest
 from ..data.splits import leakage_gate
 from .classify import Classifier, ClassifierSettings
@@ -112,7 +112,7 @@ def build_arms(
         sets.append(TrainingSet(with_healthy(arms['lora-smis']), both))
     sets += _swept_sets(real, generated, find_arms(arms if swept is None else swept, arms) if ratios else (), ratios)
     if withheld is not None and len(withheld):
-        sets.append(TrainingSet(ORACLE, real.concat(withheld)))
+        sets.append(TrainingSet(ARMS['oracle'], real.concat(withheld)))
     return {one.arm.name: one for one in sets}
 
 # %% ../../nbs/evaluation/arms.ipynb #d011
