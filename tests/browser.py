@@ -6,7 +6,10 @@ from pathlib import Path
 import pytest
 
 REQUIRED = os.environ.get('MEDSOFT_BROWSER') == 'required'
-FLAGS = '--headless=new --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync --force-device-scale-factor=1'
+FLAGS = """
+--headless=new --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking
+--disable-component-update --disable-sync --force-device-scale-factor=1
+"""
 
 
 def need_browser():
@@ -157,24 +160,57 @@ def outside(driver):
 
 
 CONTRAST = """
-const light = c => { const f = v => (v /= 255) <= .03928 ? v/12.92 : ((v+.055)/1.055)**2.4; return .2126*f(c[0])+.7152*f(c[1])+.0722*f(c[2]) };
-const colour = s => { const m = s.match(/[\\d.]+/g).map(Number); return s.startsWith('color(') ? [...m.slice(0, 3).map(v => v*255), m[3] ?? 1] : [...m.slice(0, 3), m[3] ?? 1] };
-const over = (a, b) => [0, 1, 2].map(i => a[i]*a[3]+b[i]*(1-a[3])).concat(1);
-const behind = e => { const all = []; for (; e; e = e.parentElement) { const c = colour(getComputedStyle(e).backgroundColor); all.push(c); if (c[3] == 1) break } return all.reverse().reduce((b, c) => over(c, b), [255, 255, 255, 1]) };
-const seen = e => { let o = 1; for (; e; e = e.parentElement) o *= getComputedStyle(e).opacity; return o };
-const found = [], walk = document.createTreeWalker(arguments[0] ?? document.body, NodeFilter.SHOW_TEXT); let n = 0;
+const linear = v => { v /= 255; return v <= .03928 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4; };
+const light = ([r, g, b]) => .2126 * linear(r) + .7152 * linear(g) + .0722 * linear(b);
+const colour = s => {
+  const m = s.match(/[\\d.]+/g).map(Number);
+  const channels = m.slice(0, 3).map(v => s.startsWith('color(') ? v * 255 : v);
+  return [...channels, m[3] ?? 1];
+};
+const over = (a, b) => [0, 1, 2].map(i => a[i] * a[3] + b[i] * (1 - a[3])).concat(1);
+const behind = e => {
+  const all = [];
+  for (; e; e = e.parentElement) {
+    const c = colour(getComputedStyle(e).backgroundColor);
+    all.push(c);
+    if (c[3] == 1) break;
+  }
+  return all.reverse().reduce((b, c) => over(c, b), [255, 255, 255, 1]);
+};
+const opacity = e => {
+  let o = 1;
+  for (; e; e = e.parentElement) o *= getComputedStyle(e).opacity;
+  return o;
+};
+const ratio = (a, b) => {
+  const [high, low] = [light(a), light(b)].sort((x, y) => y - x);
+  return (high + .05) / (low + .05);
+};
+const found = [];
+const walk = document.createTreeWalker(arguments[0] ?? document.body, NodeFilter.SHOW_TEXT);
+let n = 0;
 while (walk.nextNode()) {
-  const text = walk.currentNode.textContent.trim(), e = walk.currentNode.parentElement;
-  if (!text || !e.getClientRects().length || getComputedStyle(e).visibility == 'hidden' || !seen(e) || e.closest(':disabled')) continue;
-  const s = getComputedStyle(e), bg = behind(e), c = colour(s.color), fg = over([...c.slice(0, 3), c[3]*seen(e)], bg), [a, b] = [light(fg), light(bg)].sort((x, y) => y-x), ratio = (a+.05)/(b+.05);
-  const size = parseFloat(s.fontSize), large = size >= 24 || size >= 18.66 && s.fontWeight >= 700;
-  n++; if (ratio < (large ? 3 : 4.5)) found.push(`${ratio.toFixed(2)} ${s.color} on ${bg.slice(0, 3).map(Math.round)}: ${text.slice(0, 40)}`);
+  const text = walk.currentNode.textContent.trim();
+  const e = walk.currentNode.parentElement;
+  const s = getComputedStyle(e);
+  const visible = text && e.getClientRects().length && s.visibility != 'hidden' && opacity(e);
+  if (!visible || e.closest(':disabled')) continue;
+  const background = behind(e);
+  const c = colour(s.color);
+  const contrast = ratio(over([...c.slice(0, 3), c[3] * opacity(e)], background), background);
+  const size = parseFloat(s.fontSize);
+  const large = size >= 24 || size >= 18.66 && s.fontWeight >= 700;
+  n++;
+  if (contrast < (large ? 3 : 4.5)) {
+    const where = background.slice(0, 3).map(Math.round);
+    found.push(`${contrast.toFixed(2)} ${s.color} on ${where}: ${text.slice(0, 40)}`);
+  }
 }
 return [n, found];
 """
 
 
 def low_contrast(driver, element=None):
-    "Texts whose contrast is below what WCAG 2.2 asks for at level AA (4.5, or 3 where the text is large), and the number of texts looked at"
+    "Texts whose contrast is below level AA of WCAG 2.2 (4.5; 3 for large text), and the number of texts"
     n, found = driver.execute_script(CONTRAST, element)
     return found, n

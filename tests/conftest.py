@@ -1,4 +1,4 @@
-"How the tests are shared out among processes: each notebook by itself, every other file as a whole, since its tests share what they made."
+"How processes share the tests: each notebook by itself, every other file as a whole, since its tests share results."
 
 import pytest
 from xdist.scheduler import LoadScopeScheduling

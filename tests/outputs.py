@@ -1,8 +1,8 @@
 """Do stored outputs of a notebook say what a run of it gives, on whatever processor?
 
 Kinds of outputs, the number of pictures, and every text without its numbers agree; so a table has the same columns,
-rows and words. Numbers agree within 0.5 %, and pictures nearly, but in cells tagged `trained`: what they show comes out
-of a training or a network, whose numbers differ between processors, and what it must show stands beside it as an assert.
+rows and words. Numbers agree within 0.5 %, and pictures nearly. In cells tagged `trained` they may differ: these show
+the result of a training or a network, which differs between processors, and an assert checks what it must show.
 """
 
 import base64, difflib, io, re
@@ -31,7 +31,7 @@ def plain(html):
 
 
 def contents(cell):
-    "Kind and content of each output, for a reader: texts are joined, pictures in HTML stand by themselves, warnings are left out"
+    "Kind and content of each output: texts are joined, pictures in HTML count by themselves, warnings are left out"
     found, text = [], ''
     for output in cell.get('outputs', []):
         if output['output_type'] == 'error':
@@ -55,9 +55,8 @@ def contents(cell):
 def words(text):
     "Text without its numbers, hashes, and the widths of columns"
     text = NUMBER.sub('#', HASH.sub('#hash', text))
-    return [
-        re.sub(r'([-=:─])\1+', r'\1', re.sub(r'\s+', ' ', line)).strip() for line in text.splitlines() if line.strip()
-    ]
+    lines = [re.sub(r'\s+', ' ', line).strip() for line in text.splitlines() if line.strip()]
+    return [re.sub(r'([-=:─])\1+', r'\1', line).strip() for line in lines]
 
 
 def numbers(text):
@@ -94,7 +93,7 @@ def difference(old, new, trained):
 
 
 def differences(old, new):
-    "Cell and difference, a text each, between a notebook with stored outputs and a run of it (both as nbformat gives them)"
+    "What differs, a text for each cell, between a notebook with stored outputs and a run of it"
     found = []
     if [(c.cell_type, c.source) for c in old.cells] != [(c.cell_type, c.source) for c in new.cells]:
         return ['other cells']

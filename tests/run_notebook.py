@@ -1,4 +1,4 @@
-"Run a notebook where it stands, as nbdev-test does, and write it with its outputs to another file: `run_notebook.py NOTEBOOK TO`"
+"Run a notebook in its folder, as nbdev-test does, and write it with its outputs: `run_notebook.py NOTEBOOK TO`"
 
 import sys
 import nbdev.test

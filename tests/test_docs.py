@@ -30,7 +30,7 @@ def address(site):
 
 
 def test_no_link_or_anchor_is_broken_and_nothing_comes_from_elsewhere(site):
-    from medsoft_nb.apps.site import check_site
+    from medsoft_nb.apps.links import check_site
 
     assert check_site(site) == []
 
@@ -86,10 +86,11 @@ def test_pages_in_the_browser(site, address, tmp_path):
             )
         )
         driver.find_element(By.TAG_NAME, 'body').send_keys(Keys.TAB)
-        outline = driver.execute_script(
-            "const s = getComputedStyle(document.activeElement); return [document.activeElement.tagName, s.outlineStyle, s.outlineWidth]"
+        tag, style, width = driver.execute_script(
+            'const e = document.activeElement, s = getComputedStyle(e);'
+            'return [e.tagName, s.outlineStyle, s.outlineWidth]'
         )
-        assert outline[0] in ('A', 'BUTTON', 'INPUT') and outline[1] != 'none' and outline[2] != '0px', outline
+        assert tag in ('A', 'BUTTON', 'INPUT') and style != 'none' and width != '0px', (tag, style, width)
 
 
 def test_texts_can_be_read_in_light_and_dark(address, tmp_path):
@@ -99,9 +100,8 @@ def test_texts_can_be_read_in_light_and_dark(address, tmp_path):
     with browser(tmp_path) as driver:
         driver.get(f'{address}/index.html')
         backgrounds = []
-        driver.execute_script(
-            "document.querySelector('main').insertAdjacentHTML('beforeend', '<p id=pale style=\\'color:#aaa;background:#fff\\'>pale</p>')"
-        )
+        pale = '<p style="color:#aaa;background:#fff">pale</p>'
+        driver.execute_script("document.querySelector('main').insertAdjacentHTML('beforeend', arguments[0])", pale)
         assert [f for f in low_contrast(driver)[0] if f.endswith('pale')]
         for _ in ('light', 'dark'):
             for page in (*PAGES, 'experiments/report', 'tutorials/soft-masks', 'faq', 'cards', 'changelog'):
@@ -124,7 +124,7 @@ def test_texts_can_be_read_in_light_and_dark(address, tmp_path):
 
 def test_experiments_show_their_outputs(site):
     "Outputs come from `nbs/_executed`; `keep_outputs` makes them anew"
-    from medsoft_nb.apps.pages import _code
+    from medsoft_nb.apps.outputs import experiment_code
 
     def read(p):
         return json.loads(p.read_text(encoding='utf-8'))
@@ -134,7 +134,7 @@ def test_experiments_show_their_outputs(site):
         p.stem for p in executed
     }
     for p in executed:
-        assert _code(read(p)) == _code(read(root / 'nbs/experiments' / p.name)), (
+        assert experiment_code(read(p)) == experiment_code(read(root / 'nbs/experiments' / p.name)), (
             f'{p.name} was executed with other code'
         )
         assert 'The outputs below are those of one small run' in (site / f'experiments/{p.stem}.html').read_text()

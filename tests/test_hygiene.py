@@ -146,7 +146,13 @@ load_controller()
 
 def test_importing_the_package_imports_nothing_heavy():
     "Importing is instant, since it brings in the standard library only"
-    code = "import sys; before = set(sys.modules); import medsoft_nb; print({m.split('.')[0] for m in set(sys.modules)-before}-sys.stdlib_module_names)"
+    code = """
+import sys
+before = set(sys.modules)
+import medsoft_nb
+new = {name.split('.')[0] for name in set(sys.modules) - before}
+print(new - sys.stdlib_module_names)
+"""
     assert ast.literal_eval(fresh(code)) == {'medsoft_nb'}
 
 

@@ -38,7 +38,8 @@ def test_every_row_has_the_columns_of_the_table():
 @pytest.mark.skipif(not shutil.which('pdflatex'), reason='there is no pdflatex')
 def test_it_compiles(tmp_path):
     page = (
-        '\\documentclass{article}\\usepackage{booktabs}\\usepackage[margin=5mm,paperwidth=900mm,paperheight=900mm]{geometry}\\begin{document}\n'
+        '\\documentclass{article}\\usepackage{booktabs}\n'
+        '\\usepackage[margin=5mm,paperwidth=900mm,paperheight=900mm]{geometry}\\begin{document}\n'
         + '\n\\clearpage\n'.join(tables())
         + '\\end{document}'
     )

@@ -1,4 +1,4 @@
-"The benchmark at Stable Diffusion's size, run at a tiny one on the CPU: random weights in Hub layout, loading, every stage, sampling."
+"The benchmark at Stable Diffusion's size, run at a tiny one: weights in Hub layout, loading, every stage, sampling."
 
 import importlib.util
 from pathlib import Path

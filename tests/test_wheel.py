@@ -72,7 +72,8 @@ from medsoft_nb.running.profile import load_profile
 from medsoft_nb.running.layout import plan, workflow_path
 package = Path(medsoft_nb.__file__).parent
 assert workflow_path('Snakefile').is_file() and workflow_path().is_relative_to(package)
-assert data_path().is_relative_to(package) and notebooks_path().is_relative_to(package), (data_path(), notebooks_path())
+assert data_path().is_relative_to(package), data_path()
+assert notebooks_path().is_relative_to(package), notebooks_path()
 print(package.parent, len(plan(load_profile('quick'))))'''
     folder, jobs = run_installed(installed, tmp_path, code).split()
     assert Path(folder) == installed and int(jobs) >= 6
