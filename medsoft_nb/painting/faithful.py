@@ -33,9 +33,8 @@ def faithful(
     "Check names of switches; `ValueError` lists the known ones"
     if switches == 'all':
         return SWITCHES
-    names = (
-        [s.strip() for s in switches.split(',') if s.strip()] if isinstance(switches, str) else list(switches or ())
-    )
+    names = switches.split(',') if isinstance(switches, str) else switches or ()
+    names = [n.strip() for n in names if n.strip()]
     wrong = [n for n in names if n not in SWITCHES]
     if wrong:
         raise ValueError(f"unknown faithful switch {wrong[0]!r}. Known: {', '.join(SWITCHES)}; or 'all'.")

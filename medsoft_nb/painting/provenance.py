@@ -10,6 +10,7 @@ __all__ = ['memory_hash', 'controller_hash', 'open_folder', 'check_settings', 'm
 
 # %% ../../nbs/painting/provenance.ipynb #p003
 import hashlib
+from itertools import product
 from pathlib import Path
 import numpy as np, pandas as pd, torch
 from ..core.files import read_json, require_space, sha256, write_json
@@ -82,8 +83,7 @@ def missing_samples(
     done: set,  # Ids that are there, from `open_folder`
 ) -> list:  # Pairs of label and number
     "What is still to be made"
-    pairs = ((label, number) for label in labels for number in range(n_per_label))
-    return [p for p in pairs if sample_id(*p) not in done]
+    return [pair for pair in product(labels, range(n_per_label)) if sample_id(*pair) not in done]
 
 # %% ../../nbs/painting/provenance.ipynb #p014
 def append_rows(

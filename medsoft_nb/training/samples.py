@@ -9,6 +9,7 @@ __all__ = ['check_training', 'augment_window', 'sample_donor_mask', 'training_wi
            'TrainingWindows', 'training_windows', 'sample_variants', 'training_data']
 
 # %% ../../nbs/training/samples.ipynb #q001
+from itertools import product
 from typing import NamedTuple
 import numpy as np, torch
 from scipy import ndimage as ndi
@@ -144,7 +145,7 @@ def sample_variants(
 ) -> list:  # Pairs of row and number of the variant; negative numbers are healthy
     "Which variants of which images are made"
     diseased, healthy = (np.flatnonzero(v) for v in (manifest.df.label != HEALTHY, manifest.df.label == HEALTHY))
-    jobs = [(i, k) for i in diseased for k in range(config.variants)]
+    jobs = list(product(diseased, range(config.variants)))
     n = int(len(jobs) * config.healthy_share / (1 - config.healthy_share)) if len(healthy) else 0
     if n:
         chosen = rng('healthy', config.seed).choice(healthy, n)

@@ -10,6 +10,7 @@ __all__ = ['Trained', 'train', 'check_stage', 'check_finished', 'run_steps', 'ta
 
 # %% ../../nbs/training/trainer.ipynb #q001
 import hashlib
+from itertools import chain
 from dataclasses import dataclass
 from pathlib import Path
 import numpy as np, pandas as pd, torch
@@ -133,7 +134,7 @@ def take_step(
     loss = model(batch, generator)
     optimizer.zero_grad()
     accelerator.backward(loss)
-    torch.nn.utils.clip_grad_norm_([p for g in optimizer.param_groups for p in g['params']], 1.0)
+    torch.nn.utils.clip_grad_norm_(list(chain(*(g['params'] for g in optimizer.param_groups))), 1.0)
     optimizer.step()
     return loss.item()
 
