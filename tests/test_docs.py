@@ -30,7 +30,7 @@ def address(site):
 
 
 def test_no_link_or_anchor_is_broken_and_nothing_comes_from_elsewhere(site):
-    from medsoft_nb.apps.site import check_site
+    from medsoft_nb.apps.links import check_site
 
     assert check_site(site) == []
 
@@ -124,7 +124,7 @@ def test_texts_can_be_read_in_light_and_dark(address, tmp_path):
 
 def test_experiments_show_their_outputs(site):
     "Outputs come from `nbs/_executed`; `keep_outputs` makes them anew"
-    from medsoft_nb.apps.pages import _code
+    from medsoft_nb.apps.outputs import experiment_code
 
     def read(p):
         return json.loads(p.read_text(encoding='utf-8'))
@@ -134,7 +134,7 @@ def test_experiments_show_their_outputs(site):
         p.stem for p in executed
     }
     for p in executed:
-        assert _code(read(p)) == _code(read(root / 'nbs/experiments' / p.name)), (
+        assert experiment_code(read(p)) == experiment_code(read(root / 'nbs/experiments' / p.name)), (
             f'{p.name} was executed with other code'
         )
         assert 'The outputs below are those of one small run' in (site / f'experiments/{p.stem}.html').read_text()

@@ -77,7 +77,7 @@ def start(folder, *words, **env):
 def go(folder, *words, code=0, **env):
     "Output of `medsoft reproduce` when it is over"
     process = start(folder, *words, **env)
-    out, error = process.communicate(timeout=120)
+    out, error = process.communicate(timeout=600)
     assert process.returncode == code, out + error
     return out if code == 0 else error
 
@@ -220,7 +220,7 @@ def test_a_killed_worker_is_replaced(experiment, undisturbed):
     wait_for(lambda: len(list((experiment / 'run').glob('seed-1/numbers/[0-9].txt'))) >= 3)
     (victim,) = [p for p in workers(experiment) if any('seed-1-draw' in word for word in p.cmdline())]
     victim.kill()
-    out, error = first.communicate(timeout=120)
+    out, error = first.communicate(timeout=600)
     assert first.returncode == 0, error
     assert numbers(experiment) == numbers(undisturbed)
     assert 'Trying to restart' in (experiment / f'run/{GRID}/snakemake.log').read_text()
@@ -236,7 +236,7 @@ def test_two_runs_do_not_share_a_folder_and_a_run_that_is_stopped_leaves_nothing
         first.send_signal(signal.SIGCONT)
     assert processes(experiment)
     first.send_signal(signal.SIGTERM)
-    first.communicate(timeout=60)
+    first.communicate(timeout=600)
     assert first.returncode == 128 + signal.SIGTERM and not processes(experiment)
 
 

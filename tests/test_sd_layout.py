@@ -7,6 +7,7 @@ from diffusers import AutoencoderKL, PNDMScheduler, StableDiffusionInpaintPipeli
 from transformers import CLIPTextConfig, CLIPTextModel
 from medsoft_nb.data.manifest import HEALTHY
 from medsoft_nb.painting.generate import GenerateConfig, generate, with_lora
+from medsoft_nb.models.lora import add_lora
 from medsoft_nb.models.base import load_base
 from medsoft_nb.models.tiny import tiny_tokenizer
 from medsoft_nb.phantom.benchmarks import make_benchmark
@@ -104,7 +105,9 @@ def test_from_folder_to_synthetic_images(folder, tmp_path):
 def test_plain_diffusers_takes_the_lora(folder, tmp_path):
     m = make_benchmark('phantom-fracture', tmp_path / 'data', n_healthy=2, n_diseased=2, seed=0)
     base = load_base(folder)
-    train(base, m, tmp_path / 'lora', Training(steps=1, batch_size=2, variants=1, rank=2, roi=64, learning_rate=0.05))
+    config = Training(steps=1, batch_size=2, variants=1, rank=2, roi=64, learning_rate=0.05)
+    made = train(base, m, tmp_path / 'lora', config)
+    add_lora(base['unet'], config.rank, start=made.lora)
     pipe = StableDiffusionInpaintPipeline.from_pretrained(folder)
     pipe.load_lora_weights(tmp_path / 'lora')
     x = torch.randn(1, 9, 8, 8), torch.tensor([5]), torch.randn(1, 77, 32)

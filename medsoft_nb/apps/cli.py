@@ -41,7 +41,7 @@ ServeOption = Annotated[
 # %% ../../nbs/apps/cli.ipynb #e003
 @app.command(help=DOCS_HELP)
 def docs(out: OutOption = Path('_docs'), serve: ServeOption = False, port: PortOption = 0):
-    from medsoft_nb.apps.site import check_site
+    from medsoft_nb.apps.links import check_site
     from medsoft_nb.apps.serve import serve_folder
     from medsoft_nb.apps.site import site
 

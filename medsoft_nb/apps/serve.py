@@ -23,12 +23,19 @@ def serve_folder(
     announce=print,  # Called with the address
 ) -> None:
     "Show a folder of pages until Ctrl+C"
-    handler = partial(SimpleHTTPRequestHandler, directory=str(folder))
+    handler = partial(_QuietHandler, directory=str(folder))
     server = ThreadingHTTPServer(('127.0.0.1', port), handler)
     announce(f'http://127.0.0.1:{server.server_port}')
     try:
         server.serve_forever()
     except KeyboardInterrupt:
+        pass
+
+# %% ../../nbs/apps/serve.ipynb #n000
+class _QuietHandler(SimpleHTTPRequestHandler):
+    "Serves files, and does not log each of them"
+
+    def log_message(self, *args):
         pass
 
 # %% ../../nbs/apps/serve.ipynb #e009

@@ -11,7 +11,8 @@ __all__ = ['References', 'Millimetres', 'Share', 'Position', 'AnyMask', 'check_r
 # %% ../../nbs/knowledge/masks.ipynb #a002
 from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field, ValidationInfo
-from .fields import as_list, did_you_mean, Entry, number_between, range_between
+from ..core.settings import did_you_mean
+from .fields import as_list, Entry, number_between, range_between
 
 # %% ../../nbs/knowledge/masks.ipynb #c0099
 def check_references(

@@ -11,7 +11,8 @@ __all__ = ['VERSION', 'LEVELS', 'BY_MODALITY', 'FIELDS', 'Statement', 'Grade', '
 # %% ../../nbs/knowledge/schema.ipynb #c0107
 from typing import Annotated
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator, ValidationInfo
-from .fields import as_list, check_keys, check_range, did_you_mean, Entry, parse, Text
+from ..core.settings import did_you_mean
+from .fields import as_list, check_keys, check_range, Entry, parse, Text
 from .masks import AnyMask, References
 
 # %% ../../nbs/knowledge/schema.ipynb #c0091

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 import numpy as np
 from scipy import ndimage as ndi
+from ..core.classes import patch
 
 # %% ../../nbs/lesions/structures.ipynb #c0255
 @dataclass
@@ -25,34 +26,40 @@ class Frame:
     a: float  # Half-width from front to back in pixels
     b: float  # Half-width from head to foot in pixels
 
-    def window(
-        self,
-        shape: tuple,  # `(H, W)` of the image
-        reach: float = 1.9,  # From the centre, in units of the larger half-width
-    ) -> tuple:  # Two slices: rows and columns
-        "Part of an image around the body"
-        radius = reach * max(self.a, self.b)
-        ends = zip((self.y, self.x), shape)
-        return tuple(slice(max(0, int(c - radius)), max(0, min(n, int(c + radius) + 1))) for c, n in ends)
+# %% ../../nbs/lesions/structures.ipynb #a011
+@patch
+def window(
+    self: Frame,
+    shape: tuple,  # `(H, W)` of the image
+    reach: float = 1.9,  # From the centre, in units of the larger half-width
+) -> tuple:  # Two slices: rows and columns
+    "Part of an image around the body"
+    radius = reach * max(self.a, self.b)
+    ends = zip((self.y, self.x), shape)
+    return tuple(slice(max(0, int(c - radius)), max(0, min(n, int(c + radius) + 1))) for c, n in ends)
 
-    def uv(
-        self,
-        window: tuple,  # Two slices: rows and columns
-    ) -> tuple:  # Two float32 arrays in the size of the window
-        "Position of every pixel of a window in the body's axes"
-        y = np.arange(window[0].start, window[0].stop, dtype=np.float32)[:, None] - np.float32(self.y)
-        x = np.arange(window[1].start, window[1].stop, dtype=np.float32)[None] - np.float32(self.x)
-        c, s = np.float32(np.cos(self.angle)), np.float32(np.sin(self.angle))
-        return (c * x - s * y) / np.float32(self.a), (s * x + c * y) / np.float32(self.b)
+# %% ../../nbs/lesions/structures.ipynb #a012
+@patch
+def uv(
+    self: Frame,
+    window: tuple,  # Two slices: rows and columns
+) -> tuple:  # Two float32 arrays in the size of the window
+    "Position of every pixel of a window in the body's axes"
+    y = np.arange(window[0].start, window[0].stop, dtype=np.float32)[:, None] - np.float32(self.y)
+    x = np.arange(window[1].start, window[1].stop, dtype=np.float32)[None] - np.float32(self.x)
+    c, s = np.float32(np.cos(self.angle)), np.float32(np.sin(self.angle))
+    return (c * x - s * y) / np.float32(self.a), (s * x + c * y) / np.float32(self.b)
 
-    def xy(
-        self,
-        u: float,  # -1 (front) to 1 (back)
-        v: float,  # -1 (head) to 1 (foot)
-    ) -> tuple:  # Column and row in pixels
-        "The point of the image at a position in the body"
-        c, s = np.cos(self.angle), np.sin(self.angle)
-        return self.x + c * u * self.a + s * v * self.b, self.y - s * u * self.a + c * v * self.b
+# %% ../../nbs/lesions/structures.ipynb #a013
+@patch
+def xy(
+    self: Frame,
+    u: float,  # -1 (front) to 1 (back)
+    v: float,  # -1 (head) to 1 (foot)
+) -> tuple:  # Column and row in pixels
+    "The point of the image at a position in the body"
+    c, s = np.cos(self.angle), np.sin(self.angle)
+    return self.x + c * u * self.a + s * v * self.b, self.y - s * u * self.a + c * v * self.b
 
 # %% ../../nbs/lesions/structures.ipynb #c0257
 def vertebra_frame(

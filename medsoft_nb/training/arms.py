@@ -87,7 +87,8 @@ def _train_with_msc(base, manifest, folder, config, settings):
     for stage, steps in _early_stages(settings, config.steps).items():
         rate = settings.msc_rate if stage == '1a' else config.controller_rate
         own = config.replace(stage=stage, steps=steps, controller_rate=rate)
-        lora = train(load_base(base), manifest, folder / stage, own, controller, lora, data).lora or lora
+        made = train(parts, manifest, folder / stage, own, controller, lora, data)
+        lora, controller = made.lora or lora, load_controller(made.controller, controller.encoder)
     return train(parts, manifest, folder, last, controller, lora, data)
 
 # %% ../../nbs/training/arms.ipynb #c0728
