@@ -1,4 +1,4 @@
-"""What the steps of an experiment can be told: type, range, unit and meaning of every setting
+"""What can be set in the steps of an experiment: type, range, unit and meaning
 
 Docs: https://example.github.io/medsoft_nb/running/settings.html.md"""
 
