@@ -108,7 +108,7 @@ def test_every_tool_on_an_own_image(tmp_path):
         def find(css):
             return panel.find_element(By.CSS_SELECTOR, css)
 
-        def said(words):
+        def wait_for_message(words):
             return wait_for(lambda: words in find('.say').text)
 
         canvas = find('canvas')
@@ -124,21 +124,21 @@ def test_every_tool_on_an_own_image(tmp_path):
         def keep(n):
             "Paint, keep, and give the mask back"
             find('button.go').click()
-            said('Painted')
+            wait_for_message('Painted')
             find('button.keep').click()
-            said('Kept as')
+            wait_for_message('Kept as')
             wait_for(lambda: len(manifest()) == n)
             return manifest().lesion_mask(n - 1)
 
         find('input.upload').send_keys(str(tmp_path / 'small.png'))
-        said('(20, 20)')
+        wait_for_message('(20, 20)')
         find('input.upload').send_keys(str(tmp_path / 'own spine.png'))
         wait_for(lambda: 'own spine' in find('.page').text)
         find('input.upload_mask').send_keys(str(tmp_path / 'small.png'))
-        said('mask has 20 rows')
+        wait_for_message('mask has 20 rows')
         find('button.place').click()
         canvas.click()
-        said('no mask of its vertebrae')
+        wait_for_message('no mask of its vertebrae')
         find('input[name=steps]').send_keys(Keys.HOME)
         wait_for(lambda: find('input[name=steps]+output').text == '5')
 
@@ -169,9 +169,9 @@ def test_every_tool_on_an_own_image(tmp_path):
         find('button.undo').click()
         find('button.undo').click()  # the box, and Clear
         find('button.go').click()
-        said('Painted')
+        wait_for_message('Painted')
         find('button.keep').click()
-        said('kept already')  # the same again is not kept twice
+        wait_for_message('kept already')  # the same again is not kept twice
         seed = find('input[name=seed]')
         seed.clear()
         seed.send_keys('7', Keys.TAB)
@@ -206,7 +206,7 @@ def test_every_tool_on_an_own_image(tmp_path):
         find('button.many').click()
         wait_for(lambda: find('progress').get_attribute('value') not in ('0', None))
         find('button.stop').click()
-        said('Stopped')
+        wait_for_message('Stopped')
         assert len(panel.find_elements(By.CSS_SELECTOR, '.thumbs img')) == 1 and len(manifest()) == 5
 
 

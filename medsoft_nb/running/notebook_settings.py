@@ -1,4 +1,4 @@
-"""What the other notebooks of `nbs/experiments` can be told, and the check that every notebook starts with
+"""What the other notebooks of `nbs/experiments` take, and the check that every notebook starts with
 
 Docs: https://example.github.io/medsoft_nb/running/notebook_settings.html.md"""
 
@@ -140,7 +140,7 @@ class PretrainSettings(StepSettings):
     vae_steps: Count = Field(4, description='Optimiser steps of the autoencoder')
     clip_steps: Count = Field(4, description='Optimiser steps of the encoder')
     unet_steps: Count = Field(8, description='Optimiser steps of the U-Net')
-    measured: Count = Field(6, description='Held-out phantoms of each look that the numbers are taken on')
+    measured: Count = Field(6, description='Held-out phantoms of each contrast that the numbers are taken on')
     seed: Seed = Field(0, description='Seed of everything')
 
 # %% ../../nbs/running/notebook_settings.ipynb #e015
@@ -149,9 +149,7 @@ class ControllerSettings(StepSettings):
 
     run: Run = Field('runs/controller', description='Run folder: pools, checkpoints and the finished controller')
     images: Count = Field(40, description='Phantoms in each of the two training pools')
-    held_out: Count = Field(
-        12, description='Held-out diseased phantoms of each disease and look that the numbers are taken on'
-    )
+    held_out: Count = Field(12, description='Held-out diseased phantoms of each disease and contrast, for the numbers')
     steps_1a: Count = Field(4, description='Optimiser steps of stage 1a')
     steps_1b: Count = Field(3, description='Optimiser steps of stage 1b')
     steps_2a: Count = Field(2, description='Optimiser steps of stage 2a')

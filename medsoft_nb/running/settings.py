@@ -1,4 +1,4 @@
-"""What the steps of an experiment can be told: type, range, unit and meaning of every setting
+"""What can be set in the steps of an experiment: type, range, unit and meaning
 
 Docs: https://example.github.io/medsoft_nb/running/settings.html.md"""
 
@@ -13,9 +13,9 @@ __all__ = ['SHIPPED_CLASSIFIERS', 'SHIPPED_EXTRACTORS', 'Run', 'Seed', 'Seeds', 
 # %% ../../nbs/running/settings.ipynb #e003
 from typing import Annotated, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
-from ..core.files import data_path
 from ..core.settings import Settings
-from ..data.arms import ARMS, CONTROLS, PAINTING_ARMS, check_arms, find_arms
+from ..data.arms import ARMS, check_arms, CONTROLS, find_arms, PAINTING_ARMS
+from ..models.files import SHIPPED
 
 # %% ../../nbs/running/settings.ipynb #e006
 SHIPPED_CLASSIFIERS = ('cnn', 'efficientnet-lite0')
@@ -24,7 +24,7 @@ SHIPPED_EXTRACTORS = ('efficientnet-lite0', 'medsoft-tiny')
 # %% ../../nbs/running/settings.ipynb #e007
 def _ships(name):
     "Whether a base, with encoder and controller, of this name ships with the package"
-    return name in [path.name for path in data_path('models').iterdir()]
+    return name in SHIPPED
 
 # %% ../../nbs/running/settings.ipynb #e008
 def _check_base(name):
@@ -105,7 +105,7 @@ def _check_shares(shares):
 
 # %% ../../nbs/running/settings.ipynb #e020
 Run = Annotated[str, BeforeValidator(str), Field(min_length=1)]
-Seed = Annotated[int, Field(ge=0, lt=2**63)]
+Seed = Annotated[int, Field(ge=0)]
 Seeds = Annotated[list[Seed], Field(min_length=1), AfterValidator(_check_seeds)]
 Count = Annotated[int, Field(ge=1)]
 Rate = Annotated[float, Field(gt=0, le=1)]
