@@ -34,14 +34,22 @@ books = {
         "run = '.'\nn = 1\nbenchmark = ''",
         "import os; open('data/tries.txt', 'a').write('x')",
         "if benchmark == 'b': os.kill(os.getpid(), 9)",
-        "open('data/n.txt', 'w').write(str(n)); open('data/gpu.txt', 'w').write(os.environ.get('CUDA_VISIBLE_DEVICES', 'all'))",
+        "open('data/n.txt', 'w').write(str(n))\n"
+        "open('data/gpu.txt', 'w').write(os.environ.get('CUDA_VISIBLE_DEVICES', 'all'))",
     ],
     'draw': [
         "run = '.'\nseed = 0\nbad = -1",
         "import os, time; from pathlib import Path",  # a job that is slow, and resumes from its own files
-        "Path(f'seed-{seed}/numbers/env.json').write_text(__import__('json').dumps({k: os.environ.get(k) for k in ('CUDA_VISIBLE_DEVICES', 'OMP_NUM_THREADS')}))",
+        "import json\n"
+        "env = {k: os.environ.get(k) for k in ('CUDA_VISIBLE_DEVICES', 'OMP_NUM_THREADS')}\n"
+        "Path(f'seed-{seed}/numbers/env.json').write_text(json.dumps(env))",
         "if seed == bad: raise KeyError('no such bone')",
-        "folder = Path(f'seed-{seed}/numbers')\nfor i in range(10):\n    p = folder/f'{i}.txt'\n    if not p.exists(): time.sleep(.1); p.write_text(str(seed*100+i))",
+        "folder = Path(f'seed-{seed}/numbers')\n"
+        "for i in range(10):\n"
+        "    p = folder/f'{i}.txt'\n"
+        "    if p.exists(): continue\n"
+        "    time.sleep(.1)\n"
+        "    p.write_text(str(seed*100+i))",
     ],
     'report': [
         "run = '.'\nseeds = []",
@@ -350,7 +358,7 @@ def test_the_table_names_no_folder_of_one_machine(tmp_path):
 
 
 def test_a_cluster_that_starts_jobs_by_a_command(experiment, undisturbed, tmp_path):
-    "Jobs are handed to a submit command, as on a cluster, and this process is killed while they run; the same command waits for them"
+    "As on a cluster: this process is killed while submitted jobs run; the same command waits for them"
     pytest.importorskip('snakemake_executor_plugin_cluster_generic')
     profile = tmp_path / 'profile'
     profile.mkdir()

@@ -125,7 +125,8 @@ def test_a_manifest_of_ones_own(folder, run):
 def test_a_misspelt_setting_is_one_clean_message(folder):
     (folder / 'wrong.yml').write_text('seeds: [0]\ngenerate: {ramp_width: 3}')
     done = medsoft(folder, 'reproduce', '--profile', 'wrong.yml', '--out', 'wrong')
-    assert done.returncode == 2 and 'there is no setting `ramp_width`' in done.stderr and 'Traceback' not in done.stderr
+    assert done.returncode == 2
+    assert 'there is no setting `ramp_width`' in done.stderr and 'Traceback' not in done.stderr
     assert not (folder / 'wrong').exists()
 
 

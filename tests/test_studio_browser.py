@@ -225,20 +225,17 @@ def test_quickstart_runs_in_jupyterlab(tmp_path):
         n = sum(c.cell_type == 'code' for c in nb.cells)
 
         def prompts():
-            return driver.execute_script(
-                "return Object.values(document.querySelectorAll('.jp-CodeCell .jp-InputPrompt')).map(e => e.textContent.trim())"
-            )
+            found = driver.find_elements(By.CSS_SELECTOR, '.jp-CodeCell .jp-InputPrompt')
+            return [element.get_attribute('textContent').strip() for element in found]
 
         wait_for(lambda: (tmp_path / 'runs/quickstart/image-lytic.png').is_file())
         wait_for(lambda: driver.find_elements(By.CSS_SELECTOR, '.jp-Notebook-ExecutionIndicator[data-status="idle"]'))
-        assert len(prompts()) == n and all(re.fullmatch(r'\[\d+\]:', p) for p in prompts()), (
-            prompts()
-        )  # every cell has run
+        every_cell_ran = len(prompts()) == n and all(re.fullmatch(r'\[\d+\]:', p) for p in prompts())
+        assert every_cell_ran, prompts()
         assert len(driver.find_elements(By.CSS_SELECTOR, '.jp-OutputArea-output img')) >= 4
-        assert not driver.find_elements(
-            By.CSS_SELECTOR,
-            '.jp-OutputArea-output[data-mime-type="application/vnd.jupyter.stderr"] .ansi-red-fg, .jp-RenderedText[data-mime-type="application/vnd.jupyter.error"]',
-        )
+        red = '.jp-OutputArea-output[data-mime-type="application/vnd.jupyter.stderr"] .ansi-red-fg'
+        error = '.jp-RenderedText[data-mime-type="application/vnd.jupyter.error"]'
+        assert not driver.find_elements(By.CSS_SELECTOR, f'{red}, {error}')
 
 
 def test_the_page_of_its_own_wants_its_token(tmp_path):

@@ -10,7 +10,6 @@ from medsoft_nb.apps.site import ROOMS
 
 root = Path(__file__).parent.parent
 LINE, CELL, MODULE, NAMES, PARAMETERS = 119, 40, 300, 15, 8
-EXCEPTIONS = root / 'tests/style_exceptions.txt'
 rooms = [p for room in ROOMS for p in sorted((root / 'nbs' / room).glob('[!._]*.ipynb'))]
 notebooks = sorted(
     p
@@ -104,21 +103,9 @@ def unformatted():
 CHECKS = (long_lines, long_cells, long_modules, many_names, wide_functions, unformatted)
 
 
-def known():
-    return set(EXCEPTIONS.read_text(encoding='utf-8').splitlines()) if EXCEPTIONS.is_file() else set()
-
-
-@pytest.fixture(scope='module')
-def found():
-    return {line for check in CHECKS for line in check()}
-
-
-def test_style(found):
-    assert sorted(found - known()) == [], 'see CONTRIBUTING.md; `ruff format nbs tests` mends the format'
-
-
-def test_exceptions_are_still_needed(found):
-    assert sorted(known() - found) == [], 'these are in order now: take them out of tests/style_exceptions.txt'
+@pytest.mark.parametrize('check', CHECKS, ids=lambda check: check.__name__)
+def test_style(check):
+    assert check() == [], 'see CONTRIBUTING.md; `ruff format nbs tests` mends the format'
 
 
 def test_the_checks_see_what_they_look_for():

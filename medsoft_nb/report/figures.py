@@ -6,8 +6,8 @@ Docs: https://example.github.io/medsoft_nb/report/figures.html.md"""
 
 # %% auto #0
 __all__ = ['arm_colour', 'plot_intervals', 'plot_auc', 'plot_kid', 'plot_gain', 'plot_confusion', 'confusion_grid', 'plot_curves',
-           'ratio_rows', 'plot_ratio', 'plot_scarcity', 'plot_reliability', 'find_image', 'crop_around',
-           'qualitative_grid', 'save_figure']
+           'ratio_rows', 'plot_ratio', 'plot_scarcity', 'plot_reliability', 'crop_around', 'qualitative_grid',
+           'save_figure']
 
 # %% ../../nbs/report/figures.ipynb #c1087
 from pathlib import Path
@@ -230,7 +230,7 @@ def plot_reliability(
     return ax
 
 # %% ../../nbs/report/figures.ipynb #c1082
-def find_image(sources: Manifest, image_id: str) -> np.ndarray:
+def _find_image(sources: Manifest, image_id: str) -> np.ndarray:
     "Image of a row by its id"
     return sources.image(list(sources.df.image_id).index(image_id))
 
@@ -276,12 +276,12 @@ def qualitative_grid(
         ax.axis('off')
     for row, image_id in zip(axs, ids):
         k = list(first.df.image_id).index(image_id)
-        background, mask = find_image(sources, first.df.source_id.iloc[k]), first.lesion_mask(k)
+        background, mask = _find_image(sources, first.df.source_id.iloc[k]), first.lesion_mask(k)
         _show(row[0], background, 'healthy')
         _show(row[1], background, first.df.label.iloc[k])
         row[1].contour(mask, [0.5], colors='#ffb000', linewidths=0.8)
         for (name, made), whole, part in zip(arms.items(), row[2::2], row[3::2]):
-            image = find_image(made, image_id)
+            image = _find_image(made, image_id)
             _show(whole, image, name)
             _show(part, crop_around(image, mask, size), 'enlarged')
     fig.tight_layout(pad=0.3)
