@@ -3,7 +3,7 @@
 `python tests/test_style.py` lists what breaks them today.
 """
 
-import ast, subprocess, sys
+import ast, re, subprocess, sys
 from pathlib import Path
 import nbformat, pytest
 from medsoft_nb.apps.site import ROOMS
@@ -100,7 +100,14 @@ def unformatted():
     return [f'{path}: not formatted' for path in paths]
 
 
-CHECKS = (long_lines, long_cells, long_modules, many_names, wide_functions, unformatted)
+def faults():
+    "Undefined names, several statements on a line, lambdas with a name"
+    command = [sys.executable, '-m', 'ruff', 'check', '--no-cache', '--output-format', 'concise', 'nbs', 'tests']
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True)
+    return [line for line in done.stdout.splitlines() if re.match(r'\S+:\d', line) or ':cell ' in line]
+
+
+CHECKS = (long_lines, long_cells, long_modules, many_names, wide_functions, unformatted, faults)
 
 
 @pytest.mark.parametrize('check', CHECKS, ids=lambda check: check.__name__)
