@@ -13,3 +13,8 @@ class ByFileAndNotebook(LoadScopeScheduling):
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
     return ByFileAndNotebook(config, log)
+
+
+def pytest_collection_modifyitems(items):
+    "Files first: the notebooks, which are many and short, then keep every process busy to the end"
+    items.sort(key=lambda item: item.path.name == 'test_notebooks.py')

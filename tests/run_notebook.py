@@ -1,11 +1,46 @@
-"Run a notebook in its folder, as nbdev-test does, and write it with its outputs: `run_notebook.py NOTEBOOK TO`"
+"""A notebook is run in its folder, as nbdev-test does, in a process of its own.
 
-import sys
-import nbdev.test
-from fastcore.nbio import write_nb
-from nbdev.config import get_config
+What a notebook sets (pandas, matplotlib, torch) must not show in another. The process is forked from one that has
+imported the large libraries, which takes longer than most notebooks.
+"""
 
-notebook, to = sys.argv[1:]
-nbdev.test.write_nb = lambda nb, path: write_nb(nb, to)
-passed, _ = nbdev.test.test_nb(notebook, skip_flags=get_config().tst_flags.split(), save=True)
-sys.exit(not passed)
+import multiprocessing, os, sys
+from pathlib import Path
+
+root = Path(__file__).parent.parent
+processes = multiprocessing.get_context('forkserver')
+processes.set_forkserver_preload(
+    [
+        'nbdev.test',
+        'seaborn',
+        'medsoft_nb.evaluation.quality',
+        'medsoft_nb.evaluation.classify',
+        'medsoft_nb.painting.pipeline',
+        'medsoft_nb.training.trainer',
+    ]
+)
+
+
+def run_notebook(
+    path,  # Notebook
+    to,  # Where it is written, with its outputs
+):  # Exit status, and what was printed
+    log = Path(to).with_suffix('.log')
+    process = processes.Process(target=_run, args=(path, to, log))
+    process.start()
+    process.join()
+    return process.exitcode, log.read_text(encoding='utf-8', errors='replace')
+
+
+def _run(path, to, log):
+    import nbdev.test
+    from fastcore.nbio import write_nb
+    from nbdev.config import get_config
+
+    with open(log, 'w') as f:
+        os.dup2(f.fileno(), 1)
+        os.dup2(f.fileno(), 2)
+    os.chdir(root)
+    nbdev.test.write_nb = lambda nb, _: write_nb(nb, to)
+    passed, _ = nbdev.test.test_nb(path, skip_flags=get_config().tst_flags.split(), save=True)
+    sys.exit(not passed)

@@ -1,10 +1,11 @@
 "Every notebook runs from its first cell to its last, and gives the outputs that it shows."
 
-import base64, copy, io, subprocess, sys
+import base64, copy, io
 from pathlib import Path
 import nbformat, pytest
 from PIL import Image
 from outputs import TRAINED, bare, differences
+from run_notebook import run_notebook
 
 root = Path(__file__).parent.parent
 skip = {'experiments', 'runs'}  # experiments run through papermill: `test_reproduce`, `test_pretrain`
@@ -27,15 +28,9 @@ def read(path):
 @pytest.mark.trains
 @pytest.mark.parametrize('path', sorted(notebooks), ids=name)
 def test_it_runs_and_shows_what_it_stores(path, tmp_path):
-    "In a process of its own: what a notebook sets (pandas, matplotlib, torch) must not show in another"
     made = tmp_path / path.name
-    done = subprocess.run(
-        [sys.executable, Path(__file__).with_name('run_notebook.py'), path, made],
-        cwd=root,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, (done.stdout + done.stderr)[-6000:]
+    status, printed = run_notebook(path, made)
+    assert status == 0, printed[-6000:]
     found = differences(read(path), read(made))
     assert not found, '\n'.join(
         ['stored outputs are not what the notebook gives; look at what `make outputs` makes:', *found]
@@ -183,10 +178,5 @@ def test_a_cell_that_fails_fails(tmp_path):
         ),
         path,
     )
-    done = subprocess.run(
-        [sys.executable, Path(__file__).with_name('run_notebook.py'), path, tmp_path / 'made.ipynb'],
-        cwd=root,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode and 'ZeroDivisionError' in done.stderr
+    status, printed = run_notebook(path, tmp_path / 'made.ipynb')
+    assert status and 'ZeroDivisionError' in printed

@@ -92,13 +92,6 @@ def test_nothing_outside_the_masks_was_changed(run):
     assert len(changed) >= 4 and (changed.value == 0).all() and (changed.hi == 0).all()
 
 
-def test_the_same_command_again_gives_the_same_tables(folder, run):
-    done = medsoft(folder, 'reproduce', '--profile', 'smallest.yml', '--out', 'again')
-    assert done.returncode == 0, done.stderr
-    for path in sorted((run / 'tables').glob('*.csv')):
-        assert path.read_bytes() == (folder / 'again/tables' / path.name).read_bytes(), path.name
-
-
 def test_a_finished_run_does_nothing_the_second_time(folder, run):
     before = {
         p: p.stat().st_mtime_ns
@@ -114,12 +107,13 @@ def test_a_finished_run_does_nothing_the_second_time(folder, run):
 
 
 def test_a_manifest_of_ones_own(folder, run):
-    "`--manifest` swaps the data; the files stay where they are"
+    "`--manifest` swaps the data, which stay where they are; the same images and settings give the same tables"
     own = run / 'data/phantom-tumour/manifest.csv'
     done = medsoft(folder, 'reproduce', '--profile', 'smallest.yml', '--manifest', str(own), '--out', 'own')
     assert done.returncode == 0, done.stderr
     assert not (folder / 'own/data/phantom-tumour').exists()
-    assert (folder / 'own/tables/auc.csv').read_bytes() == (run / 'tables/auc.csv').read_bytes()
+    for path in sorted((run / 'tables').glob('*.csv')):
+        assert path.read_bytes() == (folder / 'own/tables' / path.name).read_bytes(), path.name
 
 
 def test_a_misspelt_setting_is_one_clean_message(folder):
