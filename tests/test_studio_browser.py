@@ -68,6 +68,7 @@ def test_draw_generate_compare_keep(tmp_path):
 
         assert wait_for(slides)  # the picture moved with it
         driver.save_screenshot(str(tmp_path / 'studio-compare.png'))
+        wait_for(find('button.many').is_enabled)
         find('button.many').click()
         wait_for(lambda: len(panel.find_elements(By.CSS_SELECTOR, '.thumbs img')) == 5)
         canvas.click()
@@ -228,7 +229,7 @@ def test_quickstart_runs_in_jupyterlab(tmp_path):
             found = driver.find_elements(By.CSS_SELECTOR, '.jp-CodeCell .jp-InputPrompt')
             return [element.get_attribute('textContent').strip() for element in found]
 
-        wait_for(lambda: (tmp_path / 'runs/quickstart/image-lytic.png').is_file())
+        wait_for(lambda: (tmp_path / 'runs/quickstart/image-painted.png').is_file())
         wait_for(lambda: driver.find_elements(By.CSS_SELECTOR, '.jp-Notebook-ExecutionIndicator[data-status="idle"]'))
         every_cell_ran = len(prompts()) == n and all(re.fullmatch(r'\[\d+\]:', p) for p in prompts())
         assert every_cell_ran, prompts()

@@ -40,6 +40,7 @@ def relative_links(
     "Links of nbdev to pages of this site, relative to the page"
     home = r'\]\(https://example\.github\.io/medsoft_nb/([^)#\s]*?)\.html'
     text = re.sub(home, lambda found: f"]({'../' * depth}{found[1]}.ipynb", text)
+    text = re.sub(r'\]\(nbs/', '](' + '../' * depth, text)
     for path, place in MOVED.items():
         text = re.sub(rf'\]\({re.escape(path)}(?=[)#])', f']({place}', text)
     return re.sub(r'^output-file:.*\n', '', text, flags=re.M)

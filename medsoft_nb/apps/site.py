@@ -16,7 +16,7 @@ import yaml
 from .links import drop_method_anchors
 from .outputs import with_outputs
 from .pages import checkout
-from .rendered import finish_notebook, finish_page, finish_style, page_title
+from .rendered import finish_notebook, finish_page, finish_style, relative_links, page_title
 
 # %% ../../nbs/apps/site.ipynb #e002
 SECTIONS = {
@@ -104,7 +104,7 @@ def stage(
     _process_notebooks(root, out)
     for page, source in TEXTS.items():
         text = (root / f'{source}.md').read_text(encoding='utf-8')
-        (out / f'{page}.md').write_text(text, encoding='utf-8')
+        (out / f'{page}.md').write_text(relative_links(text, page.count('/')), encoding='utf-8')
     _write_config(root, out)
     for path in (out / 'experiments').glob('*.ipynb'):
         page = with_outputs(_read_notebook(path), _read_notebook(root / 'nbs/_executed' / path.name))
