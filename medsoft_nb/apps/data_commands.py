@@ -1,4 +1,4 @@
-"""`medsoft data`: import, make, check and split manifests
+"""`medsoft data`: import, simulate, validate and split manifests
 
 Docs: https://example.github.io/medsoft_nb/apps/data_commands.html.md"""
 
@@ -28,7 +28,7 @@ from medsoft_nb.apps.options import (
 from ..running.settings import PrepareSettings
 
 # %% ../../nbs/apps/data_commands.ipynb #n000
-data = typer.Typer(help='Manifests: import, make, check, split.', no_args_is_help=True)
+data = typer.Typer(help='Manifests: import, phantom, implant, validate, split.', no_args_is_help=True)
 app.add_typer(data, name='data')
 
 # %% ../../nbs/apps/data_commands.ipynb #e002

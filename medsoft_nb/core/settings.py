@@ -17,7 +17,7 @@ def explain_error(
     known: tuple = (),  # Names of the settings
 ) -> str:  # One sentence
     "What is wrong with a setting, and what is possible"
-    name, value = '.'.join(map(str, error['loc'])) or 'settings', error['input']
+    name, value = _setting_name(error['loc']), error['input']
     if error['type'] == 'extra_forbidden':
         near = get_close_matches(name, known, 1)
         hint = f'did you mean `{near[0]}`?' if near else f"known settings: {', '.join(known)}."
@@ -28,8 +28,24 @@ def explain_error(
         return str(error['ctx']['error'])  # settings that do not go together
     if error['type'] == 'value_error':
         return f"`{name}` is {value!r}: {error['ctx']['error']}"
-    text = error['msg'].removeprefix('Input ').replace('should be', 'it should be', 1)
-    return f'`{name}` is {value!r}; {text}.'
+    return f'`{name}` is {value!r}; {_in_words(error)}.'
+
+# %% ../../nbs/core/settings.ipynb #n006
+def _setting_name(loc):
+    "Where an error lies: `generate.ramp`, `seeds[0]`; the names that pydantic gives to validators are left out"
+    parts = [f'[{part}]' if isinstance(part, int) else f'.{part}' for part in loc if '[' not in str(part)]
+    return ''.join(parts).removeprefix('.') or 'settings'
+
+
+def _in_words(error):
+    "What is possible, in the words of these messages"
+    if error['type'] == 'dict_type':
+        return 'it should be a mapping of settings'
+    if error['type'] in ('too_short', 'too_long'):
+        fewest = error['type'] == 'too_short'
+        n = error['ctx']['min_length' if fewest else 'max_length']
+        return f"it should have {'at least' if fewest else 'at most'} {n} item{'s' * (n != 1)}"
+    return error['msg'].removeprefix('Input ').replace('should be', 'it should be', 1)
 
 # %% ../../nbs/core/settings.ipynb #s006
 class Settings(BaseModel):

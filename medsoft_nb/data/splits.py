@@ -65,6 +65,10 @@ def make_scarce(
     df = manifest.df
     diseased = df[(df.split == 'train') & (df.label != HEALTHY)]
     n = len(diseased)
+    if n == 0:
+        raise ValueError(
+            f'train has no diseased image, so `n_diseased` cannot be {n_diseased}. Label some, or split anew.'
+        )
     if not 0 < n_diseased <= n:
         raise ValueError(
             f'`n_diseased` is {n_diseased}, but train has {n} diseased images. Set it between 1 and {n}, '

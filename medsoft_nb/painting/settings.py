@@ -19,7 +19,7 @@ from .window import WindowSide
 class PaintSettings(Settings):
     "How images are painted"
 
-    steps: int = Field(20, ge=1, description='Denoising steps')
+    steps: int = Field(20, ge=1, le=1000, description='Denoising steps')
     guidance_scale: float = Field(2.0, ge=0, lt=100, description='Weight of the prompt; 1 is off')
     blend: Literal[BLENDS] = Field('linear', description='How the soft mask enters the denoising steps')
     band_correction: bool = Field(True, description='Match the grey in the ramp before the final blend')
