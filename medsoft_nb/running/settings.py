@@ -187,7 +187,7 @@ class GenerateSettings(StepSettings):
         64, description="Side of the window around a lesion, in pixels; None takes the base's own size"
     )
     ramp: float = Field(6.0, ge=0, description='Width of the soft border in pixels')
-    steps: Count = Field(2, le=1000, description='Denoising steps')
+    steps: int = Field(2, ge=1, le=1000, description='Denoising steps')
     guidance_scale: float = Field(2.0, ge=0, lt=100, description='Weight of the prompt; 1 is off')
     blend: Literal['linear', 'threshold', 'none'] = Field(
         'linear', description='How soft masks enter the denoising steps: linear, threshold or none'
