@@ -14,7 +14,8 @@ from typing import Annotated
 import numpy as np, torch
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field
 from .sources import Source
-from ..core.files import sha256
+from ..core.files import folder_lock, sha256
+from ..core.folders import file_name
 from ..core.images import array_hash, as_html, read_image, write_image
 from ..core.settings import Settings
 from ..data.manifest import HEALTHY, Manifest
@@ -126,9 +127,18 @@ def write_variant(
     pipe: MedSoftPipeline,  # That painted it
 ) -> Manifest:  # Of all that is kept
     "Add a variant with its masks and provenance to the manifest of a folder; it gets its name"
-    out, row, image_id = Path(out), variant.source.row, _free_name(Path(out), variant)
-    files = _write_files(out, variant, image_id)
-    made = dict(
+    out = Path(out)
+    with folder_lock(out, wait=60):  # another studio may keep into the same folder
+        image_id = _free_name(out, variant)
+        manifest = append_rows(out, [_kept_row(out, variant, image_id, pipe)])
+    variant.kept = image_id
+    return manifest
+
+
+def _kept_row(out, variant, image_id, pipe):
+    "Write the files of a variant; gives its row"
+    row, files = variant.source.row, _write_files(out, variant, image_id)
+    return dict(
         image_id=image_id,
         patient_id=row['patient_id'],
         label=variant.settings.disease,
@@ -142,16 +152,17 @@ def write_variant(
         **files,
         **_provenance(variant, pipe),
     )
-    manifest = append_rows(out, [made])
-    variant.kept = image_id
-    return manifest
 
 # %% ../../nbs/apps/variants.ipynb #e018
 def _free_name(out, variant):
-    "A name that the manifest of `out` does not have yet"
-    path = out / 'manifest.csv'
-    taken = set(Manifest.load(path).df.image_id) if path.exists() else set()
-    name = f"studio-{variant.settings.disease}-{variant.source.row['image_id']}".replace('/', '-').replace('\\', '-')
+    "A name that the manifest of `out` does not have yet; `ValueError` where that manifest is not a studio's"
+    path, taken = out / 'manifest.csv', set()
+    if path.exists():
+        kept = Manifest.load(path)
+        if 'source_hash' not in kept.df:
+            raise ValueError(f'{path} was not written by the studio. Keep into another folder, e.g. {out / "studio"}.')
+        taken = set(kept.df.image_id)
+    name = file_name(f"studio-{variant.settings.disease}-{variant.source.row['image_id']}")
     numbered = (f'{name}-{number:03d}' for number in range(len(taken) + 1))
     return next(free for free in numbered if free not in taken)
 

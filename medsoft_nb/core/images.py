@@ -13,7 +13,7 @@ import base64, hashlib, io
 from html import escape
 from pathlib import Path
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageOps
 from .files import atomic_path
 
 # %% ../../nbs/core/images.ipynb #c0033
@@ -30,31 +30,76 @@ def _read(path, kind, alpha=False, indices=False):
     if not path.is_file():
         raise ValueError(f'{kind} {path} does not exist.')
     try:
-        if path.suffix == '.npy':
-            array, pages = np.load(path, allow_pickle=False), 1
+        if path.suffix.lower() == '.npy':
+            array, pages, fault = np.load(path, allow_pickle=False), 1, ''
         else:
-            array, pages = _decode(path, alpha, indices)
+            array, pages, fault = _decode(path, alpha, indices)
     except Exception as e:
         raise ValueError(f'{kind} {path} cannot be read: {e}. Is it cut short or not an image?') from e
     if pages > 1:
         raise ValueError(f'{kind} {path} has {pages} pages; give every slice a file of its own.')
+    if fault:
+        raise ValueError(f'{kind} {path} {fault}')
     return as_image(array, f'{kind} {path}')
 
 # %% ../../nbs/core/images.ipynb #a001
 def _decode(path, alpha, indices):
-    "Pixels and number of pages of a picture"
-    with Image.open(path) as image:
+    "Pixels of a picture as it is seen, its number of pages, and what is wrong with it"
+    with Image.open(io.BytesIO(path.read_bytes())) as image:  # from a path, Pillow does not turn every TIFF
+        coding, white_is_zero = _coding(image), getattr(image, 'tag_v2', {}).get(262) == 0
         image.load()
-        pages = getattr(image, 'n_frames', 1)
+        pages, fault = getattr(image, 'n_frames', 1), _depth_fault(image, coding, white_is_zero)
+        image = ImageOps.exif_transpose(image)
         if indices and image.mode == 'P':
-            pass  # the pixels are the numbers already
-        elif alpha and ('A' in image.getbands() or 'transparency' in image.info):
-            image = image.convert('RGBA')
-        elif image.mode in ('P', 'RGBA', 'CMYK', 'PA'):
-            image = image.convert('RGB')
-        elif image.mode in ('1', 'LA'):
-            image = image.convert('L')
-        return np.asarray(image), pages
+            fault = fault or _palette_fault(image)
+        else:
+            image = _convert(image, alpha)
+        array = np.asarray(image)
+        if white_is_zero and array.dtype == np.uint16:
+            array = 65535 - array
+        if indices and coding in _FEW_BITS:
+            array = array // _FEW_BITS[coding]
+        return array, pages, fault
+
+# %% ../../nbs/core/images.ipynb #n001
+_FEW_BITS = {'L;2': 85, 'L;4': 17}  # Pillow stretches 2 and 4 bits to the range of 8
+
+
+def _coding(image):
+    "How Pillow calls the coding of a file's pixels, e.g. `RGB;16B`; known before they are loaded"
+    coding = image.tile[0].args if image.tile else ''
+    return str(coding[0] if isinstance(coding, tuple) and coding else coding)
+
+
+def _convert(image, alpha):
+    "A picture in grey or RGB; with its opacity where that is wanted"
+    if alpha and ('A' in image.getbands() or 'transparency' in image.info):
+        return image.convert('RGBA')
+    if image.mode in ('P', 'RGBA', 'CMYK', 'PA', 'YCbCr', 'LAB', 'HSV', 'RGBX', 'RGBa'):
+        return image.convert('RGB')
+    return image.convert('L') if image.mode in ('1', 'LA', 'La') else image
+
+
+def _depth_fault(image, coding, white_is_zero):
+    "What cannot be read from a picture in the depth that its file has"
+    if ';16' in coding and len(image.getbands()) > 1:
+        return 'has colour or opacity with 16 bits a channel. Save it with one channel of 16 bits, or with 8 bits.'
+    if white_is_zero and image.mode in ('I', 'F'):
+        return 'says that white is zero, but its numbers have no white. Save it with black as zero.'
+    return ''
+
+
+def _palette_fault(image):
+    "What is wrong with a palette image as a mask: 0 is the background, which is black"
+    brightness = np.array(image.getpalette('RGB')).reshape(-1, 3).max(1)
+    used = [k for k in np.unique(np.asarray(image)) if k < len(brightness)]
+    darkest = min(used, key=lambda k: brightness[k], default=0)
+    if 0 not in used or darkest == 0 or brightness[0] == brightness[darkest]:
+        return ''
+    return (
+        f'is a palette image whose number 0 is not the darkest colour, {darkest} is: which is the background? '
+        'Save it as a grey image with the background black.'
+    )
 
 # %% ../../nbs/core/images.ipynb #c0034
 def as_image(
@@ -113,17 +158,20 @@ def read_mask(
     painted: bool = False,  # Saved by a paint program: colours and transparent layers are allowed
 ) -> np.ndarray:  # `(H, W)`, the file's own numbers; of a palette image the indices
     "Read a mask; `ValueError` names a file that is unreadable, or in colour where it must not be"
-    mask = _read(Path(path), 'mask', alpha=painted, indices=not painted)
-    if painted:
+    mask = _read(Path(path), 'mask', alpha=True, indices=not painted)
+    if painted or mask.ndim == 2:
         return painted_layer(mask)
-    if mask.ndim == 2:
-        return mask
     grey = mask[..., 0]
     if (mask[..., :3] != grey[..., None]).any():
         raise ValueError(
             f'mask {path} is in colour. Save it with one channel whose values are the numbers of the structures.'
         )
-    return grey
+    if mask.shape[2] == 3:
+        return grey
+    opaque = mask[..., 3] >= 128
+    if opaque.any() and not grey[opaque].any():
+        raise ValueError(f'mask {path} is black paint on a transparent layer. Save it as white (or numbers) on black.')
+    return np.where(opaque, grey, 0)
 
 # %% ../../nbs/core/images.ipynb #a012
 def painted_layer(

@@ -8,18 +8,22 @@ Docs: https://example.github.io/medsoft_nb/data/folder.html.md"""
 __all__ = ['SUFFIXES', 'ImportSettings', 'import_folder', 'image_name', 'image_files']
 
 # %% ../../nbs/data/folder.ipynb #c0248
-import os, random, shutil
+import os
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Literal
-import pandas as pd
+import numpy as np, pandas as pd
 from pydantic import Field
-from ..core.files import require_space
+from ..core.files import require_space, sha256
+from ..core.folders import check_empty, copy_file, file_name, new_folder
 from ..core.images import read_image, read_mask, write_image
 from ..core.logs import get_logger, progress
 from ..core.settings import Settings
 from .columns import HEALTHY, ManifestError, ORIGINS, raise_faults
-from .manifest import add_hashes, Manifest, validate
+from .duplicates import duplicate_faults, sketch
+from .ids import clean_id
+from .manifest import Manifest, validate
 from .masks import anatomical_order, mask_fault
 from .tables import map_labels, read_table
 
@@ -47,20 +51,18 @@ def import_folder(
 ) -> Manifest:  # Loaded from `out/manifest.csv`
     "Make a manifest of images, masks and a table; `ManifestError` lists every fault before anything is written"
     images, out = Path(images), Path(out)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise FileExistsError(f'{out} exists and is not empty. Choose another folder, or remove it first.')
+    check_empty(out)
     folders = {'image': images, 'structures': settings.structures, 'lesion_mask': settings.lesion_masks}
     files = {column: image_files(folder) for column, folder in folders.items() if folder}
     if not files['image']:
         raise ManifestError(f'{images} has no images. Known types: {", ".join(SUFFIXES)}.')
     table = _manifest_table(images, files['image'], settings)
     validate(Manifest(table, images), files=False)
-    sources, faults = [], []
-    for row in progress(table.to_dict('records'), desc='checking'):
-        source = _Source(row)
-        faults += [f'{row["image_id"]}: {fault}' for fault in _find_files(source, files, folders)]
-        sources.append(source)
-    raise_faults(faults, images)
+    sources, faults = [_Source(row) for row in table.to_dict('records')], []
+    for source in progress(sources, desc='checking'):
+        faults += [f'{source.row["image_id"]}: {fault}' for fault in _find_files(source, files, folders)]
+    sketches = {i: source.sketch for i, source in enumerate(sources) if source.sketch is not None}
+    raise_faults(faults + duplicate_faults(table, sketches), images)
     return _write(sources, out, settings.copy_images)
 
 # %% ../../nbs/data/folder.ipynb #c0212
@@ -71,7 +73,7 @@ def image_name(
     path: str | Path,  # Relative to its folder
 ) -> str:  # The name in a manifest
     "A file name without its suffix; subfolders become part of the name"
-    path = Path(path)
+    path = Path(clean_id(str(path)).replace('\\', '/'))
     if path.suffix.lower() in SUFFIXES:
         path = path.with_suffix('')
     return path.as_posix().strip('/').replace('/', '_')
@@ -98,6 +100,7 @@ def _manifest_table(images, files, settings):
     _check_fields(df, settings)
     df['image'] = df.get('image', df.get('image_id'))
     df['image_id'] = df.get('image_id', df.image).map(image_name)
+    df['patient_id'] = df.patient_id.map(clean_id)
     labels = df.get('label', pd.Series('', df.index))
     df['label'] = map_labels(labels, settings.label_map, settings.default_label)
     spacing = '' if settings.spacing_mm is None else str(settings.spacing_mm)
@@ -157,6 +160,7 @@ class _Source:
     image: Path | None = None
     structures: Path | None = None
     lesion_mask: Path | None = None
+    sketch: np.ndarray | None = None  # Of the image
 
 # %% ../../nbs/data/folder.ipynb #c0231
 def _find_files(source, files, folders):
@@ -165,17 +169,24 @@ def _find_files(source, files, folders):
     try:
         source.image = _only_file(files['image'], image_name(name), f'image {name}', folders['image'])
         if source.image is None:
-            return [f'image {name} is not in {folders["image"]}.']
-        shape = read_image(source.image).shape[:2]
+            return [f'image {name} is not in {folders["image"]}.{_near(name, files["image"])}']
+        image = read_image(source.image)
     except ValueError as e:
         return [str(e)]
-    faults = []
+    source.sketch, faults = sketch(image), []
     for column in (c for c in files if c != 'image'):
         try:
-            setattr(source, column, _find_mask(source, column, files[column], folders, shape))
+            setattr(source, column, _find_mask(source, column, files[column], folders, image.shape[:2]))
         except ValueError as e:
             faults.append(str(e))
     return faults
+
+# %% ../../nbs/data/folder.ipynb #n000
+def _near(name, files):
+    "The file that may have been meant"
+    near = [known for known in files if known.casefold() == image_name(name).casefold()]
+    near = near or get_close_matches(image_name(name), files, 1)
+    return f' Did you mean {near[0]!r}?' if near else ''
 
 # %% ../../nbs/data/folder.ipynb #c0229
 def _only_file(files, name, what, folder):
@@ -208,18 +219,13 @@ def _find_mask(source, column, files, folders, shape):
 
 # %% ../../nbs/data/folder.ipynb #c0234
 def _write(sources, out, copy_images):
-    "Write checked sources to a hidden folder, which becomes `out` when it is complete"
+    "Write checked sources: all of them, or nothing"
     _require_space_for(sources, out, copy_images)
-    stage = out.parent / f'.{out.name}.{random.getrandbits(32):08x}.tmp'
-    try:
-        stage.mkdir(parents=True)
-        rows = [_write_source(source, stage, copy_images) for source in progress(sources, desc='importing')]
-        add_hashes(Manifest(pd.DataFrame(rows), stage)).save(stage / 'manifest.csv')
-        if out.exists():
-            out.rmdir()
-        os.rename(stage, out)
-    finally:
-        shutil.rmtree(stage, ignore_errors=True)
+    with new_folder(out) as part:
+        rows = [_write_source(source, part, out, copy_images) for source in progress(sources, desc='importing')]
+        df = pd.DataFrame(rows)
+        df['sha256'] = [sha256(source.image) for source in sources]
+        Manifest(df, part).save(part / 'manifest.csv')
     return Manifest.load(out / 'manifest.csv')
 
 # %% ../../nbs/data/folder.ipynb #a012
@@ -231,24 +237,18 @@ def _require_space_for(sources, out, copy_images):
     require_space(out.parent, sum(path.stat().st_size for path in files) + 2000 * len(sources))
 
 # %% ../../nbs/data/folder.ipynb #a013
-def _write_source(source, stage, copy_images):
+def _write_source(source, part, out, copy_images):
     "Write the files of one row; gives the row of the manifest"
-    row = dict(source.row)
+    row, name = dict(source.row), file_name(source.row['image_id'])
     if source.structures:
-        row['structures'] = f'structures/{row["image_id"]}.png'
-        write_image(_made(stage, row['structures']), anatomical_order(read_mask(source.structures), row['plane']))
+        row['structures'] = f'structures/{name}.png'
+        write_image(part / row['structures'], anatomical_order(read_mask(source.structures), row['plane']))
     if source.lesion_mask:
-        row['lesion_mask'] = f'lesion/{row["image_id"]}.png'
-        write_image(_made(stage, row['lesion_mask']), read_mask(source.lesion_mask) > 0)
+        row['lesion_mask'] = f'lesion/{name}.png'
+        write_image(part / row['lesion_mask'], read_mask(source.lesion_mask) > 0)
     if copy_images:
-        row['image'] = f'images/{row["image_id"]}{source.image.suffix.lower()}'
-        shutil.copyfile(source.image, _made(stage, row['image']))
+        row['image'] = f'images/{name}{source.image.suffix.lower()}'
+        copy_file(source.image, part / row['image'])
     else:
-        row['image'] = os.path.relpath(source.image.resolve(), stage.resolve())
+        row['image'] = os.path.relpath(source.image.parent.resolve() / source.image.name, out.resolve())
     return row
-
-# %% ../../nbs/data/folder.ipynb #a014
-def _made(stage, name):
-    "A path whose folder exists"
-    (stage / name).parent.mkdir(exist_ok=True)
-    return stage / name

@@ -14,11 +14,14 @@ from pathlib import Path
 import numpy as np, pandas as pd
 from ..core.classes import patch
 from ..core.files import atomic_path, sha256
+from ..core.folders import find_path
 from ..core.images import as_html, read_image, read_mask
 from ..core.logs import progress
 from ..core.seeds import rng
 from .columns import complete_columns, HEALTHY, ManifestError, PATHS, raise_faults, table_faults
+from .duplicates import duplicate_faults, sketch
 from .masks import mask_fault, MOST_STRUCTURES
+from .tables import read_cells
 
 # %% ../../nbs/data/manifest.ipynb #c0178
 class Manifest:
@@ -45,16 +48,12 @@ class Manifest:
 # %% ../../nbs/data/manifest.ipynb #a001
 def _read_table(path):
     "A manifest's table as its file has it"
-    if path.is_dir():
-        raise ManifestError(f'{path} is a folder; give the manifest in it, e.g. {path}/manifest.csv.')
-    if not path.is_file():
-        raise ManifestError(f'manifest {path} does not exist.')
+    if path.suffix != '.parquet' or not path.is_file():
+        return read_cells(path, 'manifest')
     try:
-        if path.suffix == '.parquet':
-            return pd.read_parquet(path)
-        return pd.read_csv(path, dtype=str, keep_default_na=False)
+        return pd.read_parquet(path)
     except Exception as e:
-        raise ManifestError(f'{path} cannot be read as a manifest, which is a CSV or Parquet table: {e}') from e
+        raise ManifestError(f'manifest {path} cannot be read as Parquet: {e}') from e
 
 # %% ../../nbs/data/manifest.ipynb #a008
 @patch
@@ -64,7 +63,7 @@ def path(
     column: str = 'image',  # One of `PATHS`
 ) -> Path:
     "File of row `i`"
-    return self.root / self.df[column].iloc[i]
+    return find_path(self.root, self.df[column].iloc[i])
 
 # %% ../../nbs/data/manifest.ipynb #a009
 @patch
@@ -82,18 +81,28 @@ def mask(
     "Mask of row `i` as its file has it"
     return read_mask(self.path(i, column)) if self.df[column].iloc[i] else None
 
+# %% ../../nbs/data/manifest.ipynb #n000
+@patch
+def _sound_mask(self: Manifest, i, column):
+    "Mask of row `i`, or `None`; `ValueError` where it cannot be what its column says"
+    mask = self.mask(i, column)
+    fault = '' if mask is None else mask_fault(mask, mask.shape, binary=column == 'lesion_mask')
+    if fault:
+        raise ValueError(f'{self.df.image_id.iloc[i]}: {column} {self.df[column].iloc[i]} {fault}')
+    return mask
+
 # %% ../../nbs/data/manifest.ipynb #a011
 @patch
 def lesion_mask(self: Manifest, i: int) -> np.ndarray | None:
-    "Lesion of row `i`: bool `(H, W)`, or `None`"
-    mask = self.mask(i, 'lesion_mask')
+    "Lesion of row `i`: bool `(H, W)`, or `None`; `ValueError` where the mask is not binary, or inverted"
+    mask = self._sound_mask(i, 'lesion_mask')
     return None if mask is None else mask > 0
 
 # %% ../../nbs/data/manifest.ipynb #a012
 @patch
 def structures(self: Manifest, i: int) -> np.ndarray | None:
-    "Numbers of the structures of row `i`: int `(H, W)`, or `None`"
-    mask = self.mask(i, 'structures')
+    "Numbers of the structures of row `i`: int `(H, W)`, or `None`; `ValueError` where they cannot be numbers"
+    mask = self._sound_mask(i, 'structures')
     return None if mask is None else mask.astype(int)
 
 # %% ../../nbs/data/manifest.ipynb #a013
@@ -101,7 +110,13 @@ def structures(self: Manifest, i: int) -> np.ndarray | None:
 def soft_mask(self: Manifest, i: int) -> np.ndarray | None:
     "Soft mask of row `i`: float32 `(H, W)` in [0, 1], or `None`"
     mask = self.mask(i, 'soft_mask')
-    return mask if mask is None or mask.dtype.kind == 'f' else np.float32(mask / np.iinfo(mask.dtype).max)
+    if mask is None:
+        return None
+    soft = mask if mask.dtype.kind == 'f' else np.float32(mask / np.iinfo(mask.dtype).max)
+    if soft.min() < 0 or soft.max() > 1:
+        what = f'{self.df.image_id.iloc[i]}: soft_mask {self.df.soft_mask.iloc[i]}'
+        raise ValueError(f'{what} reaches from {soft.min():g} to {soft.max():g}; it must lie between 0 and 1.')
+    return soft
 
 # %% ../../nbs/data/manifest.ipynb #a017
 @patch
@@ -128,7 +143,10 @@ def _paths_from(self: Manifest, folder):
         return self.df
 
     def relative(p):
-        return os.path.relpath((self.root / p).resolve(), here) if p else ''
+        if not p:
+            return ''
+        path = self.root / p
+        return os.path.relpath(path.parent.resolve() / path.name, here)  # a file that is a link stays one
 
     return self.df.assign(**{c: self.df[c].map(relative) for c in PATHS if c in self.df})
 
@@ -214,9 +232,10 @@ def validate(
     files: bool = True,  # Also read every image and mask
 ) -> Manifest:  # The same manifest
     "Raise `ManifestError` with every fault of a manifest, or return it"
-    faults = table_faults(manifest.df)
+    faults, sketches = table_faults(manifest.df), {}
     for i in progress(range(len(manifest) if files else 0), desc='checking'):
-        faults += row_faults(manifest, i)
+        faults += row_faults(manifest, i, sketches)
+    faults += duplicate_faults(manifest.df, sketches)
     raise_faults(faults, 'the manifest')
     return manifest
 
@@ -224,26 +243,33 @@ def validate(
 def row_faults(
     manifest: Manifest,
     i: int,  # Number of the row
+    sketches: dict | None = None,  # Gets the `sketch` of the row's image
 ) -> list:  # One sentence each
     "What is wrong with the files of one row"
     row = manifest.df.iloc[i]
     try:
-        shape = manifest.image(i).shape[:2]
+        image = manifest.image(i)
     except ValueError as e:
         return [f'{row.image_id}: {e}']
-    faults = [_mask_faults(manifest, i, column, shape) for column in ('lesion_mask', 'structures')]
+    if sketches is not None:
+        sketches[i] = sketch(image)
+    masks = [column for column in ('lesion_mask', 'structures', 'soft_mask') if column in manifest.df]
+    faults = [_mask_faults(manifest, i, column, image.shape[:2]) for column in masks]
     return [f'{row.image_id}: {fault}' for fault in faults if fault]
 
 # %% ../../nbs/data/manifest.ipynb #a041
 def _mask_faults(manifest, i, column, shape):
     "What is wrong with a mask of one row"
     try:
-        mask = manifest.mask(i, column)
+        mask = manifest.soft_mask(i) if column == 'soft_mask' else manifest.mask(i, column)
     except ValueError as e:
-        return str(e)
+        return str(e).removeprefix(f'{manifest.df.image_id.iloc[i]}: ')
     if mask is None:
         return ''
-    fault = mask_fault(mask, shape, binary=column == 'lesion_mask')
+    if column == 'soft_mask':
+        fault = '' if mask.shape == shape else mask_fault(mask, shape)
+    else:
+        fault = mask_fault(mask, shape, binary=column == 'lesion_mask')
     if not fault and not mask.any():
         fault = 'is empty.'
     if not fault and column == 'structures' and mask.max() > MOST_STRUCTURES:

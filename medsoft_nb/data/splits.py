@@ -13,6 +13,8 @@ from ..core.files import sha256
 from ..core.images import array_hash
 from ..core.seeds import rng
 from .columns import HEALTHY
+from .duplicates import same_pictures, sketch_file
+from .ids import lookalike
 from .manifest import Manifest
 
 # %% ../../nbs/data/splits.ipynb #c0198
@@ -98,13 +100,14 @@ def leakage_gate(
     train: Manifest,  # All that training sees, synthetic images included
     *evaluation: Manifest,  # Validation and test images
 ) -> None:
-    "Raise `LeakageError` if training and evaluation share a patient, an image, a background or a file"
+    "Raise `LeakageError` if training and evaluation share a patient, a background, a file or a picture"
     for other in evaluation:
         _check_patients(train.df, other.df)
         _check_backgrounds(train.df, other.df)
         _check_donors(train.df, other.df)
         _check_painted(train, other)
         _check_files(train, other)
+        _check_pictures(train, other)
 
 # %% ../../nbs/data/splits.ipynb #a004
 def _check_patients(train, other):
@@ -112,6 +115,13 @@ def _check_patients(train, other):
     if shared:
         plural = 's' * (len(shared) > 1)
         raise LeakageError(f'training and evaluation share {len(shared)} patient{plural} (first: {min(shared)!r}).')
+    known = {lookalike(p): p for p in sorted(set(other.patient_id))}
+    for p in sorted(set(train.patient_id)):
+        if lookalike(p) in known:
+            raise LeakageError(
+                f'patient {p!r} of training and patient {known[lookalike(p)]!r} of evaluation look like one. Write '
+                'them alike, or so that more than letter case, zeros and separators tells them apart.'
+            )
 
 # %% ../../nbs/data/splits.ipynb #a005
 def _check_backgrounds(train, other):
@@ -148,6 +158,21 @@ def _check_files(train, other):
     same = file_hashes(train) & file_hashes(other)
     if same:
         raise LeakageError(f'training and evaluation share a file (sha256 {min(same)[:12]}...).')
+
+# %% ../../nbs/data/splits.ipynb #n001
+def _check_pictures(train, other):
+    "Pictures that were saved anew are known by what they show"
+    (trained, sketches), (tested, others) = _sketches(train), _sketches(other)
+    for i, j in same_pictures(sketches, others)[:1]:
+        raise LeakageError(
+            f'the training image {trained[i]!r} and the evaluation image {tested[j]!r} are one picture.'
+        )
+
+
+def _sketches(manifest):
+    "Ids and sketches of the images that are there"
+    rows = [i for i in range(len(manifest)) if manifest.path(i).is_file()]
+    return list(manifest.df.image_id.iloc[rows]), [sketch_file(manifest.path(i)) for i in rows]
 
 # %% ../../nbs/data/splits.ipynb #c0204
 def file_hashes(manifest: Manifest) -> set:

@@ -55,10 +55,12 @@ def open_folder(
     "Prepare or resume an output folder; `ValueError` for other settings, `OSError` for too little space"
     file, table = out / 'settings.json', out / 'manifest.csv'
     done = set(Manifest.load(table).df.image_id) if table.exists() else set()
-    if file.exists() and done:
+    if done and not file.exists():
+        raise ValueError(f'{table} was not written by `generate`. Choose another folder, which is new or empty.')
+    if done:
         check_settings(out, read_json(file), settings)
     require_space(out, (n - len(done)) * 4 * nbytes)
-    if not (done and file.exists()):
+    if not done:
         write_json(file, settings)
     if done:
         get_logger().info('%s: %d images are there already', out, len(done))

@@ -12,6 +12,7 @@ __all__ = ['check_labels', 'check_healthy', 'contrast_of', 'to_levels', 'implant
 from pathlib import Path
 import numpy as np, pandas as pd
 from ..core.files import require_space
+from ..core.folders import check_empty, file_name, new_folder
 from ..core.images import grey_range, write_image
 from ..core.logs import progress
 from ..core.seeds import rng
@@ -100,9 +101,9 @@ def implanted_row(
     suffix: str,  # Of the new file, '.png' or '.tif'
 ) -> dict:
     "Row of the new manifest, still healthy"
-    name = row['image_id']
+    name = file_name(row['image_id'])
     files = dict(image=f'images/{name}{suffix}', structures=f'structures/{name}.png', lesion_mask='')
-    return row | files | dict(source_id=name, origin='implanted', label=HEALTHY, prompt='', sha256='')
+    return row | files | dict(source_id=row['image_id'], origin='implanted', label=HEALTHY, prompt='', sha256='')
 
 # %% ../../nbs/phantom/implant.ipynb #c0353
 def implant_image(
@@ -121,7 +122,7 @@ def implant_image(
     if label and fitting:
         k, chosen = int(r.choice(fitting)), r.uniform(*severity)
         image, mask = implant_into(image, structures, k, label, contrast_of(row['modality']), chosen, r)
-        row |= dict(label=label, lesion_mask=f"lesion/{row['image_id']}.png")
+        row |= dict(label=label, lesion_mask=f"lesion/{file_name(row['image_id'])}.png")
         write_image(out / row['lesion_mask'], mask.astype(np.uint8) * 255)
     write_image(out / row['image'], image)
     write_image(out / row['structures'], structures.astype(np.uint8))
@@ -154,14 +155,13 @@ def implant(
         raise ValueError(f"`fraction_diseased` is {fraction_diseased:g}; it must lie between 0 and 1.")
     check_healthy(manifest)
     df, out = manifest.df, Path(out)
-    if out.resolve() == manifest.root.resolve() or (out / 'manifest.csv').exists():
-        raise FileExistsError(f'{out} holds a manifest already. Choose another folder, or remove it first.')
+    check_empty(out)
     require_space(out, sum(2 * manifest.path(i).stat().st_size for i in range(len(df))))
     chosen = choose_patients(df.patient_id.unique(), labels, fraction_diseased, seed)
-    rows = []
-    for i in progress(range(len(df)), desc='implant'):
-        label, r = chosen.get(df.patient_id.iloc[i]), rng('implant', seed, df.image_id.iloc[i])
-        rows.append(implant_image(manifest, i, out, label, severity, min_area, r))
-    m = Manifest(pd.DataFrame(rows), out)
-    m.save(out / 'manifest.csv')
-    return m
+    with new_folder(out) as part:
+        rows = []
+        for i in progress(range(len(df)), desc='implant'):
+            label, r = chosen.get(df.patient_id.iloc[i]), rng('implant', seed, df.image_id.iloc[i])
+            rows.append(implant_image(manifest, i, part, label, severity, min_area, r))
+        Manifest(pd.DataFrame(rows), part).save(part / 'manifest.csv')
+    return Manifest.load(out / 'manifest.csv')

@@ -8,10 +8,11 @@ Docs: https://example.github.io/medsoft_nb/running/processes.html.md"""
 __all__ = ['THREADS', 'end_processes', 'worker']
 
 # %% ../../nbs/running/processes.ipynb #c1211
-import fcntl, json, os, sys, tempfile, threading, time
+import getpass, json, os, sys, tempfile, threading, time
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 import psutil
+from filelock import FileLock, Timeout
 from ..core.files import notebooks_path, read_json, write_json
 from .jobs import environment, Job, job_record, JobError, run_job
 from .layout import GRID, write_mark
@@ -44,8 +45,7 @@ def _end_with_parent():
     lock, run = os.environ.get('MEDSOFT_GRID_LOCK'), os.environ.get('MEDSOFT_GRID_RUN')
 
     def wait():
-        with open(lock) as file:
-            fcntl.flock(file, fcntl.LOCK_SH)  # granted when the holder is gone
+        FileLock(lock).acquire(poll_interval=0.2)  # granted when the holder is gone
         end_processes(lambda env: env.get('MEDSOFT_GRID_RUN') == run)
         os._exit(1)
 
@@ -70,7 +70,7 @@ def _claim_gpu(
 # %% ../../nbs/running/processes.ipynb #e002
 def _wait_for_gpu(stack, names):
     "The first GPU whose lock file is free, held until `stack` ends"
-    folder = Path(tempfile.gettempdir()) / f'medsoft-gpus-{os.getuid()}'
+    folder = Path(tempfile.gettempdir()) / f'medsoft-gpus-{getpass.getuser()}'
     folder.mkdir(exist_ok=True)
     while True:
         for name in names:
@@ -81,13 +81,12 @@ def _wait_for_gpu(stack, names):
 # %% ../../nbs/running/processes.ipynb #c1206
 def _try_lock(stack, path):
     "Whether the lock was free; then it is held until `stack` ends"
-    file = open(path, 'a')
+    lock = FileLock(path)
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        file.close()
+        lock.acquire(blocking=False)
+    except Timeout:
         return False
-    stack.enter_context(file)
+    stack.callback(lock.release)
     return True
 
 # %% ../../nbs/running/processes.ipynb #c1208
@@ -136,8 +135,7 @@ def _run_row(row, root):
     job = _job_of(row)
     lock = root / GRID / 'locks' / row['mark']
     lock.parent.mkdir(parents=True, exist_ok=True)
-    with open(lock, 'a') as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    with FileLock(lock):
         if row['fresh'] or not job_record(job, root / row['out']):
             with _claim_gpu(job.gpu):
                 run_job(job, root / row['out'], fresh=row['fresh'])

@@ -8,10 +8,11 @@ Docs: https://example.github.io/medsoft_nb/running/snakemake.html.md"""
 __all__ = ['Resources', 'snakemake_command', 'kernel_shares', 'run_snakemake', 'failure_message']
 
 # %% ../../nbs/running/snakemake.ipynb #c1224
-import fcntl, json, os, signal, subprocess, sys, threading
+import json, os, signal, subprocess, sys, threading
 from contextlib import contextmanager
 from pathlib import Path
 import yaml
+from filelock import FileLock
 from pydantic import Field, model_validator
 from ..core.files import read_json
 from ..core.logs import progress
@@ -122,8 +123,7 @@ def run_snakemake(
     "Run Snakemake to its end; which jobs are done is for the marks to say"
     grid, run = root / GRID, f'{os.getpid()}:{root}'
     end_processes(lambda env: env.get('MEDSOFT_GRID_RUN', '').endswith(f':{root}'))
-    with open(grid / 'lock', 'w') as lock, open(grid / 'snakemake.log', 'w') as log:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with FileLock(grid / 'lock'), open(grid / 'snakemake.log', 'w') as log:
         with _stoppable(), progress(None, 'jobs', len(titles)) as bar:
             _update_bar(bar, grid, titles)
             bar.initial = bar.n  # what was done before says nothing of the pace
