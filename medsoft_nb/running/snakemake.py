@@ -17,6 +17,7 @@ from pydantic import Field, model_validator
 from ..core.files import read_json
 from ..core.logs import progress
 from ..core.settings import Settings
+from .jobs import home_environment
 from .layout import GRID, workflow_path
 from .processes import end_processes, THREADS
 
@@ -155,7 +156,7 @@ def _stoppable():
 # %% ../../nbs/running/snakemake.ipynb #e015
 def _start(command, grid, run, resources, log):
     "Start Snakemake in a session of its own, with the run in its environment"
-    env = {**os.environ, 'MEDSOFT_GRID_RUN': run}
+    env = {**os.environ, **home_environment(), 'MEDSOFT_GRID_RUN': run}
     if not resources.workflow_profile:
         env |= {**kernel_shares(resources), 'MEDSOFT_GRID_LOCK': str(grid / 'lock')}
     streams = dict(stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT)
