@@ -115,10 +115,10 @@ def _manifest_table(images, files, settings):
 def _no_table(images, settings):
     "What is wrong with an import without a table"
     if settings.columns:
-        return '`columns` maps columns of a table, but there is no `table`.'
+        return 'columns of a table are named, but there is no table. Give it with --table.'
     return (
-        f'no `table`: which patient does each image of {images} show? Give a CSV with a row an image and a column '
-        'for the patient; without it, splits by patient are not possible.'
+        f'no table (--table): which patient does each image of {images} show? Give a CSV with one row for each image '
+        'and a column for the patient; without it, splits by patient are not possible.'
     )
 
 # %% ../../nbs/data/folder.ipynb #a006
@@ -126,14 +126,19 @@ def _check_fields(df, settings):
     "Raise unless the table names images, patients and labels"
     table = settings.table
     if not {'image_id', 'image'} & set(df):
-        raise ManifestError(f"no column of {table} names the images. Map one, e.g. columns=dict(image_id='file').")
+        raise ManifestError(f'no column of {table} names the images. {_map_hint("image_id", "file")}')
     if 'patient_id' not in df:
-        raise ManifestError(f"no column of {table} names the patients. Map one, e.g. columns=dict(patient_id='exam').")
+        raise ManifestError(f'no column of {table} names the patients. {_map_hint("patient_id", "exam")}')
     if 'label' not in df and not settings.default_label:
+        hint = _map_hint('label', 'diagnosis').removesuffix('.')
         raise ManifestError(
-            f"no column of {table} holds labels. Map one, e.g. columns=dict(label='diagnosis'), "
-            'or give a `default_label`.'
+            f'no column of {table} holds labels. {hint}; or give all images one label (--default-label).'
         )
+
+
+def _map_hint(field, column):
+    "How to say which column means a field"
+    return f'Name it: --column {field}={column}, or in Python columns=dict({field}={column!r}).'
 
 # %% ../../nbs/data/folder.ipynb #a007
 def _check_pixel_sizes(df, table):

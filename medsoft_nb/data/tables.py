@@ -111,7 +111,7 @@ def read_table(
     for field, names in columns.items():
         if field not in FIELDS:
             raise ManifestError(
-                f'`columns` maps {field!r}, which is no field of a manifest. Fields: {", ".join(FIELDS)}.'
+                f'a column is named for {field!r}, which is no field of a manifest. Fields: {", ".join(FIELDS)}.'
             )
         fields[field] = _join(table, [name.strip() for name in names.split(',')], field, path)
     return pd.DataFrame(fields).apply(lambda column: column.map(clean_text))
@@ -141,7 +141,7 @@ def map_labels(
     unknown = [name for name in label_map if name not in spellings]
     if unknown:
         raise ManifestError(
-            f'`label_map` names {unknown[0]!r}, which no image has. '
+            f'the label map names {unknown[0]!r}, which no image has. '
             f'Labels of the table: {", ".join(repr(l) for l in sorted(spellings))}.'
         )
     new = {label: label if others is None else others for label in spellings}
