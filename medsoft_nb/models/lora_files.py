@@ -6,7 +6,7 @@ Docs: https://example.github.io/medsoft_nb/models/lora_files.html.md"""
 
 # %% auto #0
 __all__ = ['LORA_FILE', 'PEFT_FILE', 'PEFT_CONFIG', 'find_lora', 'lora_hash', 'LoraPair', 'LoraFile', 'sort_tensors',
-           'parse_lora', 'layer_strength', 'lora_settings', 'read_lora', 'spellings', 'lora_modules']
+           'parse_lora', 'layer_strength', 'lora_settings', 'read_lora', 'fetch_lora', 'spellings', 'lora_modules']
 
 # %% ../../nbs/models/lora_files.ipynb #lof003
 import json, re
@@ -14,12 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 import torch
+from huggingface_hub import snapshot_download
 from peft.utils.other import get_pattern_key
 from safetensors import safe_open, SafetensorError
 from ..core.classes import patch
 from ..core.files import read_json, sha256
 from ..core.finite import check_finite
-from .files import check_safetensors
+from .files import check_safetensors, is_hub_id
 
 # %% ../../nbs/models/lora_files.ipynb #lof006
 LORA_FILE = 'pytorch_lora_weights.safetensors'
@@ -207,6 +208,22 @@ def read_lora(
     except SafetensorError as error:
         raise ValueError(f'{path} cannot be read as safetensors ({error}). Copy it again from its source.') from None
     return parse_lora(tensors, str(path), lora_settings(path, list(tensors), metadata))
+
+# %% ../../nbs/models/lora_files.ipynb #n000
+def fetch_lora(
+    source: str | Path | dict,  # File, folder, Hub id, or the tensors of a file
+    weight_name: str | None = None,  # File in the folder or on the Hub
+    subfolder: str = '',  # That the file is in
+    **hub,  # Passed on to `snapshot_download` for a Hub id
+) -> LoraFile:
+    "Read a LoRA from where diffusers' `load_lora_weights` takes it"
+    if isinstance(source, dict):
+        return parse_lora(source, 'the given LoRA')
+    if not Path(source).exists() and is_hub_id(source):
+        names = [weight_name] if weight_name else [LORA_FILE, PEFT_FILE]
+        wanted = [(Path(subfolder) / name).as_posix() for name in (*names, PEFT_CONFIG)]
+        source = snapshot_download(str(source), allow_patterns=wanted, **hub)
+    return read_lora(Path(source) / subfolder / (weight_name or ''))
 
 # %% ../../nbs/models/lora_files.ipynb #lof021
 def spellings(
