@@ -47,12 +47,12 @@ def find_lora(
 def lora_hash(
     lora: str | Path | None,  # LoRA file, or a folder with one
 ) -> str:  # 16 hex digits; '' for none
-    "Fingerprint of a LoRA file, and of peft's settings where its strength depends on them"
+    "Fingerprint of a LoRA file, and of peft's settings beside it, on which its strength may depend"
     if not lora:
         return ''
     path = find_lora(lora)
     config = path.parent / PEFT_CONFIG
-    if path.name == PEFT_FILE and config.is_file():
+    if path.name != LORA_FILE and config.is_file():
         return sha256(path)[:8] + sha256(config)[:8]
     return sha256(path)[:16]
 

@@ -90,6 +90,7 @@ def load_lora_weights(
 ) -> None:
     "Load a LoRA in any layout that `models.lora_files` reads; `ValueError` unless all of it fits"
     where = {name: kwargs.pop(name) for name in _WHERE if name in kwargs}
+    kwargs.pop('use_safetensors', None)  # nothing else is read
     lora = fetch_lora(pretrained_model_name_or_path_or_dict, **where)
     state = lora.weights(unet=self.unet, text_encoder=self.text_encoder)
     loaders = dict(unet=self.load_lora_into_unet, text_encoder=self.load_lora_into_text_encoder)
