@@ -70,7 +70,9 @@ def train(
     base: BaseOption = 'medsoft-tiny',
     controller: ControllerOption = '',
     encoder: EncoderOption = 'medsoft-tiny',
-    lora: Annotated[Optional[Path], typer.Option(help='LoRA of an earlier stage to go on from')] = None,
+    lora: Annotated[
+        Optional[Path], typer.Option(help='LoRA to go on from: a safetensors file, or a folder with one')
+    ] = None,
     steps: TrainStepsOption = 300,
     rank: RankOption = 16,
     full: Annotated[bool, typer.Option('--full', help='Train all weights of the U-Net instead of a LoRA')] = False,
@@ -82,11 +84,14 @@ def train(
     seed: SeedOption = 0,
 ):
     from medsoft_nb.data.manifest import Manifest
+    from medsoft_nb.models.lora import check_lora
     from medsoft_nb.training.stages import Training
-    from medsoft_nb.training.trainer import train
+    from medsoft_nb.training.trainer import check_output, train
 
     settings = from_options(Training, locals())
     FinetuneSettings(base=base, controller=controller, encoder=encoder)  # they exist
+    check_output(out)
+    check_lora(lora, settings.rank)
     if stage in ('2a', '2b') and not controller:
         raise ValueError(
             f"stage {stage} goes on from a trained controller: give --controller, e.g. 'medsoft-tiny' "
@@ -141,7 +146,9 @@ def generate(
     out: OutOption,
     labels: LabelsOption = '',
     base: BaseOption = 'medsoft-tiny',
-    lora: Annotated[Optional[Path], typer.Option(help='LoRA weights, a safetensors file')] = None,
+    lora: Annotated[
+        Optional[Path], typer.Option(help='LoRA weights: a safetensors file, or a folder with one')
+    ] = None,
     controller: ControllerOption = '',
     n_per_label: PerLabelOption = 10,
     mask_source: MaskSourceOption = 'donors',
@@ -154,13 +161,13 @@ def generate(
     seed: SeedOption = 0,
 ):
     from medsoft_nb.data.manifest import HEALTHY, Manifest
+    from medsoft_nb.models.lora import check_lora
     from medsoft_nb.painting.generate import GenerateConfig, generate
     from medsoft_nb.painting.pipeline import MedSoftPipeline
 
     settings = from_options(GenerateConfig, locals())
     GenerateSettings(base=base, controller=controller)  # they exist
-    if lora and not lora.exists():
-        raise ValueError(f'--lora {lora} does not exist; `medsoft train` prints where it wrote the weights.')
+    check_lora(lora)
     used = training_rows(Manifest.load(manifest))
     healthy, donors = used.where(label=HEALTHY), used.where(label=used.diseases)
     pipe = MedSoftPipeline.from_pretrained(base)

@@ -10,6 +10,7 @@ __all__ = ['LesionNamer', 'Agreement', 'agreement_table']
 # %% ../../nbs/evaluation/agreement.ipynb #c1029
 from typing import NamedTuple
 import numpy as np, pandas as pd, torch, torch.nn.functional as F
+from ..core.finite import check_finite, check_step
 from ..core.seeds import torch_generator
 from ..core.devices import autocast
 from ..data.manifest import HEALTHY, Manifest
@@ -32,15 +33,17 @@ def _train_namer(net, x, y, namer, generator):
     optimizer = torch.optim.AdamW(net.parameters(), namer.learning_rate, weight_decay=1e-2)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, namer.learning_rate, total_steps=max(namer.steps, 2))
     weight = 1 / torch.bincount(y)[y]
-    for _ in range(namer.steps):
+    for step in range(namer.steps):
         rows = torch.multinomial(weight, namer.batch_size, replacement=True, generator=generator)
         with autocast('cpu'):
             logits = net(normalise_images(augment(x[rows], generator)))
         loss = F.cross_entropy(logits.float(), y[rows])
+        check_step(step + 1, loss=loss.item())
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         schedule.step()
+    check_finite(net.state_dict(), 'the trained namer of lesions')
 
 # %% ../../nbs/evaluation/agreement.ipynb #c1025
 class LesionNamer:

@@ -12,6 +12,7 @@ from copy import deepcopy
 from pathlib import Path
 import torch, torch.nn as nn, torch.nn.functional as F
 from transformers import AutoModel, ConvNextConfig, ResNetConfig, SwinConfig, ViTConfig
+from ..core.finite import check_finite
 from ..models.files import check_safetensors, is_hub_id
 from ..models.imagenet import imagenet_lite0
 
@@ -133,10 +134,12 @@ def make_backbone(
         return VisionBackbone(AutoModel.from_config(deepcopy(SHAPES[name.partition(':')[0]])))
     where = HUB.get(name, name)
     try:
-        return VisionBackbone(AutoModel.from_pretrained(where, use_safetensors=True))
+        model = AutoModel.from_pretrained(where, use_safetensors=True)
     except OSError as e:
         instead = f'{name if name in SHAPES else "resnet-18"}:random'
         raise OSError(
             f'the weights of {name!r} are not on this machine and could not be fetched. Download {where} where there '
             f"is a network and give its folder, or take '{instead}' or 'efficientnet-lite0'."
         ) from e
+    check_finite(model.state_dict(), f'the backbone {name}')
+    return VisionBackbone(model)

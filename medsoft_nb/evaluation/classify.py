@@ -15,6 +15,7 @@ from fastcore.basics import patch
 from pydantic import Field, field_validator
 from scipy.special import expit
 from ..core.files import load_state, save_state
+from ..core.finite import check_finite, check_step
 from ..core.images import pad_to_square
 from ..core.seeds import torch_generator
 from ..core.settings import Settings
@@ -134,20 +135,22 @@ def train_network(
     settings: ClassifierSettings,
     generator: torch.Generator,  # Of order and augmentation
 ) -> list[float]:  # Loss of each step
-    "Train a network to tell disease from healthy"
+    "Train a network to tell disease from healthy; `ValueError` where the loss is not finite"
     optimizer, schedule = _optimizer(net, settings)
     weight, losses = _class_weights(y), []
-    for rows in _batches(weight, settings, generator):
+    for step, rows in enumerate(_batches(weight, settings, generator), 1):
         batch = augment(x[rows], generator) if settings.augment else x[rows]
         with autocast('cpu'):
             logits = net(normalise_images(batch))
         in_loss = weight[rows] if settings.balance == 'weights' else None
         loss = F.binary_cross_entropy_with_logits(logits.float(), y[rows], in_loss)
+        check_step(step, loss=loss.item())
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         schedule.step()
         losses.append(loss.item())
+    check_finite(net.state_dict(), 'the trained classifier')
     return losses
 
 # %% ../../nbs/evaluation/classify.ipynb #d014

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 import numpy as np, torch
 from ..core.files import load_state
+from ..core.finite import check_finite
 from ..models.imagenet import IMAGENET, imagenet_lite0
 from ..models.files import check_safetensors, is_hub_id, SHIPPED
 from ..models.encoders import load_encoder
@@ -280,6 +281,13 @@ def _check_square(images):
                 f'an image of shape {image.shape}; expected square grey ones, such as `lesion_crops` gives.'
             )
 
+# %% ../../nbs/evaluation/features.ipynb #n001
+def _load_checked(name, size):
+    "The network of an extractor's name, with weights that are finite"
+    network = _load(name, size)
+    check_finite(network.net.state_dict(), f'the extractor {name}')
+    return network
+
 # %% ../../nbs/evaluation/features.ipynb #c0859
 class Extractor:
     "Image features from a network that is chosen by name; see `EXTRACTORS`"
@@ -290,7 +298,7 @@ class Extractor:
         size: int | None = None,  # Side that images are brought to; the network's own if `None`
         device: str = 'cpu',  # Where the network runs
     ):
-        self.network, self.name, self.device = _load(str(name), size), _short(str(name)), device
+        self.network, self.name, self.device = _load_checked(str(name), size), _short(str(name)), device
         self.network.net.to(device).eval().requires_grad_(False)
 
     @property

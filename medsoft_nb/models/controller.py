@@ -15,6 +15,7 @@ import torch, torch.nn as nn
 from ..core.classes import patch
 from ..core.devices import autocast
 from ..core.files import read_json, write_json
+from ..core.finite import check_finite
 from .adapter import Adapter
 from .encoders import load_encoder, MedicalEncoder
 from .files import check_safetensors, model_folder, SHIPPED
@@ -130,12 +131,13 @@ def load_controller(
     dtype: torch.dtype = torch.float32,  # Of the weights once loaded
     device: str = 'cpu',  # Where they go
 ) -> Controller:
-    "Load MSC, adapter and their encoder; `ValueError` for an unknown name or pickled weights"
+    "Load MSC, adapter and their encoder; `ValueError` for an unknown name, pickled weights or some not finite"
     folder = resolve_controller(name)
     if not isinstance(encoder, MedicalEncoder):
         encoder = load_encoder(encoder or read_json(folder / 'controller.json')['encoder'], dtype, device)
     parts = []
     for cls, part in ((MSC, 'msc'), (Adapter, 'adapter')):
         network = cls.from_pretrained(folder / part, use_safetensors=True, dtype=dtype)
+        check_finite(network.state_dict(), f'{name}: the {part}')
         parts.append(network.to(device).eval().requires_grad_(False))
     return Controller(encoder, *parts)

@@ -16,6 +16,7 @@ import torch, torch.nn.functional as F
 from transformers import AutoModel, AutoTokenizer
 from ..core.classes import patch
 from ..core.files import read_json
+from ..core.finite import check_finite
 from .files import check_safetensors, is_hub_id, model_folder, SHIPPED
 
 # %% ../../nbs/models/encoders.ipynb #c0405
@@ -144,6 +145,7 @@ def _tokenizer(where, config):
 def _transformers(name, where, dtype, device):
     "CLIP or SigLIP from a folder or from the Hub"
     model = AutoModel.from_pretrained(where, dtype=dtype, use_safetensors=True)
+    check_finite(model.state_dict(), f'the encoder {name}')
     if not hasattr(model, 'vision_model') or not hasattr(model, 'get_text_features'):
         raise ValueError(
             f'{name} is a {type(model).__name__}; an encoder has a vision and a text part, as CLIP and SigLIP have.'
@@ -167,6 +169,7 @@ def _open_clip(name, folder, dtype, device):
         check_safetensors(folder)
         source = f'local-dir:{folder}'
     model, _ = open_clip.create_model_from_pretrained(source, device=device)
+    check_finite(model.state_dict(), f'the encoder {name}')
     tokenize, found = open_clip.get_tokenizer(source), open_clip.get_model_preprocess_cfg(model)
     if not hasattr(getattr(model, 'visual', None), 'trunk'):
         raise ValueError(f'{name}: its vision part is no timm transformer, so it has no patch tokens to give.')

@@ -15,7 +15,7 @@ from typing import Literal
 import numpy as np
 from pydantic import Field
 from scipy import ndimage as ndi
-from ..core.files import folder_lock, require_space, sha256
+from ..core.files import folder_lock, require_space
 from ..core.seeds import torch_generator
 from ..core.logs import progress
 from ..knowledge.base import find_label
@@ -23,7 +23,7 @@ from ..knowledge.prompts import compose
 from ..data.manifest import HEALTHY, Manifest
 from ..lesions.soft import soften, softness
 from ..models.base import weight_hashes
-from ..models.lora import check_lora
+from ..models.lora_files import lora_hash
 from .pipeline import MedSoftPipeline
 from .places import check_sources, place_lesion, Placement, PlannedLesion
 from .provenance import append_rows, controller_hash, memory_hash, missing_samples
@@ -51,14 +51,12 @@ class GenerateConfig(PaintSettings):
 # %% ../../nbs/painting/generate.ipynb #c0569
 def with_lora(
     pipe: MedSoftPipeline,  # Left as it is
-    lora: str | Path,  # File from `train`
+    lora: str | Path,  # File, or a folder with one, as `models.lora_files` reads it
     scale: float = 1.0,  # Strength of the LoRA
 ) -> MedSoftPipeline:
-    "The pipeline with a LoRA fused into copies of its U-Net and text encoder (fused is fastest)"
-    lora = Path(lora)
-    check_lora(lora)
+    "The pipeline with a LoRA fused into copies of its U-Net and text encoder; `ValueError` unless all of it fits"
     new = _same_with(pipe, unet=copy.deepcopy(pipe.unet), text_encoder=copy.deepcopy(pipe.text_encoder))
-    new.load_lora_weights(lora.parent, weight_name=lora.name)
+    new.load_lora_weights(lora)
     new.fuse_lora(lora_scale=scale)
     new.unload_lora_weights()
     return new
@@ -152,12 +150,11 @@ def weights_used(
     controller: str | Path | None,
 ) -> dict:
     "Fingerprints of all weights that images depend on; `ValueError` where there are none"
-    check_lora(lora)
     source = Path(str(pipe.config.get('_name_or_path', '')))
     return dict(
         base=weight_hashes(source) if (source / 'unet').is_dir() else {},
         weights=memory_hash(pipe),
-        lora=sha256(lora)[:16] if lora else '',
+        lora=lora_hash(lora),
         controller=controller_hash(controller),
     )
 

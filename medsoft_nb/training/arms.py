@@ -8,6 +8,7 @@ Docs: https://example.github.io/medsoft_nb/training/arms.html.md"""
 __all__ = ['training_name', 'training_of', 'painting_of', 'ControllerSettings', 'trained_arm', 'train_arm', 'paint_arm']
 
 # %% ../../nbs/training/arms.ipynb #c0734
+from functools import cache, partial
 from pathlib import Path
 from pydantic import Field
 from ..core.settings import Settings
@@ -16,13 +17,13 @@ from ..data.manifest import Manifest
 from ..models.base import load_base
 from ..models.encoders import load_encoder
 from ..models.controller import Controller, load_controller
-from ..models.lora import LORA_FILE
 from ..painting.faithful import SWITCHES
 from ..painting.pipeline import MedSoftPipeline
 from ..painting.generate import generate, GenerateConfig
 from .stages import Training
 from .samples import training_data
-from .trainer import train, Trained
+from .checkpoints import read_trained, Trained
+from .trainer import train
 
 # %% ../../nbs/training/arms.ipynb #c0722
 def training_name(arm: Arm) -> str:
@@ -79,11 +80,11 @@ def _early_stages(settings, steps):
 
 # %% ../../nbs/training/arms.ipynb #d006
 def _train_with_msc(base, manifest, folder, config, settings):
-    "Train MSC, adapter and LoRA, stage by stage"
+    "Train MSC, adapter and LoRA, stage by stage; a stage that is finished hands on what it left on disk"
     parts = load_base(base)
     controller = _first_controller(settings, parts['unet'], config.seed)
-    last = config.replace(stage='2b')
-    data, lora = training_data(parts, controller, manifest, last), None
+    last, lora = config.replace(stage='2b'), None
+    data = cache(partial(training_data, parts, controller, manifest, last))
     for stage, steps in _early_stages(settings, config.steps).items():
         rate = settings.msc_rate if stage == '1a' else config.controller_rate
         own = config.replace(stage=stage, steps=steps, controller_rate=rate)
@@ -101,9 +102,10 @@ def trained_arm(
     if not arm.fine_tuned:
         return Trained(Path(out), controller=controller if arm.msc else None)
     folder = Path(out) / training_name(arm)
-    if not (folder / 'training.json').exists():
+    made = read_trained(folder)
+    if made is None:
         raise ValueError(f'{folder} holds no finished training for the arm {arm.name!r}. Run `train_arm` first.')
-    return Trained(folder, lora=folder / LORA_FILE, controller=folder / 'controller' if arm.msc else None)
+    return made
 
 # %% ../../nbs/training/arms.ipynb #c0727
 def train_arm(
@@ -114,14 +116,13 @@ def train_arm(
     config: Training,  # Of the LoRA; stage, prompts and switches are the arm's
     settings: ControllerSettings = ControllerSettings(),
 ) -> Trained:
-    "Do the training that an arm needs, unless it is done"
-    folder = Path(out) / training_name(arm)
-    if not arm.fine_tuned or (folder / 'training.json').exists():
+    "Do the training that an arm needs, unless it is done; `ValueError` where another one is there"
+    if not arm.fine_tuned:
         return trained_arm(arm, out, settings.controller)
-    own = training_of(arm, config)
+    folder, own = Path(out) / training_name(arm), training_of(arm, config)
     if arm.msc:
         return _train_with_msc(base, manifest, folder, own, settings)
-    return train(load_base(base), manifest, folder, own)
+    return train(base, manifest, folder, own)
 
 # %% ../../nbs/training/arms.ipynb #c0730
 def paint_arm(

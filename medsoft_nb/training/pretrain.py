@@ -15,6 +15,7 @@ from typing import Callable
 import numpy as np, torch
 from pydantic import Field
 from ..core.files import load_state, save_state
+from ..core.finite import check_step
 from ..core.logs import get_logger, progress
 from ..core.seeds import torch_generator
 from ..core.settings import Settings
@@ -82,13 +83,14 @@ def training_step(
     loss: torch.Tensor,  # Of this step
     config: Pretraining,
 ) -> None:
-    "One step of the optimiser and of the moving average"
+    "One step of the optimiser and of the moving average; `ValueError` where the loss is not finite"
     parameters = list(state.model.parameters())
     for group in state.optimizer.param_groups:
         group['lr'] = learning_rate(config, state.step)
     state.optimizer.zero_grad()
     loss.backward()
-    torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+    norm = torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+    check_step(state.step + 1, loss=loss.item(), gradient=norm.item())
     state.optimizer.step()
     decay = min(config.ema, (1 + state.step) / (10 + state.step))
     with torch.no_grad():

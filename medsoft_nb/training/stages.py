@@ -47,9 +47,9 @@ class Training(Settings):
     steps: int = Field(300, ge=1, description='Optimiser steps')
     batch_size: int = Field(16, ge=1, description='Samples a step')
     learning_rate: float = Field(
-        6e-4, ge=0, le=1, description='Of LoRA or U-Net: peak, with warm-up and linear decay to a tenth'
+        6e-4, gt=0, le=1, description='Of LoRA or U-Net: peak, with warm-up and linear decay to a tenth'
     )
-    controller_rate: float = Field(1e-4, ge=0, le=1, description='Of MSC and adapter, same schedule')
+    controller_rate: float = Field(1e-4, gt=0, le=1, description='Of MSC and adapter, same schedule')
     semantic_weight: float = Field(
         1.0, ge=0, description='Of $L_{msc}$ beside the diffusion loss, where the MSC is trained through it'
     )
