@@ -6,7 +6,7 @@ Docs: https://example.github.io/medsoft_nb/painting/window.html.md"""
 
 # %% auto #0
 __all__ = ['WindowSide', 'Box', 'region_of_interest', 'to_unit', 'resize', 'cut_window', 'check_window_side', 'WindowSize',
-           'window_size']
+           'window_unit', 'check_side', 'window_size']
 
 # %% ../../nbs/painting/window.ipynb #q001
 from typing import Annotated, Literal, NamedTuple
@@ -110,6 +110,24 @@ class WindowSize(NamedTuple):
     side: int  # Pixels in the image
     resolution: int  # Pixels at which the base sees it
 
+# %% ../../nbs/painting/window.ipynb #n000
+def window_unit(
+    vae,  # Settings of the autoencoder, with `block_out_channels`
+    unet,  # Settings of the U-Net, with `block_out_channels`
+) -> int:  # Pixels
+    "Smallest side of a window, and what every side is a multiple of: what autoencoder and U-Net halve"
+    return 2 ** (len(vae.block_out_channels) + len(unet.block_out_channels) - 2)
+
+# %% ../../nbs/painting/window.ipynb #n001
+def check_side(
+    side: int | str | None,  # Pixels, 'auto', or `None`
+    unit: int,  # From `window_unit`
+    name: str = 'roi',  # Of the setting
+) -> None:
+    "Raise `ValueError` for a side that is too small for the base"
+    if side not in (None, 'auto') and side < unit:
+        raise ValueError(f'`{name}` is {side} pixels; the base needs {unit} or more.')
+
 # %% ../../nbs/painting/window.ipynb #q015
 def window_size(
     pipe,  # A `MedSoftPipeline`
@@ -119,10 +137,9 @@ def window_size(
     resolution: int | None = None,  # Wanted side at which the base sees it; native scale if `None`
 ) -> WindowSize:  # Both are multiples of what the U-Net halves
     "Sides of the window for one image; `ValueError` where they are too small for the base"
-    unit = pipe.factor * 2 ** (len(pipe.unet.config.block_out_channels) - 1)
-    for name, value in (('roi', roi), ('resolution', resolution)):
-        if value not in (None, 'auto') and value < unit:
-            raise ValueError(f'`{name}` is {value} pixels; the base needs {unit} or more.')
+    unit = window_unit(pipe.vae.config, pipe.unet.config)
+    check_side(roi, unit)
+    check_side(resolution, unit, 'resolution')
     if roi == 'auto':
         roi = _smallest_side(pipe, soft, unit)
     side = _round_up(roi or min(pipe.base_size, max(image.shape[:2])), unit)
