@@ -25,13 +25,14 @@ from ..data.manifest import HEALTHY, Manifest
 from ..data.prompts import check_row_prompts, is_known, own_prompt
 from ..lesions.soft import soften, softness
 from ..models.base import weight_hashes
+from ..models.files import window_unit
 from ..models.lora import check_lora
 from .pipeline import check_prompts, MedSoftPipeline
 from .places import check_sources, place_lesion, Placement, PlannedLesion
 from .provenance import append_rows, controller_hash, memory_hash, missing_samples
 from .provenance import open_folder, write_sample
 from .settings import PaintSettings
-from .window import check_side, window_unit
+from .window import check_side
 
 # %% ../../nbs/painting/generate.ipynb #c0562
 class GenerateConfig(PaintSettings):

@@ -6,13 +6,14 @@ Docs: https://example.github.io/medsoft_nb/painting/window.html.md"""
 
 # %% auto #0
 __all__ = ['WindowSide', 'Box', 'region_of_interest', 'to_unit', 'resize', 'cut_window', 'check_window_side', 'WindowSize',
-           'window_unit', 'check_side', 'window_size']
+           'check_side', 'window_size']
 
 # %% ../../nbs/painting/window.ipynb #q001
 from typing import Annotated, Literal, NamedTuple
 import numpy as np, torch, torch.nn.functional as F
 from pydantic import BeforeValidator
 from ..core.images import grey_range
+from ..models.files import window_unit
 
 # %% ../../nbs/painting/window.ipynb #q004
 class Box(NamedTuple):
@@ -109,14 +110,6 @@ class WindowSize(NamedTuple):
 
     side: int  # Pixels in the image
     resolution: int  # Pixels at which the base sees it
-
-# %% ../../nbs/painting/window.ipynb #n000
-def window_unit(
-    vae,  # Settings of the autoencoder, with `block_out_channels`
-    unet,  # Settings of the U-Net, with `block_out_channels`
-) -> int:  # Pixels
-    "Smallest side of a window, and what every side is a multiple of: what autoencoder and U-Net halve"
-    return 2 ** (len(vae.block_out_channels) + len(unet.block_out_channels) - 2)
 
 # %% ../../nbs/painting/window.ipynb #n001
 def check_side(

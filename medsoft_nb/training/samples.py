@@ -21,10 +21,11 @@ from ..lesions.structures import transfer_mask, complete_structures
 from ..lesions.soft import soften
 from ..lesions.shapes import random_mask
 from ..models.base import encode_prompts
+from ..models.files import window_unit
 from ..models.texts import prompt_limit
 from ..models.controller import Controller
 from ..painting.places import read_donor
-from ..painting.window import check_side, cut_window, region_of_interest, to_unit, window_unit
+from ..painting.window import check_side, cut_window, region_of_interest, to_unit
 from .stages import STAGES, Training
 from .cache import encode_cache, encoder_cache
 
