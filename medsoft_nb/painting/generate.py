@@ -110,7 +110,8 @@ def possible_prompts(
         sources.append(donors.where(label=[label for label in labels if label != HEALTHY]))
     for source in sources:
         check_row_prompts(source, donors.diseases if donors else labels)
-        places |= {own_prompt(row): row.image_id for _, row in source.df.iterrows() if own_prompt(row)}
+        for _, row in source.df.iterrows():
+            places.setdefault(own_prompt(row), row.image_id)
     known = [label for label in labels if is_known(label)]
     composed = {compose(*pair): pair[0] for pair in product(known, set(backgrounds.df.modality))}
     return composed | places
