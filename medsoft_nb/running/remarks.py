@@ -28,8 +28,9 @@ def _label_remarks(manifest):
     remarks = []
     if HEALTHY not in manifest.labels:
         remarks.append(
-            f'No image has the label {HEALTHY!r}; the labels are {manifest.labels}, and all count as diseases. Lesions '
-            'are painted into healthy images: if these have another name, map it, e.g. `--label-map normal=healthy`.'
+            f'No image has the label {HEALTHY!r}; the labels are {manifest.labels}, and all count as diseases. '
+            'Lesions are painted into healthy images: if these have another name, map it, e.g. '
+            '`--label-map normal=healthy`.'
         )
     if not manifest.diseases:
         remarks.append('No image is diseased: nothing can be learned from them.')
