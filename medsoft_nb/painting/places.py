@@ -167,7 +167,8 @@ def place_lesion(
         if fitting and donor.structure.any():
             structure = int(r.choice(fitting))
             mask = transfer_mask(donor.mask, donor.structure, structures == structure, r)
-            return Placement(row, structures, structure, mask, donor)
+            if mask.any():
+                return Placement(row, structures, structure, mask, donor)
     raise ManifestError(_no_structure(label) + ", or the donors' lesions lie outside theirs.")
 
 # %% ../../nbs/painting/places.ipynb #q014

@@ -84,4 +84,18 @@ def _mask_remarks(manifest, files):
             "No structure of a healthy image can take a lesion: each touches the image's border, or has fewer than "
             '150 pixels.'
         )
-    return remarks
+    return remarks + (_outside_remarks(manifest) if files else [])
+
+# %% ../../nbs/running/remarks.ipynb #n000
+def _outside_remarks(manifest):
+    "Lesions that lie mostly outside the structures"
+    there = manifest.rows((manifest.df.structures != '') & (manifest.df.lesion_mask != ''))
+    outside = [i for i in range(len(there)) if 2 * _pixels_inside(there, i) < there.lesion_mask(i).sum()]
+    if not outside:
+        return []
+    first = there.df.image_id.iloc[outside[0]]
+    return [f'{len(outside)} lesions lie mostly outside the `structures` of their images (first: {first}).']
+
+
+def _pixels_inside(manifest, i):
+    return (manifest.structures(i) > 0)[manifest.lesion_mask(i)].sum()

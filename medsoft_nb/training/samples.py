@@ -72,10 +72,12 @@ def sample_donor_mask(
     donors: Manifest,  # Diseased images
     r: np.random.Generator,
 ) -> np.ndarray:  # bool
-    "A lesion mask for a healthy image: a donor's, carried to one of its vertebrae, or a random shape"
+    "A lesion mask for a healthy image: a donor's, carried to one of its structures, or a random shape"
     donor, fitting = read_donor(donors, int(r.integers(len(donors)))), complete_structures(structures)
     if fitting and donor.structure.any():
-        return transfer_mask(donor.mask, donor.structure, structures == int(r.choice(fitting)), r)
+        mask = transfer_mask(donor.mask, donor.structure, structures == int(r.choice(fitting)), r)
+        if mask.any():
+            return mask
     return random_mask(shape, int(r.integers(2**31)), 'blob')
 
 # %% ../../nbs/training/samples.ipynb #q006
