@@ -39,7 +39,7 @@ IMPORT_HELP = command_help(
 )
 MasksOption = Annotated[
     Optional[Path],
-    typer.Option(help='Folder of masks of the vertebrae (each its own number), with the same file names'),
+    typer.Option(help='Folder of masks of vertebrae, a brain, ... (each its own number), with the same file names'),
 ]
 LesionMasksOption = Annotated[
     Optional[Path], typer.Option(help='Folder of masks of the lesions, with the same file names')
@@ -68,6 +68,7 @@ def data_import(
     spacing_mm: Annotated[Optional[float], typer.Option(help='Size of a pixel in mm')] = None,
 ):
     from medsoft_nb.data.folder import ImportSettings, import_folder
+    from medsoft_nb.running.remarks import manifest_remarks
 
     settings = ImportSettings(
         structures=masks,
@@ -82,6 +83,9 @@ def data_import(
     )
     made = import_folder(images, out, settings)
     out_console.print(f'{len(made)} images, {made.df.patient_id.nunique()} patients: {out}/manifest.csv')
+    print_counts(made)
+    for remark in manifest_remarks(made):
+        out_console.print(f'Remark: {remark}', markup=False)
 
 # %% ../../nbs/apps/data_commands.ipynb #e004
 PHANTOM_HELP = command_help(
@@ -131,16 +135,21 @@ def implant(
 
 # %% ../../nbs/apps/data_commands.ipynb #e007
 VALIDATE_HELP = command_help(
-    'Check a manifest and its files; every fault is listed.', 'medsoft data validate data/mine/manifest.csv'
+    'Check a manifest and its files; every fault is listed, and what the images cannot be used for.',
+    'medsoft data validate data/mine/manifest.csv',
 )
 
 # %% ../../nbs/apps/data_commands.ipynb #c1263
 @data.command(help=VALIDATE_HELP)
 def validate(manifest: ManifestArg, files: Annotated[bool, typer.Option(help='Open every image and mask too')] = True):
     from medsoft_nb.data.manifest import Manifest, validate
+    from medsoft_nb.running.remarks import manifest_remarks
 
-    print_counts(validate(Manifest.load(manifest), files=files))
+    checked = validate(Manifest.load(manifest), files=files)
+    print_counts(checked)
     out_console.print('[green]No faults.[/green]')
+    for remark in manifest_remarks(checked, files):
+        out_console.print(f'Remark: {remark}', markup=False)
 
 # %% ../../nbs/apps/data_commands.ipynb #e008
 SPLIT_HELP = command_help(

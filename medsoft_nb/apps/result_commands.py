@@ -176,13 +176,14 @@ def classify(
 def _score_arms(real, synthetic, backbone, steps, seeds):
     "Scores of the test images by a classifier of each arm and seed"
     import pandas as pd
-    from medsoft_nb.evaluation.arms import build_arms, train_and_score
+    from medsoft_nb.evaluation.arms import build_arms, check_test, train_and_score
     from medsoft_nb.evaluation.classify import ClassifierSettings, image_side
 
+    test, scores = real.where(split='test'), []
+    check_test(test)
     healthy = synthetic.pop('healthy', None)  # synthetic healthy images go beside those of lora-smis
     arms = build_arms(real.where(split='train'), None, synthetic, healthy=healthy)
     settings = ClassifierSettings(backbone=backbone, steps=steps, image_size=image_side(real))
-    test, scores = real.where(split='test'), []
     for seed in range(seeds):
         scores += [train_and_score(arm, test, settings, seed) for arm in arms.values()]
     return pd.concat(scores)

@@ -146,7 +146,7 @@ def _label_faults(df):
 
 # %% ../../nbs/data/columns.ipynb #a015
 def _split_faults(df):
-    "Patients under several names or in several splits, and labels that are tested but not trained"
+    "Patients under several names or in several splits, labels that are tested but not trained, tests of one class"
     split = df[df.split != '']
     faults = []
     for group in lookalikes(df.patient_id):
@@ -161,7 +161,20 @@ def _split_faults(df):
     for label in sorted(set(split.label) - trained) if trained else ():
         row = split[split.label == label].iloc[0]
         faults.append(f'label {label!r} occurs in {row.split} (first: {row.image_id}) but has no image in train.')
-    return faults
+    return faults + _class_faults(split)
+
+# %% ../../nbs/data/columns.ipynb #zn000
+def _class_faults(split):
+    "A class of training images that is not tested, though there are test images"
+    classes = (split.label == HEALTHY).map({True: HEALTHY, False: 'diseased'})
+    trained, tested = (set(classes[split.split == part]) for part in ('train', 'test'))
+    if not tested:
+        return []
+    return [
+        f'split test has no {name} image, but train has; nothing can be measured with one class. Move patients to '
+        'test, or run `medsoft data split`.'
+        for name in sorted(trained - tested)
+    ]
 
 # %% ../../nbs/data/columns.ipynb #a018
 def raise_faults(

@@ -150,9 +150,9 @@ def transfer_mask(
     target: np.ndarray,  # Mask of another structure, in any image
     r: np.random.Generator | None = None,  # Varies place and size a little; `None` for none
     spill: int = 3,  # Pixels that it may reach beyond the structure
-) -> np.ndarray:  # bool, shape of `target`; the whole structure where nothing of the lesion is left
+) -> np.ndarray:  # bool, shape of `target`; empty where less than half of the lesion fits in
     "Carry a lesion mask from its structure to another one"
     scale, offset = affine_between(source, target, r)
     moved = ndi.affine_transform(lesion.astype(np.float32), scale, offset, output_shape=target.shape, order=1) > 0.5
-    moved &= ndi.binary_dilation(target, iterations=spill)
-    return moved if moved.any() else np.asarray(target, bool)
+    inside = moved & ndi.binary_dilation(target, iterations=spill)
+    return inside if 2 * inside.sum() >= moved.sum() else np.zeros_like(inside)

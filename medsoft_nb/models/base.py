@@ -17,6 +17,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from ..core.files import read_json, sha256, write_json
 from ..core.finite import check_finite
 from .files import check_safetensors, is_hub_id, model_folder, SHIPPED
+from .texts import load_tokenizer, prompt_limit
 
 # %% ../../nbs/models/base.ipynb #c0377
 PARTS = ('vae', 'unet', 'text_encoder', 'tokenizer', 'scheduler')
@@ -150,8 +151,8 @@ def load_base(
     for part, cls in classes.items():
         parts[part] = cls.from_pretrained(path, subfolder=part, dtype=dtype, use_safetensors=True)
         parts[part].to(device).eval().requires_grad_(False)
-    tokenizer = CLIPTokenizer.from_pretrained(path, subfolder='tokenizer')
-    parts |= dict(tokenizer=tokenizer, scheduler=DDIMScheduler.from_pretrained(path, subfolder='scheduler'))
+    scheduler = DDIMScheduler.from_pretrained(path, subfolder='scheduler')
+    parts |= dict(tokenizer=load_tokenizer(path), scheduler=scheduler)
     check_parts(name, parts)
     check_weights(name, parts)
     return parts
@@ -161,9 +162,10 @@ def encode_prompts(
     base: dict,  # From `load_base`
     prompts: list,  # Texts
 ) -> torch.Tensor:  # `(len(prompts), tokens, width)`
-    "Text encoder's last hidden states, padded to the tokenizer's length"
+    "Text encoder's last hidden states, padded to the tokenizer's length; `ValueError` for a prompt that is longer"
     tokenizer, encoder = base['tokenizer'], base['text_encoder']
-    length = dict(padding='max_length', max_length=tokenizer.model_max_length, truncation=True)
+    prompt_limit(tokenizer).check(prompts)
+    length = dict(padding='max_length', max_length=tokenizer.model_max_length)
     ids = tokenizer(list(prompts), return_tensors='pt', **length).input_ids
     with torch.no_grad():
         return encoder(ids.to(encoder.device))[0]

@@ -18,6 +18,7 @@ from ..core.classes import patch
 from ..core.files import read_json
 from ..core.finite import check_finite
 from .files import check_safetensors, is_hub_id, model_folder, SHIPPED
+from .texts import TextLimit, token_counter
 
 # %% ../../nbs/models/encoders.ipynb #c0405
 class MedicalEncoder:
@@ -27,12 +28,14 @@ class MedicalEncoder:
         self,
         model: torch.nn.Module,  # CLIP-like
         tokenize: Callable,  # `list[str]` -> tensors for the model
+        limit: TextLimit | None,  # How long a text it reads; `None` for any length
         size: int,  # Side of its images in pixels
         mean: tuple,  # Of its channels
         std: tuple,  # Standard deviation of its channels
         name: str = '',  # What it was loaded as
     ):
-        self.model, self.tokenize, self.size, self.name = model.eval().requires_grad_(False), tokenize, size, name
+        self.model, self.tokenize, self.limit = model.eval().requires_grad_(False), tokenize, limit
+        self.size, self.name = size, name
         self.mean, self.std = (torch.tensor(v, dtype=torch.float32).view(1, -1, 1, 1) for v in (mean, std))
         with torch.no_grad():
             tokens, pooled = self.images(torch.zeros(1, 1, 32, 32))
@@ -74,6 +77,16 @@ def images(
     tokens, pooled = self._images(self.pixels(x))
     return tokens.float(), pooled.float()
 
+# %% ../../nbs/models/encoders.ipynb #n002
+@patch
+def check_texts(
+    self: MedicalEncoder,
+    prompts,  # As in `TextLimit.check`
+) -> None:
+    "Raise `ValueError` for a text that the encoder would cut"
+    if self.limit:
+        self.limit.check(prompts)
+
 # %% ../../nbs/models/encoders.ipynb #5b003
 @patch
 @torch.no_grad()
@@ -81,7 +94,8 @@ def texts(
     self: MedicalEncoder,
     prompts: list,  # Texts
 ) -> torch.Tensor:  # `(len(prompts), pooled)`, float32
-    "Pooled vectors of texts"
+    "Pooled vectors of texts; `ValueError` for one that is longer than the encoder reads"
+    self.check_texts(prompts)
     return self._texts(self.tokenize(list(prompts))).float()
 
 # %% ../../nbs/models/encoders.ipynb #c0406
@@ -131,15 +145,15 @@ def _preprocessing(where):
     return {'image_mean': [0.5] * 3, 'image_std': [0.5] * 3} | found
 
 # %% ../../nbs/models/encoders.ipynb #5b006
-def _tokenizer(where, config):
-    "Function that turns texts into the tensors that a text model takes"
+def _tokenizer(name, where, config):
+    "Function that turns texts into the tensors that a text model takes, and how long they can be"
     tokenizer = AutoTokenizer.from_pretrained(where)
     length = min(tokenizer.model_max_length, config.text_config.max_position_embeddings)
 
     def tokenize(texts):
-        return tokenizer(texts, padding='max_length', max_length=length, truncation=True, return_tensors='pt')
+        return tokenizer(texts, padding='max_length', max_length=length, return_tensors='pt')
 
-    return tokenize
+    return tokenize, TextLimit(token_counter(tokenizer), length, f'the encoder {name}')
 
 # %% ../../nbs/models/encoders.ipynb #5b007
 def _transformers(name, where, dtype, device):
@@ -150,12 +164,19 @@ def _transformers(name, where, dtype, device):
         raise ValueError(
             f'{name} is a {type(model).__name__}; an encoder has a vision and a text part, as CLIP and SigLIP have.'
         )
-    tokenize, found = _tokenizer(where, model.config), _preprocessing(where)
-    size = model.config.vision_config.image_size
-    return TransformersEncoder(model.to(device), tokenize, size, found['image_mean'], found['image_std'], name)
+    tokenize, limit = _tokenizer(name, where, model.config)
+    found, size = _preprocessing(where), model.config.vision_config.image_size
+    return TransformersEncoder(model.to(device), tokenize, limit, size, found['image_mean'], found['image_std'], name)
 
 # %% ../../nbs/models/encoders.ipynb #c0410
 BIOMEDCLIP = 'hf-hub:microsoft/BiomedCLIP-PubMedBERT_256-vit_base_patch16_224'
+
+# %% ../../nbs/models/encoders.ipynb #n003
+def _open_clip_limit(name, tokenize):
+    "How long a text a tokenizer of `open_clip` keeps; some wrap one of `transformers`, others encode by themselves"
+    inner = getattr(tokenize, 'tokenizer', None)
+    count = token_counter(inner) if inner else lambda text: len(tokenize.encode(text)) + 2
+    return TextLimit(count, tokenize.context_length, f'the encoder {name}')
 
 # %% ../../nbs/models/encoders.ipynb #c0412
 def _open_clip(name, folder, dtype, device):
@@ -174,7 +195,8 @@ def _open_clip(name, folder, dtype, device):
     if not hasattr(getattr(model, 'visual', None), 'trunk'):
         raise ValueError(f'{name}: its vision part is no timm transformer, so it has no patch tokens to give.')
     size = found['size'] if isinstance(found['size'], int) else found['size'][0]
-    return OpenClipEncoder(model.to(dtype), tokenize, size, found['mean'], found['std'], name)
+    limit = _open_clip_limit(name, tokenize)
+    return OpenClipEncoder(model.to(dtype), tokenize, limit, size, found['mean'], found['std'], name)
 
 # %% ../../nbs/models/encoders.ipynb #n000
 def _reads_open_clip(name, folder):

@@ -18,7 +18,7 @@ from .base import make_scheduler
 # %% ../../nbs/models/tiny.ipynb #c0399
 def tiny_tokenizer(
     folder: str | Path,  # Where its files go
-    length: int = 16,  # Longest prompt, in tokens
+    length: int = 256,  # Longest prompt, in tokens: here, in letters
 ) -> CLIPTokenizer:
     "CLIP tokenizer that spells every word in letters"
     chars = [chr(c) for c in range(33, 127)]

@@ -6,13 +6,14 @@ Docs: https://example.github.io/medsoft_nb/painting/window.html.md"""
 
 # %% auto #0
 __all__ = ['WindowSide', 'Box', 'region_of_interest', 'to_unit', 'resize', 'cut_window', 'check_window_side', 'WindowSize',
-           'window_size']
+           'check_side', 'window_size']
 
 # %% ../../nbs/painting/window.ipynb #q001
 from typing import Annotated, Literal, NamedTuple
 import numpy as np, torch, torch.nn.functional as F
 from pydantic import BeforeValidator
 from ..core.images import grey_range
+from ..models.files import window_unit
 
 # %% ../../nbs/painting/window.ipynb #q004
 class Box(NamedTuple):
@@ -110,6 +111,16 @@ class WindowSize(NamedTuple):
     side: int  # Pixels in the image
     resolution: int  # Pixels at which the base sees it
 
+# %% ../../nbs/painting/window.ipynb #n001
+def check_side(
+    side: int | str | None,  # Pixels, 'auto', or `None`
+    unit: int,  # From `window_unit`
+    name: str = 'roi',  # Of the setting
+) -> None:
+    "Raise `ValueError` for a side that is too small for the base"
+    if side not in (None, 'auto') and side < unit:
+        raise ValueError(f'`{name}` is {side} pixels; the base needs {unit} or more.')
+
 # %% ../../nbs/painting/window.ipynb #q015
 def window_size(
     pipe,  # A `MedSoftPipeline`
@@ -119,10 +130,9 @@ def window_size(
     resolution: int | None = None,  # Wanted side at which the base sees it; native scale if `None`
 ) -> WindowSize:  # Both are multiples of what the U-Net halves
     "Sides of the window for one image; `ValueError` where they are too small for the base"
-    unit = pipe.factor * 2 ** (len(pipe.unet.config.block_out_channels) - 1)
-    for name, value in (('roi', roi), ('resolution', resolution)):
-        if value not in (None, 'auto') and value < unit:
-            raise ValueError(f'`{name}` is {value} pixels; the base needs {unit} or more.')
+    unit = window_unit(pipe.vae.config, pipe.unet.config)
+    check_side(roi, unit)
+    check_side(resolution, unit, 'resolution')
     if roi == 'auto':
         roi = _smallest_side(pipe, soft, unit)
     side = _round_up(roi or min(pipe.base_size, max(image.shape[:2])), unit)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from itertools import groupby, product
 from pathlib import Path
 from ..core.files import data_path, notebooks_path, PACKAGE, write_json, write_text
-from ..data.manifest import Manifest, PATHS
+from ..data.manifest import Manifest, ManifestError, PATHS
 from .checks import check_experiment
 from .jobs import Job
 from .notebooks import check_parameters, declared_parameters
@@ -149,6 +149,8 @@ def layout(
         try:
             jobs = plan(own, manifest, workflow)
             _check_together(jobs, workflow)
+        except ManifestError as error:
+            raise ManifestError(_name_data(error, manifest or own['prepare'].get('manifest'), profile)) from None
         except ValueError as error:
             raise ValueError(f'{Path(profile).name}, {error}') from None
         experiments.append(Experiment(own, out / name, jobs, f'{name}/' if name else ''))
@@ -168,6 +170,12 @@ def _combinations(settings, own_data):
         name = '/'.join(str(value) if key == 'benchmark' else f'{key}-{value}' for key, value in one.items())
         title = ': '.join(filter(None, [settings['title'], name]))
         yield name, {**settings, 'title': title, 'prepare': {**prepare, **one}}
+
+# %% ../../nbs/running/layout.ipynb #n000
+def _name_data(error, manifest, profile):
+    "What is wrong with data, with the manifest or the profile that they come from"
+    named = manifest and str(manifest) in str(error)
+    return str(error) if named else f'{manifest or Path(profile).name}: {error}'
 
 # %% ../../nbs/running/layout.ipynb #e017
 def _check_together(jobs, workflow):

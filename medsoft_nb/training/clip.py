@@ -17,6 +17,7 @@ from transformers import CLIPConfig, CLIPModel, CLIPTextModel, CLIPTokenizer
 from ..core.devices import autocast
 from ..core.files import write_json
 from ..core.seeds import rng
+from ..models.texts import prompt_limit
 from .autoencoder import uniform
 from .pools import caption
 from .pretrain import fit, Pretraining
@@ -110,7 +111,8 @@ def embed_windows(
 # %% ../../nbs/training/clip.ipynb #3b009
 def embed_texts(model: CLIPModel, tokenizer: CLIPTokenizer, texts: list) -> torch.Tensor:  # `(len(texts), 128)`
     "Unit vectors of texts"
-    out = model.get_text_features(**tokenizer(texts, padding='max_length', truncation=True, return_tensors='pt'))
+    prompt_limit(tokenizer).check(texts)
+    out = model.get_text_features(**tokenizer(texts, padding='max_length', return_tensors='pt'))
     return F.normalize(getattr(out, 'pooler_output', out).float(), dim=-1)
 
 # %% ../../nbs/training/clip.ipynb #3b011
