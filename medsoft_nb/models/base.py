@@ -16,6 +16,7 @@ from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from transformers import CLIPTextModel, CLIPTokenizer
 from ..core.files import read_json, sha256, write_json
 from ..core.finite import check_finite
+from ..core.folders import share_files
 from .files import check_safetensors, is_hub_id, model_folder, SHIPPED
 from .texts import load_tokenizer, prompt_limit
 
@@ -215,4 +216,4 @@ def save_base(
         part = copy.deepcopy(part).to(dtype) if name in NETWORKS else part
         part.save_pretrained(folder / name)
     write_json(folder / 'model_index.json', model_index(base))
-    return folder
+    return share_files(folder)

@@ -15,6 +15,7 @@ import torch, torch.nn as nn
 from ..core.classes import patch
 from ..core.devices import autocast
 from ..core.files import read_json, write_json
+from ..core.folders import share_files
 from ..core.finite import check_finite
 from .adapter import Adapter
 from .encoders import load_encoder, MedicalEncoder
@@ -106,7 +107,7 @@ def save_pretrained(
         config.pop('_name_or_path', None)  # a path on this machine
         write_json(file, config)
     write_json(folder / 'controller.json', dict(encoder=self.encoder.name))
-    return folder
+    return share_files(folder)
 
 # %% ../../nbs/models/controller.ipynb #n000
 def resolve_controller(

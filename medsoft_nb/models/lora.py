@@ -14,6 +14,7 @@ from diffusers import UNet2DConditionModel
 from diffusers.loaders import StableDiffusionLoraLoaderMixin
 from peft import get_peft_model_state_dict, LoraConfig
 from ..core.files import atomic_path
+from ..core.folders import share_files
 from .lora_files import LORA_FILE, read_lora
 
 # %% ../../nbs/models/lora.ipynb #c0456
@@ -62,7 +63,7 @@ def save_lora(
             tmp.parent, unet_lora_layers=layers, weight_name=tmp.name, unet_lora_adapter_metadata=settings
         )
         sort_header(tmp)
-        tmp.chmod(0o644)
+        share_files(tmp)
     return Path(folder) / LORA_FILE
 
 # %% ../../nbs/models/lora.ipynb #c0458

@@ -14,6 +14,7 @@ import copy, json
 from pathlib import Path
 import numpy as np, torch, torch.nn.functional as F
 from transformers import CLIPConfig, CLIPModel, CLIPTextModel, CLIPTokenizer
+from ..core.folders import share_files
 from ..core.devices import autocast
 from ..core.files import write_json
 from ..core.seeds import rng
@@ -199,6 +200,7 @@ def save_encoder(
     folder = Path(folder)
     copy.deepcopy(clip).half().save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    share_files(folder)
     write_json(folder / 'preprocessor_config.json', preprocessor_config(clip.config.vision_config.image_size))
     return folder
 

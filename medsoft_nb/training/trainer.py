@@ -16,6 +16,7 @@ from typing import Callable
 import numpy as np, pandas as pd, torch
 from accelerate import Accelerator
 from ..core.files import atomic_path, folder_lock, require_space, sha256, write_json
+from ..core.folders import share_files
 from ..core.finite import check_step
 from ..core.seeds import torch_generator
 from ..core.logs import get_logger, progress
@@ -158,6 +159,7 @@ def save_stage(
     if net.config.full and 'unet' in trained_parts(net):
         made.unet = out / 'unet'
         net.unet.save_pretrained(made.unet)
+        share_files(made.unet)
     elif getattr(net.unet, 'peft_config', None):
         made.lora = save_lora(net.unet, out)
     if controller:
