@@ -73,6 +73,7 @@ def evaluate(
     seed: SeedOption = 0,
 ):
     from medsoft_nb.data.manifest import HEALTHY, Manifest
+    from medsoft_nb.core.files import make_folder
     from medsoft_nb.evaluation.quality import quality_table
     from medsoft_nb.report.tables import write_table
 
@@ -88,7 +89,7 @@ def evaluate(
         extractor=extractor,
         train=_diseased(Manifest.load(train)) if train else None,
     )
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     write_table(rows, out / 'quality', 'Quality of synthetic lesions')
     print_table(rows)
 
@@ -159,6 +160,7 @@ def classify(
     steps: ClassifyStepsOption = 300,
     seeds: Annotated[int, typer.Option(min=1, help='Number of seeds')] = 3,
 ):
+    from medsoft_nb.core.files import make_folder
     from medsoft_nb.data.manifest import Manifest, validate
     from medsoft_nb.report.tables import write_table
     from medsoft_nb.statistics.intervals import bootstrap_auc
@@ -166,7 +168,7 @@ def classify(
     ClassifySettings(backbone=backbone)  # it exists
     real = validate(Manifest.load(manifest))
     scores = _score_arms(real, _load_manifests(synthetic, '--synthetic'), backbone, steps, seeds)
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     scores.to_csv(out / 'scores.csv', index=False)
     rows = bootstrap_auc(scores)
     write_table(rows, out / 'auc', 'AUC with 95 % intervals over patients and seeds')

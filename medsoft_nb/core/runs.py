@@ -14,7 +14,7 @@ from html import escape
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from .classes import patch
-from .files import PACKAGE, sha256, write_json
+from .files import PACKAGE, sha256, write_json, make_folder
 
 # %% ../../nbs/core/runs.ipynb #c0082
 def git_state() -> dict:
@@ -68,7 +68,7 @@ class Run:
         inputs: dict | None = None,  # Name -> file, whose SHA-256 is noted
     ):
         self.folder = Path(folder)
-        self.folder.mkdir(parents=True, exist_ok=True)
+        make_folder(self.folder)
         self.info = dict(
             settings=settings,
             seed=seed,

@@ -13,7 +13,7 @@ __all__ = ['arm_colour', 'plot_intervals', 'plot_auc', 'plot_kid', 'plot_gain', 
 from pathlib import Path
 import matplotlib as mpl, matplotlib.pyplot as plt, numpy as np, pandas as pd, seaborn as sns
 from scipy import ndimage as ndi
-from ..core.files import atomic_path
+from ..core.files import atomic_path, make_folder
 from ..core.images import to_uint8
 from ..core.palette import COLOURS, COLUMN, PAGE, paper_style
 from ..data.arms import add_arm_fields, Arm, arm_fields, arm_of
@@ -294,7 +294,7 @@ def save_figure(
 ) -> Path:  # The PNG
     "Write a figure as PNG (150 dpi), PDF and SVG, with text as text, the same bytes each time"
     stem = Path(stem)
-    stem.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(stem.parent)
     undated = {'png': None, 'pdf': {'CreationDate': None}, 'svg': {'Date': None}}
     with mpl.rc_context({'pdf.fonttype': 42, 'svg.fonttype': 'none', 'svg.hashsalt': stem.name}):
         for suffix, metadata in undated.items():
