@@ -18,7 +18,7 @@ from huggingface_hub import snapshot_download
 from peft.utils.other import get_pattern_key
 from safetensors import safe_open, SafetensorError
 from ..core.classes import patch
-from ..core.files import read_json, sha256
+from ..core.files import sha256
 from ..core.finite import check_finite
 from .files import check_safetensors, is_hub_id
 
@@ -172,6 +172,14 @@ def _check_settings(
     if not isinstance(config.get('r'), int) or not isinstance(config.get('lora_alpha'), (int, float)):
         raise ValueError(f'{name}: its settings lack `r` or `lora_alpha`, so its strength is unknown.')
 
+# %% ../../nbs/models/lora_files.ipynb #n003
+def _parse(text, what):
+    "Settings from JSON"
+    try:
+        return dict(json.loads(text))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f'{what} cannot be read as JSON ({error}). Copy it again from its source.') from None
+
 # %% ../../nbs/models/lora_files.ipynb #lof018
 def lora_settings(
     path: Path,  # LoRA file
@@ -186,9 +194,9 @@ def lora_settings(
                 f'{path} is a LoRA of peft, and {PEFT_CONFIG} is not beside it, so its strength is unknown. '
                 'Copy that file from where the LoRA comes from.'
             )
-        settings = {'': read_json(file)}
+        settings = {'': _parse(file.read_text(encoding='utf-8'), file)}
     else:
-        flat, settings = json.loads(metadata.get('lora_adapter_metadata', '{}')), {}
+        flat, settings = _parse(metadata.get('lora_adapter_metadata', '{}'), f'the metadata of {path}'), {}
         for part in {key.split('.', 1)[0] + '.' for key in flat}:
             settings[part] = {key.removeprefix(part): v for key, v in flat.items() if key.startswith(part)}
     for config in settings.values():

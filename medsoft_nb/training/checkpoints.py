@@ -64,8 +64,9 @@ def check_same(
         key = changed[0]
         kept = f'{key}: {old["config"].get(key)!r}, now {new["config"][key]!r}'
         raise ValueError(f'{what} with other settings ({kept}). {how}')
-    started = old.get('start') or {}
-    changed = [k for k in new['start'] if started.get(k) != new['start'][k]]
+    if 'start' not in old:
+        raise ValueError(f'{what} whose images and starting weights an earlier version did not note. {how}')
+    changed = [k for k in new['start'] if old['start'].get(k) != new['start'][k]]
     if changed:
         raise ValueError(f'{what} from another start: other {" and ".join(changed)}. {how}')
 
