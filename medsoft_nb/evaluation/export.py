@@ -32,7 +32,7 @@ def atomic_folder(out: Path):
         shutil.rmtree(tmp, ignore_errors=True)
 
 # %% ../../nbs/evaluation/export.ipynb #c0977
-CARD = """# Synthetic spine images
+CARD = """# Synthetic images
 
 {n} synthetic images of {patients} patients' healthy backgrounds: {counts}. Made with medsoft_nb {version}; \
 every row of `manifest.csv` names its background, prompt, seed, settings and the hash of the weights.
