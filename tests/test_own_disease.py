@@ -118,3 +118,31 @@ def test_what_is_lacking_is_told_before_the_first_job(folder, manifest, sentence
     code, text = reproduce(folder, path, '--dry-run')
     assert code == 2 and sentence in text and 'changed.csv' in text, text
     assert 'Traceback' not in text and len(text.splitlines()) == 1
+
+
+ONE_CLASS = {
+    'healthy only': 'split test has no diseased image, but train has',
+    'train': 'no rows of split test. Run `medsoft data split`',
+    '': 'no rows of split test. Run `medsoft data split`',
+}
+
+
+@pytest.mark.parametrize('split', ONE_CLASS)
+def test_a_test_set_of_one_class_is_refused_before_training(folder, manifest, split):
+    m = Manifest.load(manifest)
+    healthy_only = m.df.label.map({'healthy': 'test', 'blister': 'train'}).where(m.df.image_id != '00', 'train')
+    splits = healthy_only if split == 'healthy only' else split
+    path = Manifest(m.df.assign(split=splits), m.root).save(folder / 'mine/split.csv')
+    code, text = medsoft('classify', path, '--steps', 1, '--seeds', 1, '--out', folder / 'tables')
+    assert code == 2 and ONE_CLASS[split] in text and 'Traceback' not in text, text
+    assert not (folder / 'tables').exists()
+
+
+@pytest.mark.parametrize('command', [['train', '--steps', '1'], ['generate', '-n', '1', '--steps', '1']])
+def test_a_prompt_that_would_be_cut_is_refused_before_anything_is_written(folder, manifest, command):
+    m = Manifest.load(manifest)
+    prompt = m.df.prompt.where(m.df.image_id != '05', BLISTER + ' of the left hand of an adult' * 5)
+    path = Manifest(m.df.assign(prompt=prompt), m.root).save(folder / 'mine/long.csv')
+    code, text = medsoft(command[0], path, *command[1:], '--out', folder / 'made')
+    assert code == 2 and "05: the prompt 'photograph of skin" in text and 'would be cut off' in text, text
+    assert not (folder / 'made').exists()
