@@ -86,7 +86,7 @@ def _check_spacing(df):
     "Raise unless every pixel size is a number or empty"
     if 'spacing_mm' not in df:
         return
-    empty = df.spacing_mm.fillna('').astype(str).str.strip().isin(['', 'nan'])
+    empty = df.spacing_mm.isna() | df.spacing_mm.astype(str).str.strip().isin(['', 'nan'])
     wrong = df[pd.to_numeric(df.spacing_mm, errors='coerce').isna() & ~empty]
     if len(wrong):
         raise ManifestError(

@@ -1,0 +1,148 @@
+"A disease and an organ that the knowledge base does not know, from a folder of images to the report."
+
+from contextlib import redirect_stderr, redirect_stdout
+from io import StringIO
+import numpy as np, pandas as pd, pytest
+from medsoft_nb.apps.cli import main
+from medsoft_nb.core.images import write_image
+from medsoft_nb.core.seeds import rng
+from medsoft_nb.data.manifest import Manifest
+from medsoft_nb.models.base import save_base
+from medsoft_nb.models.tiny import tiny_components
+
+pytestmark = [pytest.mark.slow, pytest.mark.trains]
+
+HEALTHY, BLISTER = 'photograph of healthy skin', 'photograph of skin with a blister'
+PROFILE = '''
+seeds: [0]
+arms: [lora-smis]
+prepare: {n_diseased: 3, fractions: [0.5, 0.1, 0.4]}
+finetune: {base: BASE, steps: 1, batch_size: 2, roi: 32}
+generate: {base: BASE, roi: 32, steps: 1}
+quality: {namer_steps: 1, extractor: medsoft-tiny}
+classify: {steps: 1, controls: [], healthy: false}
+'''
+
+
+def draw(folder, name, blister):
+    "A grey disc on black, and a bright spot in it; with masks of both"
+    r = rng('blister', name)
+    y, x = np.mgrid[:64, :64]
+    skin, spot = np.hypot(y - 32, x - 32) < 26, np.hypot(y - r.integers(20, 44), x - r.integers(20, 44)) < 6
+    image = 90 * skin + 100 * (spot & blister) + r.normal(0, 4, (64, 64))
+    write_image(folder / f'images/{name}', image.clip(0, 255).astype(np.uint8))
+    write_image(folder / f'skin/{name}', skin)
+    if blister:
+        write_image(folder / f'spots/{name}', spot)
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+    "Images, masks and a table of 22 patients, a base of random weights, and a profile"
+    folder, rows = tmp_path_factory.mktemp('own'), []
+    for part in ('images', 'skin', 'spots'):
+        (folder / part).mkdir()
+    for k in range(22):
+        label = 'blister' if k % 2 else 'healthy'
+        draw(folder, f'{k:02d}.png', bool(k % 2))
+        rows.append(dict(file=f'{k:02d}.png', patient=f'p{k}', label=label, text=BLISTER if k % 2 else HEALTHY))
+    pd.DataFrame(rows).to_csv(folder / 'index.csv', index=False)
+    save_base(tiny_components(0), folder / 'base')
+    (folder / 'smallest.yml').write_text(PROFILE.replace('BASE', str(folder / 'base')))
+    return folder
+
+
+def medsoft(*words):
+    "Exit status, and what is printed on both streams"
+    out, code = StringIO(), 0
+    with redirect_stdout(out), redirect_stderr(out):
+        try:
+            main([str(word) for word in words])
+        except SystemExit as end:
+            code = end.code or 0
+    return code, out.getvalue()
+
+
+@pytest.fixture(scope='module')
+def manifest(folder):
+    columns = ['--column', 'image_id=file', '--column', 'patient_id=patient', '--column', 'prompt=text']
+    masks = ['--masks', folder / 'skin', '--lesion-masks', folder / 'spots', '--table', folder / 'index.csv']
+    code, text = medsoft(
+        'data', 'import', folder / 'images', *masks, *columns, '--plane', 'axial', '--out', folder / 'mine'
+    )
+    assert code == 0, text
+    return folder / 'mine/manifest.csv'
+
+
+def reproduce(folder, manifest, *words):
+    given = ['--profile', folder / 'smallest.yml', '--manifest', manifest, '--out', folder / 'run']
+    return medsoft('reproduce', *given, *words)
+
+
+def test_an_own_disease_runs_to_the_report(folder, manifest):
+    "Every image is painted with the prompts of the manifest, healthy ones too"
+    code, text = reproduce(folder, manifest)
+    assert code == 0, text
+    made = {
+        arm: Manifest.load(folder / f'run/seed-0/synthetic/{arm}/manifest.csv') for arm in ('lora-smis', 'healthy')
+    }
+    assert set(made['lora-smis'].df.prompt) == {BLISTER} and set(made['healthy'].df.prompt) == {HEALTHY}
+    aucs = pd.read_csv(folder / 'run/tables/auc.csv')
+    assert set(aucs.arm) == {'copy-paste', 'lora-smis', 'oracle'} and aucs.value.notna().all()
+    quality = pd.read_csv(folder / 'run/tables/quality.csv')
+    assert 'semantic_score' in set(quality.metric) and quality.value.notna().all()
+    assert 'blister' in (folder / 'run/report.html').read_text()
+
+
+@pytest.mark.parametrize(
+    'sentence, columns',
+    [
+        ("has no prompt, and the knowledge base does not know the label 'blister'", {'prompt': HEALTHY}),
+        ('it is healthy and has no prompt', {'prompt': BLISTER}),
+        ('tokens, but the base', {'prompt': BLISTER + ' of the skin' * 40}),
+        ('has no `structures`', {'structures': ''}),
+        ('have neither a `lesion_mask` nor a `box`', {'lesion_mask': ''}),
+        ('rows have the origin synthetic', {'origin': 'synthetic'}),
+        ('have no split', {'split': 'train'}),
+        ('the split val has no healthy image', {'split': 'all train'}),
+    ],
+)
+def test_what_is_lacking_is_told_before_the_first_job(folder, manifest, sentence, columns):
+    m = Manifest.load(manifest)
+    changed = {**columns}
+    if 'prompt' in columns and len(columns['prompt']) < 100:
+        changed['prompt'] = m.df.prompt.where(m.df.prompt == columns['prompt'], '')
+    if 'split' in columns:
+        changed['split'] = 'train' if 'all' in columns['split'] else ['train'] * 20 + [''] * 2
+    path = Manifest(m.df.assign(**changed), m.root).save(folder / 'mine/changed.csv')
+    code, text = reproduce(folder, path, '--dry-run')
+    assert code == 2 and sentence in text and 'changed.csv' in text, text
+    assert 'Traceback' not in text and len(text.splitlines()) == 1
+
+
+ONE_CLASS = {
+    'healthy only': 'split test has no diseased image, but train has',
+    'train': 'no rows of split test. Run `medsoft data split`',
+    '': 'no rows of split test. Run `medsoft data split`',
+}
+
+
+@pytest.mark.parametrize('split', ONE_CLASS)
+def test_a_test_set_of_one_class_is_refused_before_training(folder, manifest, split):
+    m = Manifest.load(manifest)
+    healthy_only = m.df.label.map({'healthy': 'test', 'blister': 'train'}).where(m.df.image_id != '00', 'train')
+    splits = healthy_only if split == 'healthy only' else split
+    path = Manifest(m.df.assign(split=splits), m.root).save(folder / 'mine/split.csv')
+    code, text = medsoft('classify', path, '--steps', 1, '--seeds', 1, '--out', folder / 'tables')
+    assert code == 2 and ONE_CLASS[split] in text and 'Traceback' not in text, text
+    assert not (folder / 'tables').exists()
+
+
+@pytest.mark.parametrize('command', [['train', '--steps', '1'], ['generate', '-n', '1', '--steps', '1']])
+def test_a_prompt_that_would_be_cut_is_refused_before_anything_is_written(folder, manifest, command):
+    m = Manifest.load(manifest)
+    prompt = m.df.prompt.where(m.df.image_id != '05', BLISTER + ' of the left hand of an adult' * 5)
+    path = Manifest(m.df.assign(prompt=prompt), m.root).save(folder / 'mine/long.csv')
+    code, text = medsoft(command[0], path, *command[1:], '--out', folder / 'made')
+    assert code == 2 and "05: the prompt 'photograph of skin" in text and 'would be cut off' in text, text
+    assert not (folder / 'made').exists()
