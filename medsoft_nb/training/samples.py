@@ -45,6 +45,8 @@ def check_training(manifest: Manifest) -> None:
     if len(bare):
         which = f'{len(bare)} diseased images have no `lesion_mask` (first: {bare.image_id.iloc[0]})'
         raise ValueError(f'{which}; make one from a box with `box_mask`.')
+    for i in np.flatnonzero(df.lesion_mask != ''):
+        manifest.lesion_mask(i)  # raises where it is not binary, or inverted
 
 # %% ../../nbs/training/samples.ipynb #c0615
 def augment_window(
