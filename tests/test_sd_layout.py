@@ -23,7 +23,7 @@ def folder(tmp_path_factory):
     "The blocks, head counts and scheduler of SD 1.5 inpainting, a thirtieth as wide, written by diffusers itself"
     d = tmp_path_factory.mktemp('sd')
     torch.manual_seed(0)
-    tok = tiny_tokenizer(d / 'tok', 77)
+    tok = tiny_tokenizer(d / 'tok', 256)
     end = tok.eos_token_id
     vae = AutoencoderKL(
         in_channels=3,
@@ -53,7 +53,7 @@ def folder(tmp_path_factory):
             intermediate_size=64,
             num_hidden_layers=2,
             num_attention_heads=2,
-            max_position_embeddings=77,
+            max_position_embeddings=256,
             bos_token_id=end - 1,
             eos_token_id=end,
             pad_token_id=end,
@@ -98,7 +98,7 @@ def test_from_folder_to_synthetic_images(folder, tmp_path):
         pipe, well, diseased, tmp_path / 'out', ['fracture'], GenerateConfig(n_per_label=2, steps=2, roi=64), lora
     )
     assert len(made) == 2 and made.df.base.str.len().eq(16).all() and made.df.lora.str.len().eq(16).all()
-    x = torch.randn(1, 9, 8, 8), torch.tensor([5]), torch.randn(1, 77, 32)
+    x = torch.randn(1, 9, 8, 8), torch.tensor([5]), torch.randn(1, 256, 32)
     assert not torch.allclose(with_lora(pipe, lora).unet(*x).sample, pipe.unet(*x).sample, atol=1e-6)
 
 
@@ -110,7 +110,7 @@ def test_plain_diffusers_takes_the_lora(folder, tmp_path):
     add_lora(base['unet'], config.rank, start=made.lora)
     pipe = StableDiffusionInpaintPipeline.from_pretrained(folder)
     pipe.load_lora_weights(tmp_path / 'lora')
-    x = torch.randn(1, 9, 8, 8), torch.tensor([5]), torch.randn(1, 77, 32)
+    x = torch.randn(1, 9, 8, 8), torch.tensor([5]), torch.randn(1, 256, 32)
     with torch.no_grad():
         torch.testing.assert_close(pipe.unet(*x).sample, base['unet'](*x).sample, atol=1e-5, rtol=1e-4)
 
