@@ -62,7 +62,8 @@ def import_folder(
     for source in progress(sources, desc='checking'):
         faults += [f'{source.row["image_id"]}: {fault}' for fault in _find_files(source, files, folders)]
     sketches = {i: source.sketch for i, source in enumerate(sources) if source.sketch is not None}
-    raise_faults(faults + duplicate_faults(table, sketches), images)
+    faults += duplicate_faults(table, sketches, lambda i: read_image(sources[i].image))
+    raise_faults(faults, images)
     return _write(sources, out, settings.copy_images)
 
 # %% ../../nbs/data/folder.ipynb #c0212

@@ -235,7 +235,7 @@ def validate(
     faults, sketches = table_faults(manifest.df), {}
     for i in progress(range(len(manifest) if files else 0), desc='checking'):
         faults += row_faults(manifest, i, sketches)
-    faults += duplicate_faults(manifest.df, sketches)
+    faults += duplicate_faults(manifest.df, sketches, manifest.image)
     raise_faults(faults, 'the manifest')
     return manifest
 

@@ -13,7 +13,7 @@ from ..core.files import sha256
 from ..core.images import array_hash
 from ..core.seeds import rng
 from .columns import HEALTHY
-from .duplicates import same_pictures, sketch_file
+from .duplicates import alike_pairs, same_pictures, sketch_file
 from .ids import lookalike
 from .manifest import Manifest
 
@@ -163,16 +163,18 @@ def _check_files(train, other):
 def _check_pictures(train, other):
     "Pictures that were saved anew are known by what they show"
     (trained, sketches), (tested, others) = _sketches(train), _sketches(other)
-    for i, j in same_pictures(sketches, others)[:1]:
-        raise LeakageError(
-            f'the training image {trained[i]!r} and the evaluation image {tested[j]!r} are one picture.'
+    pairs = [(trained[i], tested[j]) for i, j in alike_pairs(sketches, others)]
+    for i, j in same_pictures(pairs, train.image, other.image)[:1]:
+        names = (
+            f'image {train.df.image_id.iloc[i]!r} of training and image {other.df.image_id.iloc[j]!r} of evaluation'
         )
+        raise LeakageError(f'{names} are the same picture.')
 
 
 def _sketches(manifest):
-    "Ids and sketches of the images that are there"
+    "Rows whose images are there, and the sketches of these"
     rows = [i for i in range(len(manifest)) if manifest.path(i).is_file()]
-    return list(manifest.df.image_id.iloc[rows]), [sketch_file(manifest.path(i)) for i in rows]
+    return rows, [sketch_file(manifest.path(i)) for i in rows]
 
 # %% ../../nbs/data/splits.ipynb #c0204
 def file_hashes(manifest: Manifest) -> set:
