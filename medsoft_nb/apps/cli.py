@@ -10,7 +10,7 @@ __all__ = ['DOCS_HELP', 'ServeOption', 'STUDIO_HELP', 'SourceArg', 'REPRODUCE_HE
            'studio', 'reproduce', 'version', 'main']
 
 # %% ../../nbs/apps/cli.ipynb #c1299
-import os, sys
+import os, re, sys
 from pathlib import Path
 from typing import Annotated, Optional
 import typer
@@ -196,8 +196,10 @@ def main(
     args: list[str] | None = None,  # Words of the command line; `sys.argv` if `None`
 ):
     "Run the command; errors of the library become one message and exit status 2"
+    words = sys.argv[1:] if args is None else args
+    words = [re.sub('(^|=)~(?=/|$)', lambda start: start[1] + os.path.expanduser('~'), word) for word in words]
     try:
-        app(args, prog_name='medsoft')
+        app(words, prog_name='medsoft')
     except (ValueError, OSError, ImportError, RuntimeError) as error:
         if os.environ.get('MEDSOFT_DEBUG'):
             raise

@@ -102,11 +102,14 @@ def phantom(
     diseased: Annotated[int, typer.Option(min=0, help='Diseased images, shared among the diseases')] = 720,
     seed: SeedOption = 0,
 ):
+    from medsoft_nb.core.folders import new_folder
     from medsoft_nb.phantom.benchmarks import make_benchmark
 
-    if (out / 'manifest.csv').exists():
-        raise FileExistsError(f'{out} holds a manifest already. Choose another folder, or remove it first.')
-    print_counts(make_benchmark(name, out, n_healthy=healthy, n_diseased=diseased, seed=seed))
+    if not healthy + diseased:
+        raise ValueError('--healthy and --diseased are both 0: there is nothing to make. Give at least one image.')
+    with new_folder(out) as part:
+        made = make_benchmark(name, part, n_healthy=healthy, n_diseased=diseased, seed=seed)
+    print_counts(made)
 
 # %% ../../nbs/apps/data_commands.ipynb #e005
 IMPLANT_HELP = command_help(

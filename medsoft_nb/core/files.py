@@ -10,7 +10,7 @@ __all__ = ['PACKAGE', 'data_path', 'notebooks_path', 'make_folder', 'atomic_path
 
 # %% ../../nbs/core/files.ipynb #c0018
 import hashlib, json, os, random, shutil
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 import numpy as np
 from filelock import FileLock, Timeout
@@ -113,11 +113,12 @@ def load_state(path: str | Path):
 # %% ../../nbs/core/files.ipynb #c0014
 @contextmanager
 def folder_lock(
-    folder: str | Path,  # Made if it does not exist
+    folder: str | Path,  # Made if it does not exist, and taken away again if nothing comes into it
     wait: float = 0,  # Seconds to wait for another process
 ):
     "Keep other processes out of `folder`; `ValueError` where one is at work in it"
-    lock = FileLock(make_folder(folder) / '.lock', timeout=wait)
+    existed, folder = os.path.exists(folder), make_folder(folder)
+    lock = FileLock(folder / '.lock', timeout=wait)
     try:
         lock.acquire()
     except Timeout:
@@ -125,6 +126,10 @@ def folder_lock(
     try:
         yield
     finally:
+        if not existed and os.listdir(folder) in ([], ['.lock']):
+            with suppress(OSError):
+                (folder / '.lock').unlink(missing_ok=True)
+                os.rmdir(os.path.realpath(folder))
         lock.release()
 
 # %% ../../nbs/core/files.ipynb #c0015

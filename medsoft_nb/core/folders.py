@@ -40,7 +40,7 @@ def new_folder(
     "Fill a folder wholly, or not at all; `FileExistsError` where it holds something"
     out = Path(out)
     check_empty(out)
-    existed, part = out.exists(), out / '.part'
+    part = out / '.part'
     with folder_lock(out):
         try:
             check_empty(out)
@@ -51,15 +51,8 @@ def new_folder(
                 os.replace(path, out / path.name)
         finally:
             shutil.rmtree(part, ignore_errors=True)
-            _leave(out, existed)
-
-# %% ../../nbs/core/folders.ipynb #f008
-def _leave(out, existed):
-    "Take the lock file away, and a new folder in which nothing came to be"
-    with suppress(OSError):
-        (out / '.lock').unlink()
-        if not existed:
-            Path(os.path.realpath(out)).rmdir()
+            with suppress(OSError):
+                (out / '.lock').unlink()
 
 # %% ../../nbs/core/folders.ipynb #f013
 def file_name(

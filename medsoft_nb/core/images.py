@@ -13,7 +13,7 @@ import base64, hashlib, io
 from html import escape
 from pathlib import Path
 import numpy as np
-from PIL import Image, ImageDraw, ImageOps
+from PIL import Image, ImageDraw, ImageOps, UnidentifiedImageError
 from .files import atomic_path
 
 # %% ../../nbs/core/images.ipynb #c0033
@@ -34,6 +34,9 @@ def _read(path, kind, alpha=False, indices=False):
             array, pages, fault = np.load(path, allow_pickle=False), 1, ''
         else:
             array, pages, fault = _decode(path, alpha, indices)
+    except UnidentifiedImageError as e:
+        known = 'PNG, TIFF, JPEG or BMP of 8 or 16 bits, TIFF of 32-bit float, or .npy'
+        raise ValueError(f'{kind} {path} cannot be read: it is not {known}, or is cut short. Save it anew.') from e
     except Exception as e:
         raise ValueError(f'{kind} {path} cannot be read: {e}. Is it cut short or not an image?') from e
     if pages > 1:
@@ -46,15 +49,16 @@ def _read(path, kind, alpha=False, indices=False):
 def _decode(path, alpha, indices):
     "Pixels of a picture as it is seen, its number of pages, and what is wrong with it"
     with Image.open(io.BytesIO(path.read_bytes())) as image:  # from a path, Pillow does not turn every TIFF
-        coding, white_is_zero = _coding(image), getattr(image, 'tag_v2', {}).get(262) == 0
+        coding, tags = _coding(image), dict(getattr(image, 'tag_v2', {}))
+        white_is_zero = tags.get(262) == 0
         image.load()
-        pages, fault = getattr(image, 'n_frames', 1), _depth_fault(image, coding, white_is_zero)
+        pages, fault = getattr(image, 'n_frames', 1), _depth_fault(image, coding, tags)
         image = ImageOps.exif_transpose(image)
         if indices and image.mode == 'P':
             fault = fault or _palette_fault(image)
         else:
             image = _convert(image, alpha)
-        array = np.asarray(image)
+        array = _numbers(np.asarray(image), tags)
         if white_is_zero and array.dtype == np.uint16:
             array = 65535 - array
         if indices and coding in _FEW_BITS:
@@ -79,14 +83,23 @@ def _convert(image, alpha):
         return image.convert('RGB')
     return image.convert('L') if image.mode in ('1', 'LA', 'La') else image
 
-
-def _depth_fault(image, coding, white_is_zero):
+# %% ../../nbs/core/images.ipynb #n007
+def _depth_fault(image, coding, tags):
     "What cannot be read from a picture in the depth that its file has"
-    if ';16' in coding and len(image.getbands()) > 1:
+    deep = ';16' in coding or max(tags.get(258, (8,))) > 8
+    if deep and max(len(image.getbands()), tags.get(277, 1)) > 1:
         return 'has colour or opacity with 16 bits a channel. Save it with one channel of 16 bits, or with 8 bits.'
-    if white_is_zero and image.mode in ('I', 'F'):
+    if tags.get(262) == 0 and image.mode in ('I', 'F'):
         return 'says that white is zero, but its numbers have no white. Save it with black as zero.'
     return ''
+
+
+def _numbers(array, tags):
+    "Pixels of a TIFF in the type that it has; Pillow knows neither signed bytes nor large unsigned numbers"
+    signed, bits = 2 in tags.get(339, (1,)), max(tags.get(258, (8,)))
+    if signed and bits == 8:
+        return array.view(np.int8).astype(np.int16)
+    return array.view(np.uint32) if not signed and bits == 32 and array.dtype == np.int32 else array
 
 
 def _palette_fault(image):
@@ -168,7 +181,7 @@ def read_mask(
         )
     if mask.shape[2] == 3:
         return grey
-    opaque = mask[..., 3] >= 128
+    opaque = mask[..., 3] >= max(mask[..., 3].max() / 2, 1)
     if opaque.any() and not grey[opaque].any():
         raise ValueError(f'mask {path} is black paint on a transparent layer. Save it as white (or numbers) on black.')
     return np.where(opaque, grey, 0)

@@ -50,6 +50,7 @@ def complete_columns(
     df: pd.DataFrame,  # As a file or another program has it; further columns are kept
 ) -> pd.DataFrame:  # All columns in their order and type, the missing optional ones empty
     "The table of a manifest; `ManifestError` if a required column is missing or a pixel size is no number"
+    df = df.rename(columns={c: c.strip().lower() for c in map(str, df) if c.strip().lower() in COLUMNS})
     df = df.rename(columns={old: new for old, new in OLD_NAMES.items() if new not in df})
     _check_columns(df)
     df = df.reset_index(drop=True)
@@ -110,7 +111,12 @@ def _cell_faults(df):
     for c in ('image_id', 'patient_id'):
         broken = [(i, id_fault(text)) for i, text in enumerate(df[c])]
         faults += [f'row {i + 2}: {c} {fault}' for i, fault in broken if fault]
-    faults += [f'image_id {k!r} occurs {n} times.' for k, n in df.image_id.value_counts().items() if n > 1]
+    for name, rows in df.groupby('image_id', sort=False).indices.items():
+        if len(rows) > 1:
+            lines = ', '.join(str(i + 2) for i in rows)
+            faults.append(
+                f'image_id {name!r} occurs {len(rows)} times (rows {lines}); each image has one row and one id.'
+            )
     for c, known in (('split', SPLITS), ('origin', ORIGINS)):
         wrong = df[~df[c].isin(known)]
         known = f'is unknown. Known: {", ".join(known[1:])}.'

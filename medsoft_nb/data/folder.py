@@ -147,7 +147,8 @@ def _check_pixel_sizes(df, table):
     sizes = pd.to_numeric(df.spacing_mm, errors='coerce')
     wrong = df.spacing_mm[(df.spacing_mm != '') & ~(sizes > 0)]
     if len(wrong):
-        raise ManifestError(f'row {wrong.index[0] + 2} of {table}: spacing_mm {wrong.iloc[0]!r} is not a size in mm.')
+        what = f'row {wrong.index[0] + 2} of {table}: spacing_mm {wrong.iloc[0]!r} is not a size in mm'
+        raise ManifestError(f'{what}. Write a point for the decimals and no unit, e.g. 1.5.')
 
 # %% ../../nbs/data/folder.ipynb #a008
 def _warn_of_unused(images, unused, table):
@@ -191,7 +192,7 @@ def _find_files(source, files, folders):
 def _near(name, files):
     "The file that may have been meant"
     near = [known for known in files if known.casefold() == image_name(name).casefold()]
-    near = near or get_close_matches(image_name(name), files, 1)
+    near = near or get_close_matches(image_name(name), files, 1, 0.9)
     return f' Did you mean {near[0]!r}?' if near else ''
 
 # %% ../../nbs/data/folder.ipynb #c0229

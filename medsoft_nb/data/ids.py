@@ -26,7 +26,8 @@ def clean_id(
     text: str,  # An id
 ) -> str:
     "`clean_text`, and a whole number without decimals"
-    return re.sub(r'^(-?\d+)\.0+$', r'\1', clean_text(text))
+    text = re.sub('^="(.*)"$', r'\1', clean_text(text))  # how a spreadsheet is told that a number is text
+    return re.sub(r'^(-?\d+)\.0+$', r'\1', text)
 
 # %% ../../nbs/data/ids.ipynb #i007
 def text_column(
@@ -69,6 +70,13 @@ def lookalikes(
 
 # %% ../../nbs/data/ids.ipynb #i016
 MISSING = (
+    '-',
+    '?',
+    '.',
+    'missing',
+    'unknown',
+    '#nv',
+    '#num!',
     'nan',
     'none',
     'null',

@@ -126,6 +126,8 @@ def save(
 ) -> Path:
     "Write the manifest atomically"
     path = Path(path)
+    if path.suffix not in ('.csv', '.parquet') or path.is_dir():
+        raise ValueError(f'{path} cannot be written as a manifest. Give a file whose name ends with .csv or .parquet.')
     df = self._paths_from(path.parent)
     with atomic_path(path) as tmp:
         if path.suffix == '.parquet':

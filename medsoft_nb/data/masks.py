@@ -73,6 +73,8 @@ def inverted_fault(
         return (
             f'{covered}; the lesion is white (or 1) and the rest 0: is it inverted? Invert it, or crop less tightly.'
         )
+    if not binary and len(np.unique(mask)) > 1 and mask.min() > 0:
+        return f'has no 0, which stands for the background; its smallest number is {mask.min():g}. Subtract that.'
     if number and share > (0.5 if binary else 0.75) and (mask == 0).any():
         along = f'has the number {number:g} along {share:.0%} of the border'
         return f'{along}, where 0, the background, is expected. Invert it.'
@@ -82,12 +84,13 @@ def inverted_fault(
 def blurred_fault(
     mask: np.ndarray,  # `(H, W)`, whole numbers
 ) -> str:  # End of a sentence; '' if all is well
-    "What tells that numbers were mixed where structures meet"
-    inner = mask[ndi.maximum_filter(mask, 3) == ndi.minimum_filter(mask, 3)]
-    numbers, solid = set(np.unique(mask)) - {0}, set(np.unique(inner)) - {0}
-    if len(numbers) < 4 or len(solid) * 2 >= len(numbers):
+    "What tells that numbers were mixed where structures meet the background"
+    lowest, highest = ndi.minimum_filter(mask, 3), ndi.maximum_filter(mask, 3)
+    rim = (mask > 0) & (lowest == 0)
+    between = rim & (mask < highest)
+    if between.sum() <= 0.2 * rim.sum():
         return ''
     return (
-        f'has {len(numbers)} numbers, but only {len(solid)} of them fill more than an edge: JPEG, or resized with '
-        'interpolation? Save it as PNG, and resize it without interpolation.'
+        f'has numbers between 0 and those of structures along {between.sum() / rim.sum():.0%} of their rims: JPEG, or '
+        'resized with interpolation? Save it as PNG, and resize it without interpolation.'
     )

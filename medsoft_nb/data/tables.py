@@ -12,7 +12,7 @@ import codecs, csv, io
 from pathlib import Path
 import pandas as pd
 from .columns import ManifestError
-from .ids import clean_text
+from .ids import clean_text, lookalikes, text_column
 
 # %% ../../nbs/data/tables.ipynb #n000
 def read_cells(
@@ -28,7 +28,7 @@ def read_cells(
     text, separator = _drop_hint(_decode(path, what))
     cells = csv.reader(io.StringIO(text), delimiter=separator or _separator(text), skipinitialspace=True, strict=True)
     try:
-        rows = [(cells.line_num, row) for row in cells if any(row)]
+        rows = [(cells.line_num, row) for row in cells if any(cell.strip() for cell in row)]
     except csv.Error as e:
         raise ManifestError(f'{what} {path} cannot be read as CSV (line {cells.line_num}): {e}.') from e
     return _as_table(rows, f'{what} {path}')
@@ -52,14 +52,14 @@ def _decode(path, what):
             f'{what} {path} is not UTF-8 text (line {line}, byte 0x{content[e.start]:02x}). Save it as "CSV UTF-8".'
         ) from e
     if '\0' in text:
-        raise ManifestError(f'{what} {path} is not text. Give a CSV file.')
-    return text
+        raise ManifestError(f'{what} {path} is not text, or in UTF-16 without a mark. Save it as "CSV UTF-8".')
+    return text.replace('\r\n', '\n').replace('\r', '\n')  # also as old Macs write it
 
 # %% ../../nbs/data/tables.ipynb #n005
 def _drop_hint(text):
     "A text without the line `sep=;` that some spreadsheets begin with; and that separator"
     first, _, rest = text.partition('\n')
-    hint = first.strip().lower()
+    hint = first.strip('\r\n "').lower()
     return (rest, hint[4:]) if hint.startswith('sep=') and len(hint) == 5 else (text, '')
 
 
@@ -101,12 +101,15 @@ FIELDS = (
 
 # %% ../../nbs/data/tables.ipynb #c0220
 def read_table(
-    path: str | Path,  # CSV with a header
+    path: str | Path,  # CSV with a header, or Parquet
     columns: dict | None = None,  # Field of the manifest -> column of the table, or several, separated by commas
 ) -> pd.DataFrame:  # One text column a field
     "The fields of a manifest that a table holds; `ManifestError` names a column that is missing"
-    table = read_cells(path)
-    columns = {f: f for f in FIELDS if f in table} | dict(columns or {})
+    table = _read_parquet(path) if Path(path).suffix == '.parquet' else read_cells(path)
+    if not len(table):
+        raise ManifestError(f'table {path} has no rows.')
+    known = {name.lower(): name for name in reversed(list(table))}
+    columns = {f: known[f] for f in FIELDS if f in known} | dict(columns or {})
     fields = {}
     for field, names in columns.items():
         if field not in FIELDS:
@@ -116,6 +119,14 @@ def read_table(
         fields[field] = _join(table, [name.strip() for name in names.split(',')], field, path)
     return pd.DataFrame(fields).apply(lambda column: column.map(clean_text))
 
+# %% ../../nbs/data/tables.ipynb #n007
+def _read_parquet(path):
+    "A Parquet file whose cells are all text"
+    try:
+        return pd.read_parquet(path).apply(text_column)
+    except Exception as e:
+        raise ManifestError(f'table {path} cannot be read as Parquet: {e}') from e
+
 # %% ../../nbs/data/tables.ipynb #a005
 def _join(table, names, field, path):
     "One field out of one or several columns"
@@ -124,8 +135,6 @@ def _join(table, names, field, path):
         raise ManifestError(
             f'table {path} lacks the column {missing[0]!r}, wanted for {field}. Found: {", ".join(table.columns)}.'
         )
-    if not len(table):
-        return table[names[0]]
     return table[names].agg((',' if field == 'box' else '_').join, axis=1)
 
 # %% ../../nbs/data/tables.ipynb #c0225
@@ -144,5 +153,10 @@ def map_labels(
             f'the label map names {unknown[0]!r}, which no image has. '
             f'Labels of the table: {", ".join(repr(l) for l in sorted(spellings))}.'
         )
+    for group in lookalikes(spellings):
+        if len({label_map.get(label, others) for label in group}) > 1:
+            raise ManifestError(
+                f'labels {" and ".join(map(repr, group))} look like one; map all of them, or write them alike.'
+            )
     new = {label: label if others is None else others for label in spellings}
     return labels.map(new | label_map | {'': default or ''})
