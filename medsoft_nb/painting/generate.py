@@ -22,7 +22,7 @@ from ..core.logs import progress
 from ..knowledge.base import find_label
 from ..knowledge.prompts import compose
 from ..data.manifest import HEALTHY, Manifest
-from ..data.prompts import check_row_prompts, is_known, own_prompt
+from ..data.prompts import check_row_prompts, own_prompt
 from ..lesions.soft import soften, softness
 from ..models.base import weight_hashes
 from ..models.files import window_unit
@@ -101,17 +101,20 @@ def possible_prompts(
     "All prompts that a batch can be painted with; `ManifestError` where one is lacking"
     if config.bare_labels:
         return dict.fromkeys(labels, 'label')
-    sources, places = [], {}
+    diseases, sources = [label for label in labels if label != HEALTHY], []
+    bare, places = set(diseases), {}  # labels whose prompts are composed
     if HEALTHY in labels:
         sources.append(backgrounds)
     if config.mask_source == 'donors':
-        sources.append(donors.where(label=[label for label in labels if label != HEALTHY]))
+        sources.append(donors.where(label=diseases))
+        bare = set()
     for source in sources:
         check_row_prompts(source, donors.diseases if donors else labels)
         for _, row in source.df.iterrows():
-            places.setdefault(own_prompt(row), row.image_id)
-    known = [label for label in labels if is_known(label)]
-    composed = {compose(*pair): pair[0] for pair in product(known, set(backgrounds.df.modality))}
+            prompt = own_prompt(row)
+            bare |= set() if prompt else {row.label}
+            places.setdefault(prompt, row.image_id)
+    composed = {compose(*pair): pair[0] for pair in product(sorted(bare), set(backgrounds.df.modality))}
     return composed | places
 
 # %% ../../nbs/painting/generate.ipynb #q009
