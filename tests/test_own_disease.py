@@ -1,9 +1,7 @@
 "A disease and an organ that the knowledge base does not know, from a folder of images to the report."
 
-from contextlib import redirect_stderr, redirect_stdout
-from io import StringIO
 import numpy as np, pandas as pd, pytest
-from medsoft_nb.apps.cli import main
+from command import medsoft
 from medsoft_nb.core.images import write_image
 from medsoft_nb.core.seeds import rng
 from medsoft_nb.data.manifest import Manifest
@@ -50,17 +48,6 @@ def folder(tmp_path_factory):
     save_base(tiny_components(0), folder / 'base')
     (folder / 'smallest.yml').write_text(PROFILE.replace('BASE', str(folder / 'base')))
     return folder
-
-
-def medsoft(*words):
-    "Exit status, and what is printed on both streams"
-    out, code = StringIO(), 0
-    with redirect_stdout(out), redirect_stderr(out):
-        try:
-            main([str(word) for word in words])
-        except SystemExit as end:
-            code = end.code or 0
-    return code, out.getvalue()
 
 
 @pytest.fixture(scope='module')

@@ -1,26 +1,13 @@
 "Settings are checked at the door: profiles, notebooks, command line."
 
 import ast
-from contextlib import redirect_stderr, redirect_stdout
-from io import StringIO
 import papermill, pytest, yaml
-from medsoft_nb.apps.cli import main
+from command import medsoft
 from medsoft_nb.core.files import notebooks_path
 from medsoft_nb.phantom.benchmarks import make_benchmark
 from medsoft_nb.running.layout import layout
 from medsoft_nb.running.notebook_settings import NOTEBOOK_SETTINGS
 from medsoft_nb.running.profile import load_profile, profile_names
-
-
-def medsoft(*words):
-    "Exit status, and what is printed on both streams"
-    out, code = StringIO(), 0
-    with redirect_stdout(out), redirect_stderr(out):
-        try:
-            main([str(word) for word in words])
-        except SystemExit as end:
-            code = end.code or 0
-    return code, out.getvalue()
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from ..core.images import read_image
 
 # %% ../../nbs/data/duplicates.ipynb #d004
 FIELDS = 16  # Along a side of a sketch
-ALIKE = 0.9995  # Correlation of sketches from which on two pictures are compared in detail
+ALIKE = 0.998  # Correlation of sketches from which on two pictures are compared in detail
 COPY = 0.1  # Correlation of details from which on they count as one
 MOST_PAIRS = 1000  # Pairs that are compared in detail, the most alike first
 
