@@ -20,7 +20,7 @@ from ..core.images import read_image
 # %% ../../nbs/data/duplicates.ipynb #d004
 FIELDS = 16  # Along a side of a sketch
 ALIKE = 0.998  # Correlation of sketches from which on two pictures are compared in detail
-COPY = 0.1  # Correlation of details from which on they count as one
+COPY = 0.2  # Correlation of details from which on they count as one
 MOST_PAIRS = 1000  # Pairs that are compared in detail, the most alike first
 
 # %% ../../nbs/data/duplicates.ipynb #n000
@@ -66,9 +66,13 @@ def detail_agreement(
     pair = _grey(image), _grey(other)
     shape = tuple(min(sides) for sides in zip(*(x.shape for x in pair)))
     pair = [x if x.shape == shape else _resize(x, shape) for x in pair]
+    fine = [x - ndi.gaussian_filter(x, 1.5) for x in pair]
+    rough = np.minimum(*(ndi.gaussian_filter(np.abs(x), 1.5) for x in fine)) > 1e-3  # not an empty background
+    if not rough.any():
+        return 0.0
     steep = sum(ndi.gaussian_gradient_magnitude(x, 2) for x in pair)
-    calm = steep <= np.percentile(steep, 75)  # outlines are those of other pictures, too
-    ranks = [rankdata((x - ndi.gaussian_filter(x, 1.5))[calm]) for x in pair]
+    calm = rough & (steep <= np.median(steep[rough]))  # outlines are those of other pictures, too
+    ranks = [rankdata(x[calm]) for x in fine]
     return float(np.corrcoef(*ranks)[0, 1]) if all(np.ptp(r) for r in ranks) else 0.0
 
 # %% ../../nbs/data/duplicates.ipynb #n001
