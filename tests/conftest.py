@@ -1,6 +1,13 @@
-"How processes share the tests: each notebook by itself, every other file as a whole, since its tests share results."
+"""How processes share the tests, and the kernels that they start.
 
+Each notebook is tested by itself, every other file as a whole, since its tests share results.
+"""
+
+import os, tempfile
+from contextlib import ExitStack
+from pathlib import Path
 import pytest
+from forked_kernels import forked_kernels
 from xdist.scheduler import LoadScopeScheduling
 
 
@@ -18,3 +25,13 @@ def pytest_xdist_make_scheduler(config, log):
 def pytest_collection_modifyitems(items):
     "Files first: the notebooks, which are many and short, then keep every process busy to the end"
     items.sort(key=lambda item: item.path.name == 'test_notebooks.py')
+
+
+def pytest_configure(config):
+    "One server of kernels for all processes"
+    if hasattr(config, 'workerinput') or config.option.collectonly or os.name != 'posix':
+        return
+    stack = ExitStack()
+    folder = stack.enter_context(tempfile.TemporaryDirectory())
+    os.environ.update(stack.enter_context(forked_kernels(Path(folder))))
+    config.add_cleanup(stack.close)

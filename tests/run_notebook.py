@@ -6,19 +6,11 @@ imported the large libraries, which takes longer than most notebooks.
 
 import multiprocessing, os, sys
 from pathlib import Path
+from forked_kernels import PRELOADED
 
 root = Path(__file__).parent.parent
 processes = multiprocessing.get_context('forkserver')
-processes.set_forkserver_preload(
-    [
-        'nbdev.test',
-        'seaborn',
-        'medsoft_nb.evaluation.quality',
-        'medsoft_nb.evaluation.classify',
-        'medsoft_nb.painting.pipeline',
-        'medsoft_nb.training.trainer',
-    ]
-)
+processes.set_forkserver_preload(['nbdev.test', *PRELOADED])
 
 
 def run_notebook(
