@@ -10,6 +10,7 @@ root = Path(__file__).parent.parent
 package = root / 'medsoft_nb'
 modules = sorted(p for p in package.rglob('*.py') if not p.name.startswith('_'))
 experiments = sorted((root / 'nbs/experiments').glob('*.ipynb'))
+pages = [p for p in sorted((root / 'nbs').rglob('[!._]*.ipynb')) if not {'_executed', 'runs'} & {*p.parts}]
 
 
 def code_of(path):
@@ -187,6 +188,14 @@ def test_experiments_have_a_parameters_cell(path):
 def test_experiments_hold_calls_not_logic(path):
     tree = ast.parse(plain(code_of(path)))
     assert not [n for n in ast.walk(tree) if isinstance(n, (ast.FunctionDef, ast.ClassDef, ast.While, ast.Try))]
+
+
+@pytest.mark.parametrize('path', pages, ids=lambda p: p.stem)
+def test_the_first_cell_of_a_page_holds_title_and_description_alone(path):
+    "The site shows nothing else of it"
+    first = nbformat.read(path, 4).cells[0]
+    assert first.cell_type == 'markdown'
+    assert [line for line in first.source.splitlines() if line and line[0] not in '#>'] == []
 
 
 def test_parameter_tags_survive_cleaning(tmp_path):
