@@ -99,11 +99,7 @@ def jupyterlab(folder, theme='JupyterLab Light'):
         cwd=folder,
         port=port,
         ready=f'{base}/api/status?token={token}',
-        env={
-            'JUPYTER_CONFIG_DIR': f'{folder}/config',
-            'JUPYTERLAB_SETTINGS_DIR': f'{folder}/settings',
-            'OMP_NUM_THREADS': '2',
-        },
+        env={'JUPYTER_CONFIG_DIR': f'{folder}/config', 'JUPYTERLAB_SETTINGS_DIR': f'{folder}/settings'},
     ):
         yield lambda name: f'{base}/doc/tree/{name}?token={token}&reset'
 
