@@ -17,7 +17,6 @@ from pathlib import Path
 READ_AT_START = ('PYTHON', 'OMP_', 'OPENBLAS_', 'MKL_', 'ATEN_', 'ONEDNN_', 'CUDA_', 'HF_', 'MPL', 'HOME', 'TZ')
 LATER = ('PYTHONHASHSEED', 'PYTHONWARNINGS', 'MPLBACKEND')  # The server's hold where a kernel is told none
 PRELOADED = (
-    'ipykernel.kernelapp',
     'medsoft_nb.evaluation.arms',
     'medsoft_nb.evaluation.quality',
     'medsoft_nb.painting.pipeline',
@@ -62,7 +61,7 @@ def serve(address):
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for a copy
     while True:
         connection, _ = listener.accept()
-        for name in PRELOADED:
+        for name in ('ipykernel.kernelapp', *PRELOADED):
             import_module(name)
         if os.fork() == 0:
             listener.close()
