@@ -34,6 +34,8 @@ def test_a_kernel_is_interrupted_and_ends_with_the_process_that_asked_for_it():
     manager, client = start_new_kernel(kernel_name='python3')
     kernel = psutil.Process(int(answer(client, '__import__("os").getpid()')))
     client.execute('import time; time.sleep(600)', stop_on_error=False)
+    while client.get_iopub_msg(timeout=60)['msg_type'] != 'execute_input':
+        pass
     time.sleep(1)
     manager.interrupt_kernel()
     assert client.get_shell_msg(timeout=60)['content']['ename'] == 'KeyboardInterrupt'

@@ -10,7 +10,9 @@ root = Path(__file__).parent.parent
 package = root / 'medsoft_nb'
 modules = sorted(p for p in package.rglob('*.py') if not p.name.startswith('_'))
 experiments = sorted((root / 'nbs/experiments').glob('*.ipynb'))
-pages = [p for p in sorted((root / 'nbs').rglob('[!._]*.ipynb')) if not {'_executed', 'runs'} & {*p.parts}]
+pages = [
+    p for p in sorted((root / 'nbs').rglob('[!._]*.ipynb')) if not {'_executed', 'runs'} & {*p.relative_to(root).parts}
+]
 
 
 def code_of(path):
