@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np, pandas as pd
 from PIL import Image
 from scipy import ndimage as ndi
-from scipy.stats import rankdata
 from ..core.images import read_image
 
 # %% ../../nbs/data/duplicates.ipynb #d004
@@ -63,6 +62,8 @@ def detail_agreement(
     other: np.ndarray,  # The same, of any size
 ) -> float:  # Rank correlation, 1 for the same details
     "How well the finest details of two pictures agree, at the size of the smaller one"
+    from scipy.stats import rankdata  # takes a second to import
+
     pair = _grey(image), _grey(other)
     shape = tuple(min(sides) for sides in zip(*(x.shape for x in pair)))
     pair = [x if x.shape == shape else _resize(x, shape) for x in pair]
