@@ -21,6 +21,7 @@ from medsoft_nb.apps.options import (
     app,
     BaseOption,
     command_help,
+    DeviceOption,
     err_console,
     out_console,
     OutOption,
@@ -77,6 +78,7 @@ def studio(
     base: BaseOption = 'medsoft-tiny',
     port: PortOption = 0,
     token: Annotated[str, typer.Option(help='Token of the address; a random one if empty')] = '',
+    device: DeviceOption = None,
 ):
     from medsoft_nb.apps.serve import serve_studio
 
@@ -121,6 +123,7 @@ def reproduce(
     dry_run: DryRunOption = False,
     workflow_profile: ClusterOption = None,
     table_only: TableOption = False,
+    device: DeviceOption = None,
 ):
     from medsoft_nb.running import reproduce as running
 

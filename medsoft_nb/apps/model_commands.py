@@ -19,6 +19,7 @@ from medsoft_nb.apps.options import (
     command_help,
     ControllerOption,
     ControllerRateOption,
+    DeviceOption,
     EncoderOption,
     err_console,
     FaithfulOption,
@@ -82,6 +83,7 @@ def train(
     faithful: FaithfulOption = '',
     roi: RoiOption = None,
     seed: SeedOption = 0,
+    device: DeviceOption = None,
 ):
     from medsoft_nb.data.manifest import Manifest
     from medsoft_nb.models.lora import check_lora
@@ -92,16 +94,21 @@ def train(
     FinetuneSettings(base=base, controller=controller, encoder=encoder)  # they exist
     check_output(out)
     check_lora(lora, settings.rank)
-    if stage in ('2a', '2b') and not controller:
-        raise ValueError(
-            f"stage {stage} goes on from a trained controller: give --controller, e.g. 'medsoft-tiny' "
-            'or the folder that stage 1b wrote.'
-        )
+    _check_controller(stage, controller)
     used = training_rows(Manifest.load(manifest))
     parts, control = _load_models(base, controller, encoder, settings)
     made = train(parts, used, out, settings, control, lora)
     for path in filter(None, (made.lora, made.unet, made.controller)):
         out_console.print(f'Weights: {path}')
+
+# %% ../../nbs/apps/model_commands.ipynb #n000
+def _check_controller(stage, controller):
+    "`ValueError` where a stage goes on from a controller, and none is given"
+    if stage in ('2a', '2b') and not controller:
+        raise ValueError(
+            f"stage {stage} goes on from a trained controller: give --controller, e.g. 'medsoft-tiny' "
+            'or the folder that stage 1b wrote.'
+        )
 
 # %% ../../nbs/apps/model_commands.ipynb #e005
 def _load_models(base, controller, encoder, settings):
@@ -159,6 +166,7 @@ def generate(
     faithful: FaithfulOption = '',
     roi: RoiOption = None,
     seed: SeedOption = 0,
+    device: DeviceOption = None,
 ):
     from medsoft_nb.data.manifest import HEALTHY, Manifest
     from medsoft_nb.models.lora import check_lora

@@ -8,8 +8,9 @@ Docs: https://example.github.io/medsoft_nb/apps/options.html.md"""
 __all__ = ['app', 'out_console', 'err_console', 'ManifestArg', 'OutOption', 'SeedOption', 'RoiOption', 'BaseOption',
            'EncoderOption', 'ControllerOption', 'FaithfulOption', 'PortOption', 'TrainStepsOption', 'BatchOption',
            'RankOption', 'LearningRateOption', 'ControllerRateOption', 'PaintStepsOption', 'PerLabelOption',
-           'GuidanceOption', 'BlendOption', 'ExtractorOption', 'BackboneOption', 'ClassifyStepsOption', 'command_help',
-           'setting_option', 'from_options', 'read_pairs', 'read_words', 'print_table', 'print_counts']
+           'GuidanceOption', 'BlendOption', 'ExtractorOption', 'BackboneOption', 'ClassifyStepsOption', 'DeviceOption',
+           'command_help', 'setting_option', 'from_options', 'use_device', 'read_pairs', 'read_words', 'print_table',
+           'print_counts']
 
 # %% ../../nbs/apps/options.ipynb #c1255
 from pathlib import Path
@@ -100,6 +101,26 @@ BackboneOption = Annotated[
     ),
 ]
 ClassifyStepsOption = Annotated[int, setting_option(ClassifySettings, 'steps')]
+
+# %% ../../nbs/apps/options.ipynb #n000
+def use_device(
+    context: typer.Context,  # Of the command that was given the option
+    name: str | None,  # As in `core.devices.pick_device`; `None` changes nothing
+) -> str | None:  # The name
+    "Compute there until the command ends, as do the processes that it starts; `ValueError` where it is not there"
+    if name:
+        from medsoft_nb.core.devices import pick_device
+        from medsoft_nb.running.jobs import environment
+
+        device = str(pick_device(name))
+        context.with_resource(environment(MEDSOFT_DEVICE=device))
+    return name
+
+
+DeviceOption = Annotated[
+    Optional[str],
+    typer.Option(callback=use_device, help='Where networks compute, e.g. cuda:1 or cpu; the best there is if omitted'),
+]
 
 # %% ../../nbs/apps/options.ipynb #c1252
 def read_pairs(

@@ -17,6 +17,7 @@ from medsoft_nb.apps.options import (
     BackboneOption,
     ClassifyStepsOption,
     command_help,
+    DeviceOption,
     err_console,
     ExtractorOption,
     ManifestArg,
@@ -71,6 +72,7 @@ def evaluate(
     train: LearnedFromOption = None,
     extractor: ExtractorOption = 'efficientnet-lite0',
     seed: SeedOption = 0,
+    device: DeviceOption = None,
 ):
     from medsoft_nb.data.manifest import HEALTHY, Manifest
     from medsoft_nb.core.files import make_folder
@@ -126,6 +128,7 @@ def export(
     train: TrainOption = None,
     held_out: HeldOutOption = None,
     drop: Annotated[bool, typer.Option('--drop', help='Leave copies out instead of refusing')] = False,
+    device: DeviceOption = None,
 ):
     from medsoft_nb.data.manifest import Manifest
     from medsoft_nb.evaluation.export import export
@@ -159,6 +162,7 @@ def classify(
     backbone: BackboneOption = 'cnn',
     steps: ClassifyStepsOption = 300,
     seeds: Annotated[int, typer.Option(min=1, help='Number of seeds')] = 3,
+    device: DeviceOption = None,
 ):
     from medsoft_nb.core.files import make_folder
     from medsoft_nb.data.manifest import Manifest, validate

@@ -44,7 +44,7 @@ def devices() -> list[str]:  # The CPU last
 def device_facts(
     device=None,  # As in `pick_device`
 ) -> dict:  # device, device_name, cuda (version or empty), threads
-    "What a run records of the device"
+    "What a run records of the device where it was started, and a training of its own"
     import torch
 
     found = pick_device(device)

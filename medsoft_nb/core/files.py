@@ -96,9 +96,11 @@ def sha256(
 
 # %% ../../nbs/core/files.ipynb #c0012
 def save_state(path: str | Path, state) -> Path:
-    "Write a training checkpoint (tensors, numbers, strings) atomically"
+    "Write a training checkpoint (tensors of any device, numbers, strings) atomically"
     import torch
+    from torch.utils._pytree import tree_map_only
 
+    state = tree_map_only(torch.Tensor, torch.Tensor.cpu, state)
     with atomic_path(path) as tmp:
         torch.save(state, tmp)
     return Path(path)

@@ -14,6 +14,7 @@ from html import escape
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from .classes import patch
+from .devices import device_facts
 from .files import PACKAGE, sha256, write_json, make_folder
 
 # %% ../../nbs/core/runs.ipynb #c0082
@@ -77,6 +78,7 @@ class Run:
             packages=packages(),
             python=platform.python_version(),
             machine=platform.machine(),
+            device=device_facts(),
             started=_now(),
         )
         self._save()

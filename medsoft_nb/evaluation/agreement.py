@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np, pandas as pd, torch, torch.nn.functional as F
 from ..core.finite import check_finite, check_step
 from ..core.seeds import torch_generator
-from ..core.devices import autocast
+from ..core.devices import autocast, pick_device
 from ..data.manifest import HEALTHY, Manifest
 from ..statistics.intervals import clustered_interval
 from .backbones import SmallCNN
@@ -35,9 +35,9 @@ def _train_namer(net, x, y, namer, generator):
     weight = 1 / torch.bincount(y)[y]
     for step in range(namer.steps):
         rows = torch.multinomial(weight, namer.batch_size, replacement=True, generator=generator)
-        with autocast('cpu'):
-            logits = net(normalise_images(augment(x[rows], generator)))
-        loss = F.cross_entropy(logits.float(), y[rows])
+        with autocast(namer.device):
+            logits = net(normalise_images(augment(x[rows], generator).to(namer.device)))
+        loss = F.cross_entropy(logits.float(), y[rows].to(namer.device))
         check_step(step + 1, loss=loss.item())
         optimizer.zero_grad()
         loss.backward()
@@ -55,8 +55,10 @@ class LesionNamer:
         batch_size: int = 64,  # Crops a step
         learning_rate: float = 2e-3,  # Peak of the one-cycle schedule
         seed: int = 0,  # Of weights, order and augmentation
+        device: str | torch.device | None = None,  # Where it computes; as in `pick_device`
     ):
         self.steps, self.batch_size, self.learning_rate, self.seed = steps, batch_size, learning_rate, seed
+        self.device = pick_device(device)
 
     def fit(
         self,
@@ -68,7 +70,7 @@ class LesionNamer:
         x, y = _training_crops(diseased, healthy, list(self.classes_), self.seed)
         torch.manual_seed(self.seed)
         generator = torch_generator('namer', self.seed)
-        self.net = SmallCNN(outputs=len(self.classes_)).train()
+        self.net = SmallCNN(outputs=len(self.classes_)).to(self.device).train()
         _train_namer(self.net, x, y, self, generator)
         self.net.eval()
         return self
@@ -80,7 +82,7 @@ class LesionNamer:
     ) -> np.ndarray:  # Of names, `(n,)`
         "Disease of each lesion, or 'healthy'"
         x = torch.from_numpy(np.stack(lesion_crops(made)))[:, None]
-        answers = [self.net(normalise_images(batch)).argmax(1) for batch in x.split(64)]
+        answers = [self.net(normalise_images(batch.to(self.device))).argmax(1).cpu() for batch in x.split(64)]
         return self.classes_[torch.cat(answers).numpy()]
 
 # %% ../../nbs/evaluation/agreement.ipynb #d004

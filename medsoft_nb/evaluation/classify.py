@@ -19,7 +19,7 @@ from ..core.finite import check_finite, check_step
 from ..core.images import pad_to_square
 from ..core.seeds import torch_generator
 from ..core.settings import Settings
-from ..core.devices import autocast
+from ..core.devices import autocast, pick_device
 from ..data.manifest import HEALTHY, Manifest
 from ..painting.window import resize, to_unit
 from .backbones import check_backbone, make_backbone
@@ -134,16 +134,17 @@ def train_network(
     y: torch.Tensor,  # 0 or 1, float `(n,)`
     settings: ClassifierSettings,
     generator: torch.Generator,  # Of order and augmentation
+    device: torch.device | str = 'cpu',  # Of the network; images and labels are moved there batch by batch
 ) -> list[float]:  # Loss of each step
     "Train a network to tell disease from healthy; `ValueError` where the loss is not finite"
     optimizer, schedule = _optimizer(net, settings)
     weight, losses = _class_weights(y), []
     for step, rows in enumerate(_batches(weight, settings, generator), 1):
         batch = augment(x[rows], generator) if settings.augment else x[rows]
-        with autocast('cpu'):
-            logits = net(normalise_images(batch))
-        in_loss = weight[rows] if settings.balance == 'weights' else None
-        loss = F.binary_cross_entropy_with_logits(logits.float(), y[rows], in_loss)
+        with autocast(device):
+            logits = net(normalise_images(batch.to(device)))
+        in_loss = weight[rows].to(device) if settings.balance == 'weights' else None
+        loss = F.binary_cross_entropy_with_logits(logits.float(), y[rows].to(device), in_loss)
         check_step(step, loss=loss.item())
         optimizer.zero_grad()
         loss.backward()
@@ -174,10 +175,11 @@ class Classifier:
     def __init__(
         self,
         settings: ClassifierSettings | None = None,  # The defaults if `None`
+        device: str | torch.device | None = None,  # Where it computes; as in `pick_device`
         **changes,  # Settings that differ
     ):
         self.settings = (settings or ClassifierSettings()).replace(**changes)
-        self.classes_ = np.array([0, 1])
+        self.classes_, self.device = np.array([0, 1]), pick_device(device)
 
     def fit(
         self,
@@ -190,8 +192,8 @@ class Classifier:
         _check_classes(x, y)
         torch.manual_seed(self.settings.seed)
         generator = torch_generator('classifier', self.settings.seed)
-        self.net = _new_network(self.settings).train()
-        self.losses_ = train_network(self.net, x, y, self.settings, generator)
+        self.net = _new_network(self.settings).to(self.device).train()
+        self.losses_ = train_network(self.net, x, y, self.settings, generator, self.device)
         self.net.eval()
         return self
 
@@ -201,6 +203,15 @@ class Classifier:
             return load_images(x, self.settings.image_size)
         return torch.tensor(np.asarray(x), dtype=torch.float32).reshape(len(x), 1, *np.shape(x)[-2:])
 
+# %% ../../nbs/evaluation/classify.ipynb #n000
+@patch
+def batches(
+    self: Classifier,
+    x,  # `Manifest`, or images `(n, H, W)` in [0, 1]
+):  # Of tensors `(b, 1, H, W)` on the network's device
+    "Images as the trained network takes them, some at a time"
+    return (normalise_images(batch.to(self.device)) for batch in self.tensor(x).split(64))
+
 # %% ../../nbs/evaluation/classify.ipynb #d016
 @patch
 @torch.no_grad()
@@ -209,7 +220,7 @@ def decision_function(
     x,  # `Manifest`, or images `(n, H, W)` in [0, 1]
 ) -> np.ndarray:  # `(n,)`
     "Logit of disease"
-    return torch.cat([self.net(normalise_images(batch)) for batch in self.tensor(x).split(64)]).float().numpy()
+    return torch.cat([self.net(batch).float().cpu() for batch in self.batches(x)]).numpy()
 
 # %% ../../nbs/evaluation/classify.ipynb #d017
 @patch
@@ -219,8 +230,7 @@ def embed(
     x,  # `Manifest`, or images `(n, H, W)` in [0, 1]
 ) -> np.ndarray:  # `(n, d)`
     "Features before the last layer"
-    features = [self.net.features(normalise_images(batch)) for batch in self.tensor(x).split(64)]
-    return torch.cat(features).float().numpy()
+    return torch.cat([self.net.features(batch).float().cpu() for batch in self.batches(x)]).numpy()
 
 # %% ../../nbs/evaluation/classify.ipynb #d018
 @patch
@@ -249,11 +259,11 @@ def save(self: Classifier, path: str | Path) -> Path:
 
 # %% ../../nbs/evaluation/classify.ipynb #d022
 @patch(cls_method=True)
-def load(cls: Classifier, path: str | Path) -> Classifier:
-    "Read what `save` wrote"
+def load(cls: Classifier, path: str | Path, device: str | torch.device | None = None) -> Classifier:
+    "Read what `save` wrote; `device` as in `pick_device`"
     state = load_state(path)
-    new = cls(**state['settings'])
+    new = cls(device=device, **state['settings'])
     new.net = _new_network(new.settings)
     new.net.load_state_dict(state['weights'])
-    new.net.eval()
+    new.net.to(new.device).eval()
     return new

@@ -35,7 +35,9 @@ def saliency(
         for image in classifier.tensor(x):
             noisy = image[None] + noise * torch.randn(copies, *image.shape, generator=generator)
             noisy.requires_grad_()
-            (gradient,) = torch.autograd.grad(classifier.net(normalise_images(noisy)).float().sum(), noisy)
+            (gradient,) = torch.autograd.grad(
+                classifier.net(normalise_images(noisy.to(classifier.device))).float().sum(), noisy
+            )
             smooth = gaussian_filter(gradient.abs().mean(0)[0].numpy().astype(np.float64), blur)
             maps.append(smooth / max(smooth.sum(), 1e-12))
     return np.array(maps)

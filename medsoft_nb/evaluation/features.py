@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 import numpy as np, torch
+from ..core.devices import pick_device
 from ..core.files import load_state
 from ..core.finite import check_finite
 from ..models.imagenet import IMAGENET, imagenet_lite0
@@ -248,7 +249,7 @@ def _is_encoder(name, kind):
 # %% ../../nbs/evaluation/features.ipynb #d011
 def _encoder(name, size):
     "Images as a medical encoder sees them"
-    encoder = load_encoder(name)
+    encoder = load_encoder(name, device='cpu')
     if size not in (None, encoder.size):
         raise ValueError(f'{name} takes images of {encoder.size} pixels; got size = {size}. Leave `size` out.')
     return Network(encoder.model, lambda x: encoder.images(x)[1], encoder.size)
@@ -296,10 +297,10 @@ class Extractor:
         self,
         name: str = 'efficientnet-lite0',  # One of `EXTRACTORS`; `kind:where` names a folder, a file or a Hub id
         size: int | None = None,  # Side that images are brought to; the network's own if `None`
-        device: str = 'cpu',  # Where the network runs
+        device: str | torch.device | None = None,  # Where the network runs; as in `pick_device`
     ):
-        self.network, self.name, self.device = _load_checked(str(name), size), _short(str(name)), device
-        self.network.net.to(device).eval().requires_grad_(False)
+        self.device, self.network, self.name = pick_device(device), _load_checked(str(name), size), _short(str(name))
+        self.network.net.to(self.device).eval().requires_grad_(False)
 
     @property
     def size(self) -> int | None:

@@ -14,6 +14,7 @@ from pathlib import Path
 import diffusers, torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from transformers import CLIPTextModel, CLIPTokenizer
+from ..core.devices import pick_device
 from ..core.files import read_json, sha256, write_json
 from ..core.finite import check_finite
 from ..core.folders import share_files
@@ -139,18 +140,33 @@ def resolve_model(
         "and not a Hub id such as 'owner/model'."
     )
 
+# %% ../../nbs/models/base.ipynb #variant0
+def _load_network(cls, path, part, dtype, variant):
+    "One network; files on the Hub are often there as 'fp16' alone"
+    wanted = dict(subfolder=part, dtype=dtype, use_safetensors=True)
+    if variant:
+        return cls.from_pretrained(path, variant=variant, **wanted)
+    try:
+        return cls.from_pretrained(path, **wanted)
+    except OSError as error:
+        try:
+            return cls.from_pretrained(path, variant='fp16', **wanted)
+        except (OSError, ValueError):
+            raise error from None
+
 # %% ../../nbs/models/base.ipynb #c0381
 def load_base(
     name: str | Path = 'medsoft-tiny',  # Shipped name, folder, or Hub id
     dtype: torch.dtype = torch.float32,  # Of the weights once loaded; files are usually fp16
-    device: str = 'cpu',  # Where the weights go
+    device: str | torch.device | None = None,  # Where the weights go; as in `pick_device`
+    variant: str | None = None,  # Of the weight files, such as 'fp16'; if `None`, the plain ones, else 'fp16'
 ) -> dict:  # vae, unet, text_encoder, tokenizer, scheduler
     "Load the five parts of an inpainting base; `ValueError` where they are unfit or not finite"
-    path = resolve_model(name)
+    path, device = resolve_model(name), pick_device(device)
     classes = dict(vae=AutoencoderKL, unet=UNet2DConditionModel, text_encoder=CLIPTextModel)
     parts = {}
     for part, cls in classes.items():
-        parts[part] = cls.from_pretrained(path, subfolder=part, dtype=dtype, use_safetensors=True)
+        parts[part] = _load_network(cls, path, part, dtype, variant)
         parts[part].to(device).eval().requires_grad_(False)
     scheduler = DDIMScheduler.from_pretrained(path, subfolder='scheduler')
     parts |= dict(tokenizer=load_tokenizer(path), scheduler=scheduler)
@@ -213,7 +229,7 @@ def save_base(
     "Write a base in diffusers layout; plain diffusers' `StableDiffusionInpaintPipeline` reads it too"
     folder = Path(folder)
     for name, part in base.items():
-        part = copy.deepcopy(part).to(dtype) if name in NETWORKS else part
+        part = copy.deepcopy(part).to('cpu', dtype) if name in NETWORKS else part
         part.save_pretrained(folder / name)
     write_json(folder / 'model_index.json', model_index(base))
     return share_files(folder)

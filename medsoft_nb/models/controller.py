@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 import torch, torch.nn as nn
 from ..core.classes import patch
-from ..core.devices import autocast
+from ..core.devices import autocast, pick_device
 from ..core.files import read_json, write_json
 from ..core.folders import share_files
 from ..core.finite import check_finite
@@ -40,11 +40,12 @@ class Controller:
     def new(
         cls, encoder: MedicalEncoder, unet: nn.Module, seed: int = 0, msc: MSC | None = None, **kwargs
     ) -> 'Controller':
-        "An untrained controller, or one around a trained `msc`; `kwargs` go to a new `MSC`"
+        "An untrained controller on the U-Net's device, or one around a trained `msc`; `kwargs` go to a new `MSC`"
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             msc = msc or MSC(encoder.grid, encoder.width, encoder.pooled, **kwargs).eval()
-            return cls(encoder, msc, Adapter.for_unet(unet, encoder.width).eval())
+            adapter = Adapter.for_unet(unet, encoder.width).eval()
+            return cls(encoder, msc.to(unet.device), adapter.to(unet.device))
 
     def parts(self) -> dict:
         "What is trained: `msc` and `adapter`"
@@ -101,7 +102,7 @@ def save_pretrained(
     "Write MSC and adapter; the encoder is named, not copied"
     folder = Path(folder)
     for name, part in self.parts().items():
-        nn.Module.to(copy.deepcopy(part), dtype).save_pretrained(folder / name)
+        nn.Module.to(copy.deepcopy(part), 'cpu', dtype).save_pretrained(folder / name)
         file = folder / name / 'config.json'
         config = read_json(file)
         config.pop('_name_or_path', None)  # a path on this machine
@@ -130,10 +131,10 @@ def load_controller(
     name: str | Path = 'medsoft-tiny',  # Shipped name, or a folder that `save_pretrained` wrote
     encoder: str | Path | MedicalEncoder | None = None,  # The one it was trained with if `None`
     dtype: torch.dtype = torch.float32,  # Of the weights once loaded
-    device: str = 'cpu',  # Where they go
+    device: str | torch.device | None = None,  # Where they go; as in `pick_device`
 ) -> Controller:
     "Load MSC, adapter and their encoder; `ValueError` for an unknown name, pickled weights or some not finite"
-    folder = resolve_controller(name)
+    folder, device = resolve_controller(name), pick_device(device)
     if not isinstance(encoder, MedicalEncoder):
         encoder = load_encoder(encoder or read_json(folder / 'controller.json')['encoder'], dtype, device)
     parts = []

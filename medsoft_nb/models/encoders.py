@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Callable
 import torch, torch.nn.functional as F
 from transformers import AutoModel, AutoTokenizer
+from ..core.devices import pick_device
 from ..core.classes import patch
 from ..core.files import read_json
 from ..core.finite import check_finite
@@ -225,10 +226,10 @@ def resolve_encoder(
 def load_encoder(
     name: str | Path = 'medsoft-tiny',  # Shipped name, folder, or Hub id; 'biomedclip' for Microsoft's
     dtype: torch.dtype = torch.float32,  # Of the weights once loaded
-    device: str = 'cpu',  # Where they go
+    device: str | torch.device | None = None,  # Where they go; as in `pick_device`
 ) -> MedicalEncoder:
     "Load a vision-language encoder; `ValueError` for an unknown name, pickled weights or a model of another kind"
-    where = resolve_encoder(name)
+    where, device = resolve_encoder(name), pick_device(device)
     if _reads_open_clip(str(name), Path(where)):
         return _open_clip(str(name), Path(where), dtype, device)
     return _transformers(str(name), where, dtype, device)

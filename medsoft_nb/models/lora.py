@@ -57,7 +57,7 @@ def save_lora(
     "Write the LoRA layers as diffusers' `load_lora_weights` reads them"
     settings = unet.peft_config['default'].to_dict()
     settings['target_modules'] = sorted(settings['target_modules'])
-    layers = get_peft_model_state_dict(unet)
+    layers = {name: tensor.cpu() for name, tensor in get_peft_model_state_dict(unet).items()}
     with atomic_path(Path(folder) / LORA_FILE) as tmp:
         StableDiffusionLoraLoaderMixin.save_lora_weights(
             tmp.parent, unet_lora_layers=layers, weight_name=tmp.name, unet_lora_adapter_metadata=settings

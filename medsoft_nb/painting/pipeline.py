@@ -17,9 +17,11 @@ from diffusers.utils import BaseOutput
 from fastcore.basics import patch
 from PIL import Image
 from transformers import CLIPTextModel, CLIPTokenizer
+from ..core.devices import pick_device
 from ..core.images import as_html, to_uint8
 from ..models.base import check_parts, check_weights, encode_prompts, resolve_model
-from ..models.controller import Controller, load_controller
+from ..models.controller import Controller
+from ..models.controller import load_controller as read_controller
 from ..models.lora_files import fetch_lora
 from ..models.texts import prompt_limit
 from .blend import match_band, match_grain, put_back
@@ -54,23 +56,27 @@ class MedSoftPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
     def from_pretrained(
         cls,
         name='medsoft-tiny',  # Shipped name, folder, or Hub id
+        device: str | torch.device | None = None,  # Where it computes; as in `pick_device`
         **kwargs,  # Passed on to `DiffusionPipeline.from_pretrained`
     ) -> 'MedSoftPipeline':
         "Load an inpainting base; weights are safetensors only, and finite"
+        device = pick_device(device)
         options = dict(dtype=torch.float32, use_safetensors=True) | kwargs
         pipe = super().from_pretrained(resolve_model(name), **options)
         check_weights(name, pipe.components)
-        return pipe
+        return pipe.to(device)
 
-    def load_controller(
-        self,
-        controller='medsoft-tiny',  # A `Controller`, a shipped name, or a folder; `None` takes it off
-    ) -> 'MedSoftPipeline':
-        "Steer the U-Net with the Medical Semantic Controller from now on"
-        if controller is not None and not isinstance(controller, Controller):
-            controller = load_controller(controller, device=str(self.device))
-        self.controller = controller
-        return self
+# %% ../../nbs/painting/pipeline.ipynb #n005
+@patch
+def load_controller(
+    self: MedSoftPipeline,
+    controller='medsoft-tiny',  # A `Controller`, a shipped name, or a folder; `None` takes it off
+) -> MedSoftPipeline:
+    "Steer the U-Net with the Medical Semantic Controller from now on"
+    if controller is not None and not isinstance(controller, Controller):
+        controller = read_controller(controller, device=self._execution_device)
+    self.controller = controller
+    return self
 
 # %% ../../nbs/painting/pipeline.ipynb #q033
 @patch(as_prop=True)

@@ -50,10 +50,10 @@ def steered(
     "The pipeline's U-Net, steered by its controller inside a `with` block"
     if tokens is None:
         return nullcontext()
-    adapter = pipe.controller.adapter
-    if (adapter.device, adapter.dtype) != (pipe.device, pipe.unet.dtype):
-        adapter = torch.nn.Module.to(copy.deepcopy(adapter), pipe.device, pipe.unet.dtype)
-    return adapter.on(pipe.unet, tokens.to(pipe.device), scale)
+    adapter, where = pipe.controller.adapter, (pipe._execution_device, pipe.unet.dtype)
+    if (adapter.device, adapter.dtype) != where:
+        adapter = torch.nn.Module.to(copy.deepcopy(adapter), *where)
+    return adapter.on(pipe.unet, tokens.to(where[0]), scale)
 
 # %% ../../nbs/painting/sampler.ipynb #p012
 @torch.no_grad()

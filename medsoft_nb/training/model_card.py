@@ -36,7 +36,7 @@ def reconstruction_psnr(
 ) -> float:  # dB, mean over the phantoms
     "Peak signal-to-noise ratio of the autoencoder on healthy phantoms"
     images = np.stack([phantom(10**9 + i, contrast).image for i in range(n)])
-    x = torch.from_numpy(images)[:, None] * 2 - 1
+    x = torch.from_numpy(images)[:, None].to(vae.device) * 2 - 1
     y = torch.cat([vae.decode(vae.encode(b).latent_dist.mean).sample for b in x.split(8)]).clamp(-1, 1)
     return float(-10 * torch.log10(((y - x) / 2).pow(2).mean((1, 2, 3))).mean())
 
@@ -49,7 +49,7 @@ def denoising_losses(
 ) -> dict:  # loss_prompt, loss_empty
     "Loss of the U-Net with the right and with the empty prompt"
     pool = latent_pool(base['vae'], n, 64, seed)
-    latents = pool.clean.float(), pool.masked[:, 0].float(), pool.mask[:, 0].float()
+    latents = [part.float().to(base['unet'].device) for part in (pool.clean, pool.masked[:, 0], pool.mask[:, 0])]
     right = [caption(contents[0], rng('measure', i)) for i, contents in enumerate(pool.contents)]
     losses = {}
     for name, texts in (('prompt', right), ('empty', [''] * n)):

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Callable
 import numpy as np, pandas as pd, torch
 from accelerate import Accelerator
+from ..core.devices import device_facts
 from ..core.files import atomic_path, folder_lock, require_space, sha256, write_json
 from ..core.folders import share_files
 from ..core.finite import check_step
@@ -61,7 +62,7 @@ def train(
             data = data() if data else training_data(base, controller, manifest, config)
             losses = run_steps(net, data, base['vae'], out / 'state.pt', start, state)
             made = save_stage(net, controller, out)
-            write_report(out, config, start, manifest, losses)
+            write_report(out, config, start, manifest, losses, device)
     return made
 
 # %% ../../nbs/training/trainer.ipynb #n000
@@ -109,7 +110,8 @@ def run_steps(
     net.train()
     accelerator = Accelerator(cpu=device.type == 'cpu')
     optimizer = torch.optim.AdamW(parameter_groups(net), betas=(0.9, 0.99), weight_decay=1e-4)
-    model, optimizer = accelerator.prepare(net, optimizer)
+    model = accelerator.prepare_model(net, device_placement=False)  # it is there
+    optimizer = accelerator.prepare_optimizer(optimizer, device_placement=False)
     losses = restore(state, net, optimizer)
     steps = range(len(losses), config.steps)
     for step in progress(steps, desc=f'stage {config.stage}', total=len(steps)):
@@ -158,7 +160,7 @@ def save_stage(
     made = Trained(out)
     if net.config.full and 'unet' in trained_parts(net):
         made.unet = out / 'unet'
-        net.unet.save_pretrained(made.unet)
+        net.unet.to('cpu').save_pretrained(made.unet)
         share_files(made.unet)
     elif getattr(net.unet, 'peft_config', None):
         made.lora = save_lora(net.unet, out)
@@ -174,12 +176,14 @@ def write_report(
     start: dict,  # From `starting_point`
     manifest: Manifest,
     losses: list,  # Of each step
+    device: torch.device | None = None,  # Where it was trained
 ) -> None:
-    "Write settings, sources and loss curve, and remove the checkpoint"
+    "Write settings, sources, device and loss curve, and remove the checkpoint"
     with atomic_path(out / 'loss.csv') as file:
         pd.DataFrame(dict(step=range(1, len(losses) + 1), loss=losses)).to_csv(file, index=False)
     weights = {str(p.relative_to(out)): sha256(p)[:16] for p in sorted(out.rglob('*.safetensors'))}
     facts = training_facts(config, start) | dict(
+        device=device_facts(device),
         final_loss=float(np.mean(losses[-50:])),
         weights=weights,
         images=dict(manifest.df.label.value_counts()),

@@ -1,0 +1,186 @@
+"""What runs on a pretended accelerator, and gives what the CPU gives; `test_devices` starts it where torch finds one.
+
+Whatever is left behind on the CPU raises an error there (see `pretend`).
+"""
+
+from pathlib import Path
+import numpy as np, pandas as pd, pytest, torch
+from command import medsoft
+from medsoft_nb.core.devices import device_facts, pick_device
+from medsoft_nb.core.files import read_json
+from medsoft_nb.core.seeds import torch_generator
+from medsoft_nb.data.manifest import HEALTHY
+from medsoft_nb.data.splits import split
+from medsoft_nb.evaluation.agreement import LesionNamer
+from medsoft_nb.evaluation.classify import Classifier
+from medsoft_nb.evaluation.explain import saliency
+from medsoft_nb.evaluation.features import Extractor
+from medsoft_nb.evaluation.quality import quality_table
+from medsoft_nb.models.base import load_base, save_base
+from medsoft_nb.models.controller import Controller, load_controller
+from medsoft_nb.models.encoders import load_encoder
+from medsoft_nb.models.tiny import tiny_components
+from medsoft_nb.painting.generate import generate, GenerateConfig
+from medsoft_nb.painting.pipeline import MedSoftPipeline
+from medsoft_nb.phantom.benchmarks import make_benchmark
+from medsoft_nb.training.stages import STAGES, Training
+from medsoft_nb.training.trainer import train
+
+DEVICES = ('cpu', None)  # `None` is the best there is: the pretended one
+SMALL = Training(steps=2, batch_size=2, rank=2, roi=32, variants=1, mask_variants=1, save_every=1)
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+    "A base of random weights, and phantoms that are split"
+    folder = tmp_path_factory.mktemp('there')
+    save_base(tiny_components(0), folder / 'base')
+    manifest = make_benchmark('phantom-tumour', folder / 'data', n_healthy=12, n_diseased=18, per_patient=1)
+    split(manifest, (0.5, 0.1, 0.4)).save(folder / 'data/manifest.csv')
+    return folder
+
+
+@pytest.fixture(scope='module')
+def rows(folder):
+    from medsoft_nb.data.manifest import Manifest
+
+    return Manifest.load(folder / 'data/manifest.csv').where(split='train')
+
+
+def window():
+    "An image and a soft mask"
+    image, mask = np.random.default_rng(0).random((64, 64), np.float32), np.zeros((64, 64), np.float32)
+    mask[20:44, 20:44] = 1
+    return image, mask
+
+
+def test_the_accelerator_is_taken_where_none_is_named(monkeypatch):
+    assert pick_device().type == 'pretend' and device_facts()['device_name'] == 'pretend'
+    monkeypatch.setenv('MEDSOFT_DEVICE', 'cpu')
+    assert pick_device().type == 'cpu' and pick_device('pretend').type == 'pretend'
+
+
+def test_a_tensor_that_is_left_behind_is_an_error():
+    "As is everything that a forgotten `.to(device)` leads to"
+    net = torch.nn.Linear(3, 3)
+    with pytest.raises(RuntimeError, match='should be on pretend'):
+        net.to('pretend')(torch.ones(1, 3))
+    with pytest.raises(RuntimeError, match='should be on pretend'):
+        net.to('cpu')(torch.ones(1, 3, device='pretend'))
+    with pytest.raises(RuntimeError, match='the generator should be on pretend'):
+        torch.randn(3, device='pretend', generator=torch.Generator())
+    with pytest.raises((RuntimeError, TypeError)):
+        torch.ones(3, device='pretend').numpy()
+
+
+@pytest.mark.parametrize('controller', [None, 'medsoft-tiny'])
+def test_painting_gives_the_same_image(controller):
+    images = []
+    for device in DEVICES:
+        pipe = MedSoftPipeline.from_pretrained(device=device).load_controller(controller)
+        assert {part.device.type for part in (pipe.unet, pipe.vae, pipe.text_encoder)} == {pick_device(device).type}
+        noise = torch_generator('image', 0)
+        images += pipe('lytic lesion', *window(), num_inference_steps=2, roi=64, generator=noise).images
+    np.testing.assert_allclose(*images, atol=1e-4)
+
+
+@pytest.mark.parametrize('stage', STAGES)
+def test_every_stage_trains_the_same(stage, folder, rows):
+    losses = []
+    for device in DEVICES:
+        base = load_base(folder / 'base', device=device)
+        controller = None if stage == 'lora' else Controller.new(load_encoder(device=device), base['unet'], layers=1)
+        out = folder / f'{stage}-{device}'
+        made = train(base, rows, out, SMALL.replace(stage=stage), controller)
+        assert read_json(out / 'training.json')['device']['device'].startswith(pick_device(device).type)
+        losses.append(pd.read_csv(out / 'loss.csv').loss)
+        if made.controller:
+            load_controller(made.controller)
+    np.testing.assert_allclose(*losses, rtol=1e-3)
+
+
+def test_a_training_that_was_broken_off_goes_on(folder, rows, monkeypatch):
+    from medsoft_nb.training import trainer
+
+    real, done = trainer.take_step, []
+
+    def take_step(*args):
+        if len(done) == 1:
+            raise KeyboardInterrupt
+        done.append(real(*args))
+        return done[-1]
+
+    base = load_base(folder / 'base')
+    monkeypatch.setattr(trainer, 'take_step', take_step)
+    with pytest.raises(KeyboardInterrupt):
+        train(base, rows, folder / 'broken', SMALL)
+    monkeypatch.setattr(trainer, 'take_step', real)
+    train(base, rows, folder / 'broken', SMALL)
+    train(base, rows, folder / 'whole', SMALL)
+    losses = [pd.read_csv(folder / name / 'loss.csv').loss for name in ('broken', 'whole')]
+    np.testing.assert_allclose(*losses, rtol=1e-6)
+
+
+def test_all_weights_of_a_unet_can_be_trained(folder, rows):
+    made = train(load_base(folder / 'base'), rows, folder / 'full', SMALL.replace(full=True))
+    assert list(made.unet.glob('*.safetensors'))
+
+
+def test_batches_are_painted_with_what_was_trained(folder, rows):
+    base = load_base(folder / 'base')
+    controller = Controller.new(load_encoder(), base['unet'], layers=1)
+    made = train(base, rows, folder / 'for-painting', SMALL.replace(stage='2b'), controller)
+    healthy, diseased = rows.where(label=HEALTHY), rows.where(label=rows.diseases)
+    images = []
+    for device in DEVICES:
+        pipe = MedSoftPipeline.from_pretrained(folder / 'base', device=device)
+        config = GenerateConfig(n_per_label=1, steps=2, roi=32)
+        out = folder / f'made-{device}'
+        images.append(generate(pipe, healthy, diseased, out, ['lytic'], config, made.lora, made.controller).image(0))
+    assert abs(images[0].astype(int) - images[1]).max() <= 1
+
+
+def test_the_classifier_answers_the_same(rows, tmp_path):
+    answers = []
+    for device in DEVICES:
+        classifier = Classifier(device=device, steps=3, batch_size=4, image_size=32, augment=True).fit(rows)
+        again = Classifier.load(classifier.save(tmp_path / 'classifier.pt'), device)
+        np.testing.assert_array_equal(classifier.decision_function(rows), again.decision_function(rows))
+        shown = saliency(classifier, rows.rows(range(2)), copies=2)
+        answers.append([classifier.decision_function(rows), classifier.embed(rows), shown])
+    for here, there in zip(*answers):
+        np.testing.assert_allclose(here, there, rtol=1e-2, atol=1e-4)
+
+
+def test_lesions_are_named(rows):
+    healthy, diseased = rows.where(label=HEALTHY), rows.where(label=rows.diseases)
+    names = [LesionNamer(2, 4, device=device).fit(diseased, healthy).predict(diseased) for device in DEVICES]
+    np.testing.assert_array_equal(*names)
+
+
+@pytest.mark.parametrize('name', ['efficientnet-lite0', 'medsoft-tiny'])
+def test_features_are_the_same(name):
+    images = list(np.random.default_rng(0).random((3, 64, 64), np.float32))
+    np.testing.assert_allclose(*[Extractor(name, device=device).features(images) for device in DEVICES], atol=1e-3)
+
+
+def test_quality_is_measured(rows):
+    diseased = rows.where(label=rows.diseases)
+    table = quality_table({'copies': diseased}, diseased, extractor='medsoft-tiny')
+    assert np.isfinite(table.value).all()
+
+
+def test_commands_run(folder):
+    data, base = folder / 'data/manifest.csv', folder / 'base'
+    small = ['--base', base, '--roi', 32]
+    code, text = medsoft('train', data, *small, '--steps', 1, '--batch-size', 2, '--out', folder / 'lora')
+    assert code == 0, text
+    assert read_json(folder / 'lora/training.json')['device']['device'].startswith('pretend')
+    painted = ['--lora', folder / 'lora', '-n', 1, '--steps', 1, '--out', folder / 'painted']
+    code, text = medsoft('generate', data, *small, *painted)
+    assert code == 0, text
+    given = ['--synthetic', f'soft={folder / "painted/manifest.csv"}', '--steps', 1, '--seeds', 1]
+    code, text = medsoft('classify', data, *given, '--out', folder / 'tables', '--device', 'cpu')
+    assert code == 0, text
+    code, text = medsoft('train', data, *small, '--device', 'cuda:7', '--out', folder / 'nowhere')
+    assert code == 2 and "there is no device 'cuda:7' here" in text and not (folder / 'nowhere').exists()
