@@ -22,7 +22,8 @@ from ..data.manifest import HEALTHY, Manifest
 from ..evaluation.edges import background_change, seam_ratio
 from ..knowledge.base import find_label, find_modality, known_labels, load_knowledge
 from ..models.base import weight_hashes
-from ..painting.provenance import append_rows, memory_hash
+from ..painting.provenance import memory_hash
+from ..painting.rows import append_rows
 from ..painting.pipeline import MedSoftPipeline
 from ..painting.window import to_unit
 

@@ -6,7 +6,7 @@ Docs: https://example.github.io/medsoft_nb/painting/generate.html.md"""
 
 # %% auto #0
 __all__ = ['GenerateConfig', 'with_lora', 'with_controller', 'lesion_prompt', 'possible_prompts', 'border_width', 'plan_lesion',
-           'generate', 'weights_used', 'sources_used', 'image_columns', 'paint_lesions']
+           'generate', 'paint_batch', 'weights_used', 'sources_used', 'image_columns', 'paint_lesions']
 
 # %% ../../nbs/painting/generate.ipynb #q001
 import copy
@@ -28,9 +28,10 @@ from ..models.base import weight_hashes
 from ..models.files import window_unit
 from ..models.lora_files import lora_hash
 from .pipeline import check_prompts, MedSoftPipeline
-from .places import check_sources, place_lesion, Placement, PlannedLesion
-from .provenance import append_rows, controller_hash, memory_hash, missing_samples
+from .places import check_sources, place_lesion, Placement, PlannedLesion, sample_id
+from .provenance import controller_hash, memory_hash, missing_samples
 from .provenance import open_folder, write_sample
+from .rows import close_batch, note_rows, row_folder, Shard, share
 from .settings import PaintSettings
 from .window import check_side
 
@@ -50,6 +51,7 @@ class GenerateConfig(PaintSettings):
     structure_limit: bool = Field(False, description='Keep the soft mask inside the (dilated) structure')
     bare_labels: bool = Field(False, description='Prompts are the bare labels')
     batch_size: int = Field(16, ge=1, description='Images a batch')
+    shard: Shard = Field((1, 1), description='Which part of the batch, such as 2/4; other processes make the others')
     seed: int = Field(0, description='Of everything random')
 
 # %% ../../nbs/painting/generate.ipynb #c0569
@@ -151,14 +153,16 @@ def generate(
     config: GenerateConfig | None = None,  # Settings
     lora: str | Path | None = None,  # LoRA file for the U-Net
     controller: str | Path | None = None,  # Folder or shipped name of a controller, for medical semantics
-) -> Manifest:  # Of all images in `out`
-    "Paint lesions into healthy images; goes on where a killed batch stopped"
+) -> Manifest:  # Of all images in `out` whose process ended
+    "Paint lesions into healthy images; goes on where a killed batch stopped, and leaves parts to other processes"
     config, out = config or GenerateConfig(), Path(out)
     labels = list(dict.fromkeys(find_label(l) if config.mask_source == 'knowledge' else l for l in labels))
     if not labels:
         raise ValueError('`labels` is empty: name the diseases to paint.')
     check_sources(backgrounds, donors, labels, config.mask_source)
-    settings = config.model_dump(mode='json') | dict(labels=labels) | weights_used(pipe, lora, controller)
+    settings = (
+        config.model_dump(mode='json', exclude={'shard'}) | dict(labels=labels) | weights_used(pipe, lora, controller)
+    )
     settings |= sources_used(backgrounds, donors, config)
     pipe = with_lora(pipe, lora) if lora else pipe
     pipe = with_controller(pipe, controller) if controller else pipe
@@ -167,17 +171,33 @@ def generate(
     n, nbytes = config.n_per_label * len(labels), backgrounds.image(0).nbytes
     if not out.exists():
         require_space(out, n * 4 * nbytes)
-    with folder_lock(out):
-        todo = missing_samples(labels, config.n_per_label, open_folder(out, settings, n, nbytes))
-        for start in progress(range(0, len(todo), config.batch_size), desc='generate'):
-            batch = todo[start : start + config.batch_size]
-            lesions = [plan_lesion(backgrounds, donors, *pair, config) for pair in batch]
-            images = paint_lesions(pipe, backgrounds, lesions, config)
-            columns = image_columns(settings)
-            append_rows(
-                out, [write_sample(out, backgrounds, donors, *pair, **columns) for pair in zip(lesions, images)]
-            )
+    wanted = share(missing_samples(labels, config.n_per_label, set()), config.shard)
+    with folder_lock(row_folder(out, config.shard)):
+        done = open_folder(out, settings, n, nbytes)
+        todo = [pair for pair in wanted if sample_id(*pair) not in done]
+        try:
+            for start in progress(range(0, len(todo), config.batch_size), desc='generate'):
+                batch = todo[start : start + config.batch_size]
+                paint_batch(pipe, backgrounds, donors, out, batch, config, image_columns(settings))
+        finally:
+            close_batch(out, config.shard)
     return Manifest.load(out / 'manifest.csv')
+
+# %% ../../nbs/painting/generate.ipynb #n012
+def paint_batch(
+    pipe: MedSoftPipeline,
+    backgrounds: Manifest,
+    donors: Manifest | None,
+    out: Path,
+    pairs: list,  # Label and number of each image
+    config: GenerateConfig,
+    columns: dict,  # From `image_columns`
+) -> None:
+    "Paint a few images, write them, and note their rows"
+    lesions = [plan_lesion(backgrounds, donors, *pair, config) for pair in pairs]
+    images = paint_lesions(pipe, backgrounds, lesions, config)
+    rows = [write_sample(out, backgrounds, donors, *pair, **columns) for pair in zip(lesions, images)]
+    note_rows(row_folder(out, config.shard), rows)
 
 # %% ../../nbs/painting/generate.ipynb #q012
 def weights_used(

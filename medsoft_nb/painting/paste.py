@@ -18,7 +18,8 @@ from ..lesions.soft import soften
 from .window import to_unit
 from .blend import composite
 from .places import check_sources, place_lesion, PlannedLesion
-from .provenance import append_rows, missing_samples, open_folder, write_sample
+from .provenance import missing_samples, open_folder, write_sample
+from .rows import join_rows, note_rows
 
 # %% ../../nbs/painting/paste.ipynb #c0581
 def paste(
@@ -61,9 +62,8 @@ def copy_paste(
     settings = dict(method='copy-paste', labels=list(labels), n_per_label=n_per_label, ramp=ramp, seed=seed)
     settings |= dict(backgrounds=backgrounds.fingerprint, donors=donors.fingerprint)
     done = open_folder(out, settings, n_per_label * len(labels), backgrounds.image(0).nbytes)
-    rows = []
     for label, number in missing_samples(labels, n_per_label, done):
         place = place_lesion(backgrounds, donors, label, seed, number)
         lesion = PlannedLesion(label, number, seed, place, ramp, soften(place.mask, ramp))
-        rows.append(write_sample(out, backgrounds, donors, lesion, paste(backgrounds, donors, lesion)))
-    return append_rows(out, rows) if rows else Manifest.load(out / 'manifest.csv')
+        note_rows(out, [write_sample(out, backgrounds, donors, lesion, paste(backgrounds, donors, lesion))])
+    return join_rows(out)
