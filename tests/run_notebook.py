@@ -1,6 +1,7 @@
 """A notebook is run in its folder, as nbdev-test does, in a process of its own.
 
-What a notebook sets (pandas, matplotlib, torch) must not show in another. The process is forked from one that has
+What a notebook sets (pandas, matplotlib, torch) must not show in another. No cell has a limit of time, since some
+processors are ten times slower than others. The process is forked from one that has
 imported the large libraries, which takes longer than most notebooks.
 """
 
@@ -34,5 +35,5 @@ def _run(path, to, log):
         os.dup2(f.fileno(), 2)
     os.chdir(root)
     nbdev.test.write_nb = lambda nb, _: write_nb(nb, to)
-    passed, _ = nbdev.test.test_nb(path, skip_flags=get_config().tst_flags.split(), save=True)
+    passed, _ = nbdev.test.test_nb(path, skip_flags=get_config().tst_flags.split(), save=True, cell_timeout=None)
     sys.exit(not passed)

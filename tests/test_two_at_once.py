@@ -94,3 +94,24 @@ def test_a_foreign_manifest_is_left_alone(benchmark, tmp_path, capsys):
     assert end.value.code == 2
     assert 'was not written by `generate`' in capsys.readouterr().err.replace('\n', '')
     assert content(benchmark) == before
+
+
+def test_processes_share_a_batch(benchmark, tmp_path):
+    "Each paints its part, both at the same time; the batch is that of one process, bit for bit"
+    words = ['generate', str(benchmark / 'manifest.csv'), '-n', '2', '--steps', '1', '--roi', '64']
+    start = 'import sys; from medsoft_nb.apps.cli import main; main(sys.argv[1:])'
+    parts = [
+        subprocess.Popen(
+            [sys.executable, '-c', start, *words, '--shard', f'{number}/2', '--out', str(tmp_path / 'shared')],
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for number in (1, 2)
+    ]
+    errors = [part.communicate()[1] for part in parts]
+    assert [part.returncode for part in parts] == [0, 0], errors
+    with pytest.raises(SystemExit) as end:
+        main([*words, '--out', str(tmp_path / 'whole')])
+    assert end.value.code in (0, None)
+    tables = [(tmp_path / name / 'manifest.csv').read_bytes() for name in ('shared', 'whole')]
+    assert tables[0] == tables[1] and not (tmp_path / 'shared/shards').exists()

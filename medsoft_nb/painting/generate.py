@@ -16,7 +16,7 @@ from typing import Literal
 import numpy as np
 from pydantic import Field
 from scipy import ndimage as ndi
-from ..core.files import folder_lock, require_space
+from ..core.files import require_space
 from ..core.seeds import torch_generator
 from ..core.logs import progress
 from ..knowledge.base import find_label
@@ -31,7 +31,7 @@ from .pipeline import check_prompts, MedSoftPipeline
 from .places import check_sources, place_lesion, Placement, PlannedLesion, sample_id
 from .provenance import controller_hash, memory_hash, missing_samples
 from .provenance import open_folder, write_sample
-from .rows import close_batch, note_rows, row_folder, Shard, share
+from .rows import batch_lock, note_rows, row_folder, Shard, share
 from .settings import PaintSettings
 from .window import check_side
 
@@ -172,15 +172,12 @@ def generate(
     if not out.exists():
         require_space(out, n * 4 * nbytes)
     wanted = share(missing_samples(labels, config.n_per_label, set()), config.shard)
-    with folder_lock(row_folder(out, config.shard)):
+    with batch_lock(out, config.shard):
         done = open_folder(out, settings, n, nbytes)
         todo = [pair for pair in wanted if sample_id(*pair) not in done]
-        try:
-            for start in progress(range(0, len(todo), config.batch_size), desc='generate'):
-                batch = todo[start : start + config.batch_size]
-                paint_batch(pipe, backgrounds, donors, out, batch, config, image_columns(settings))
-        finally:
-            close_batch(out, config.shard)
+        for start in progress(range(0, len(todo), config.batch_size), desc='generate'):
+            batch = todo[start : start + config.batch_size]
+            paint_batch(pipe, backgrounds, donors, out, batch, config, image_columns(settings))
     return Manifest.load(out / 'manifest.csv')
 
 # %% ../../nbs/painting/generate.ipynb #n012

@@ -6,11 +6,11 @@ Docs: https://example.github.io/medsoft_nb/painting/rows.html.md"""
 
 # %% auto #0
 __all__ = ['Shard', 'ROWS', 'read_shard', 'share', 'row_folder', 'note_rows', 'noted_rows', 'append_rows', 'join_rows',
-           'close_batch']
+           'batch_lock']
 
 # %% ../../nbs/painting/rows.ipynb #row003
 import json, shutil
-from contextlib import nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 import pandas as pd
@@ -132,10 +132,15 @@ def _remove_shards(folder, joined):
         folder.rmdir()
 
 # %% ../../nbs/painting/rows.ipynb #row021
-def close_batch(
-    out: Path,
-    shard: tuple[int, int],  # That ends
-) -> Manifest:  # Of the images that are there
-    "Join the rows when a process ends; shards take turns, a batch in one piece holds the folder's lock already"
-    with nullcontext() if shard == (1, 1) else folder_lock(out, wait=600):
-        return join_rows(out)
+@contextmanager
+def batch_lock(out: Path, shard: tuple[int, int] = (1, 1)):
+    "Hold the lock of a batch, or of one shard; rows that were noted inside are in the manifest afterwards"
+    with folder_lock(row_folder(out, shard)):
+        try:
+            yield
+        finally:
+            if shard == (1, 1):
+                join_rows(out)
+    if shard != (1, 1):
+        with folder_lock(out, wait=600):  # shards take turns
+            join_rows(out)
