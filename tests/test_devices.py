@@ -14,7 +14,7 @@ seeds: [0]
 arms: [lora-smis+msc]
 prepare: {benchmark_healthy: 16, benchmark_diseased: 24, n_diseased: 6}
 finetune: {base: BASE, steps: 1, batch_size: 2, msc_steps: 1}
-generate: {base: BASE, n_per_label: 2, steps: 1}
+generate: {base: BASE, n_per_label: 2, steps: 1, healthy: false}
 quality: {namer_steps: 1, extractor: medsoft-tiny}
 classify: {steps: 1, controls: [], healthy: false}
 '''
