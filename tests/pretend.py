@@ -6,7 +6,7 @@ precision are not. `installed` makes torch find it by itself, in every process t
 torch's own entry point for devices; so it is the best device there, and is taken where none is named.
 """
 
-import os, sys
+import os, subprocess, sys
 from pathlib import Path
 import torch
 from torch.utils._pytree import tree_flatten, tree_map_only
@@ -103,3 +103,10 @@ def installed(folder):
     (facts / 'entry_points.txt').write_text('[torch.backends]\npretend = pretend:register\n')
     paths = [str(folder), str(Path(__file__).parent), os.environ.get('PYTHONPATH', '')]
     return {'PYTHONPATH': os.pathsep.join(filter(None, paths)), 'OMP_NUM_THREADS': '1'}
+
+
+def start(folder, *words):
+    "Python in a process whose torch finds the accelerator"
+    env = {**os.environ, **installed(folder / 'pretended'), 'MEDSOFT_PROGRESS': '0'}
+    done = subprocess.run([sys.executable, *words], cwd=folder, env=env, capture_output=True, text=True)
+    return done.returncode, done.stdout + done.stderr

@@ -2,6 +2,8 @@
 
 import numpy as np, pandas as pd, pytest
 from command import medsoft
+from pretend import start
+from medsoft_nb.core.files import read_json
 from medsoft_nb.core.images import write_image
 from medsoft_nb.core.seeds import rng
 from medsoft_nb.data.manifest import Manifest
@@ -67,9 +69,12 @@ def reproduce(folder, manifest, *words):
 
 
 def test_an_own_disease_runs_to_the_report(folder, manifest):
-    "Every image is painted with the prompts of the manifest, healthy ones too"
-    code, text = reproduce(folder, manifest)
+    "Every image is painted with the prompts of the manifest, healthy ones too; on an accelerator, which is pretended"
+    given = ['--profile', 'smallest.yml', '--manifest', str(manifest), '--out', 'run']
+    code, text = start(folder, '-c', 'from medsoft_nb.apps.cli import main; main()', 'reproduce', *given)
     assert code == 0, text
+    for file in ('run.json', 'seed-0/trained/lora/training.json'):
+        assert read_json(folder / 'run' / file)['device']['device'].startswith('pretend')
     made = {
         arm: Manifest.load(folder / f'run/seed-0/synthetic/{arm}/manifest.csv') for arm in ('lora-smis', 'healthy')
     }
