@@ -1,8 +1,8 @@
 """A notebook is run in its folder, as nbdev-test does, in a process of its own.
 
 What a notebook sets (pandas, matplotlib, torch) must not show in another. No cell has a limit of time, since some
-processors are ten times slower than others. The process is forked from one that has
-imported the large libraries, which takes longer than most notebooks.
+processors are several times slower than others. The process is forked from one that has imported the large libraries,
+which takes longer than most notebooks.
 """
 
 import multiprocessing, os, sys
