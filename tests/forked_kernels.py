@@ -27,8 +27,8 @@ PRELOADED = (
 
 
 @contextmanager
-def forked_kernels(folder):
-    "The environment in which kernels are copies"
+def forked_kernels(folder, environment=os.environ):
+    "What joins the environment of a process, so that its kernels are copies"
     from medsoft_nb.running.jobs import KERNEL_ENVIRONMENT
 
     address, program = str(folder / 'kernels'), [sys.executable, str(Path(__file__).resolve())]
@@ -36,10 +36,10 @@ def forked_kernels(folder):
     kernel = folder / 'jupyter/kernels/python3'
     kernel.mkdir(parents=True)
     (kernel / 'kernel.json').write_text(json.dumps({**spec, 'language': 'python', 'metadata': {'debugger': True}}))
-    env = {**os.environ, **KERNEL_ENVIRONMENT, 'MPLBACKEND': 'module://matplotlib_inline.backend_inline'}
+    env = {**environment, **KERNEL_ENVIRONMENT, 'MPLBACKEND': 'module://matplotlib_inline.backend_inline'}
     server = subprocess.Popen([*program, 'serve', address], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=env)
     server.stdout.readline()  # it listens
-    paths = [str(folder / 'jupyter'), os.environ.get('JUPYTER_PATH')]
+    paths = [str(folder / 'jupyter'), environment.get('JUPYTER_PATH')]
     try:
         yield {'JUPYTER_PATH': os.pathsep.join(filter(None, paths))}
     finally:

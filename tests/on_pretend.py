@@ -35,7 +35,7 @@ def folder(tmp_path_factory):
     "A base of random weights, and phantoms that are split"
     folder = tmp_path_factory.mktemp('there')
     save_base(tiny_components(0), folder / 'base')
-    manifest = make_benchmark('phantom-tumour', folder / 'data', n_healthy=12, n_diseased=18, per_patient=1)
+    manifest = make_benchmark('phantom-tumour', folder / 'data', n_healthy=8, n_diseased=18, per_patient=1)
     split(manifest, (0.5, 0.1, 0.4)).save(folder / 'data/manifest.csv')
     return folder
 
@@ -176,11 +176,8 @@ def test_commands_run(folder):
     code, text = medsoft('train', data, *small, '--steps', 1, '--batch-size', 2, '--out', folder / 'lora')
     assert code == 0, text
     assert read_json(folder / 'lora/training.json')['device']['device'].startswith('pretend')
-    painted = ['--lora', folder / 'lora', '-n', 1, '--steps', 1, '--out', folder / 'painted']
-    code, text = medsoft('generate', data, *small, *painted)
-    assert code == 0, text
-    given = ['--synthetic', f'soft={folder / "painted/manifest.csv"}', '--steps', 1, '--seeds', 1]
-    code, text = medsoft('classify', data, *given, '--out', folder / 'tables', '--device', 'cpu')
+    small_test = ['--steps', 1, '--seeds', 1, '--device', 'cpu']
+    code, text = medsoft('classify', data, *small_test, '--out', folder / 'tables')
     assert code == 0, text
     code, text = medsoft('train', data, *small, '--device', 'cuda:7', '--out', folder / 'nowhere')
     assert code == 2 and "there is no device 'cuda:7' here" in text and not (folder / 'nowhere').exists()

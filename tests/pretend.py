@@ -9,6 +9,7 @@ torch's own entry point for devices; so it is the best device there, and is take
 import os, subprocess, sys
 from pathlib import Path
 import torch
+from forked_kernels import forked_kernels
 from torch.utils._pytree import tree_flatten, tree_map_only
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
@@ -108,5 +109,8 @@ def installed(folder):
 def start(folder, *words):
     "Python in a process whose torch finds the accelerator"
     env = {**os.environ, **installed(folder / 'pretended'), 'MEDSOFT_PROGRESS': '0'}
-    done = subprocess.run([sys.executable, *words], cwd=folder, env=env, capture_output=True, text=True)
+    with forked_kernels(folder / 'pretended', env) as kernels:
+        done = subprocess.run(
+            [sys.executable, *words], cwd=folder, env={**env, **kernels}, capture_output=True, text=True
+        )
     return done.returncode, done.stdout + done.stderr

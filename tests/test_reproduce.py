@@ -1,6 +1,6 @@
 "The whole experiment at the smallest size, through the command, and once more."
 
-import os, re, subprocess, sys
+import os, subprocess, sys
 from pathlib import Path
 import pandas as pd, papermill, pytest
 
@@ -15,6 +15,7 @@ finetune: {base: BASE, steps: 3, controller: '', msc_steps: 1}
 generate: {base: BASE, steps: 2}
 quality: {namer_steps: 2}
 classify: {steps: 4}
+report: {examples: 2}
 '''
 
 
@@ -109,17 +110,26 @@ def test_a_finished_run_does_nothing_the_second_time(folder, run):
 
 
 def test_a_manifest_of_ones_own(folder, run):
-    "`--manifest` swaps the data, which stay where they are; the same images and settings give the same numbers"
-    own = run / 'data/phantom-tumour/manifest.csv'
-    text = (folder / 'smallest.yml').read_text()
-    (folder / 'own.yml').write_text(re.sub(r'arms: \[.*\]', 'arms: [lora-smis]', text))
-    done = medsoft(folder, 'reproduce', '--profile', 'own.yml', '--manifest', str(own), '--out', 'own')
-    assert done.returncode == 0, done.stderr
+    "Swaps the data, which stay where they are; the same images and settings give the same weights and images"
+    from medsoft_nb.data.manifest import Manifest
+    from medsoft_nb.running.profile import STEPS, Workflow
+    from medsoft_nb.running.reproduce import reproduce
+
+    kept = ('title', 'seeds', 'prepare', 'finetune', 'generate')
+    lines = [line for line in profile.strip().splitlines() if line.startswith(kept)]
+    text = '\n'.join([*lines, 'arms: [lora-smis]']).replace('BASE', str(folder / 'base'))
+    (folder / 'own.yml').write_text(text)
+    manifest = run / 'data/phantom-tumour/manifest.csv'
+    reproduce(folder / 'own.yml', folder / 'own', manifest=manifest, workflow=Workflow(STEPS[:3]))
     assert not (folder / 'own/data/phantom-tumour').exists()
-    for name in ('data', 'auc', 'quality'):
-        there, here = (pd.read_csv(path / f'tables/{name}.csv') for path in (run, folder / 'own'))
-        both = there.merge(here, how='right', indicator=True)
-        assert len(here) and (both._merge == 'both').all(), both[both._merge != 'both']
+    for path in ('data/manifest.csv', 'seed-3/trained/lora/loss.csv', 'seed-3/synthetic/lora-smis/manifest.csv'):
+        there, here = (
+            pd.read_csv(root / path).drop(columns=['image', 'lesion_mask', 'structures'], errors='ignore')
+            for root in (run, folder / 'own')
+        )
+        pd.testing.assert_frame_equal(there, here)
+    there, here = (Manifest.load(root / 'seed-3/synthetic/lora-smis/manifest.csv') for root in (run, folder / 'own'))
+    assert len(here) and all((there.image(i) == here.image(i)).all() for i in range(len(here)))
 
 
 def test_a_misspelt_setting_is_one_clean_message(folder):
@@ -133,7 +143,12 @@ def test_a_misspelt_setting_is_one_clean_message(folder):
 def test_the_notebooks_run_one_by_one(tmp_path):
     "As in JupyterLab: in order, without the command that makes folders for them; those that train long, shorter"
     notebooks = Path(__file__).parent.parent / 'nbs/experiments'
-    shorter = {'tsne': dict(steps=5), 'ratio': dict(steps=5, ratios=[0.5, 1])}
+    shorter = {
+        'report': dict(examples=2),
+        'qualitative': dict(examples=2),
+        'tsne': dict(steps=5),
+        'ratio': dict(steps=5, ratios=[0.5, 1]),
+    }
     for step in (
         'prepare',
         'finetune',

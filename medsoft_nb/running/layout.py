@@ -17,8 +17,7 @@ from ..data.manifest import Manifest, ManifestError, PATHS
 from .checks import check_experiment
 from .jobs import Job
 from .notebooks import check_parameters, declared_parameters
-from .profile import load_profile, Step, Workflow
-from .settings import PrepareSettings
+from .profile import load_profile, Step, STEPS, Workflow
 
 # %% ../../nbs/running/layout.ipynb #e002
 def plan(
@@ -179,9 +178,9 @@ def _name_data(error, manifest, profile):
 
 # %% ../../nbs/running/layout.ipynb #e017
 def _check_together(jobs, workflow):
-    "Whether steps agree, and data suffice"
+    "Whether the steps of an experiment agree, and data suffice; a part of them is not checked together"
     models = {step.name: step.settings for step in workflow.steps}
-    if models.get('prepare') is PrepareSettings:
+    if set(STEPS) <= set(workflow.steps):
         check_experiment({job.step: models[job.step](**job.parameters) for job in jobs})
 
 # %% ../../nbs/running/layout.ipynb #c1190
