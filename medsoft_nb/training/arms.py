@@ -8,7 +8,6 @@ Docs: https://example.github.io/medsoft_nb/training/arms.html.md"""
 __all__ = ['training_of', 'painting_of', 'ControllerSettings', 'trained_arm', 'train_arm', 'paint_arm']
 
 # %% ../../nbs/training/arms.ipynb #c0734
-from functools import cache, partial
 from pathlib import Path
 from pydantic import Field
 from ..core.settings import Settings
@@ -21,7 +20,6 @@ from ..painting.faithful import SWITCHES
 from ..painting.pipeline import MedSoftPipeline
 from ..painting.generate import generate, GenerateConfig
 from .stages import Training
-from .samples import training_data
 from .checkpoints import read_trained, Trained
 from .trainer import train
 
@@ -76,13 +74,12 @@ def _train_with_msc(base, manifest, folder, config, settings):
     parts = load_base(base)
     controller = _first_controller(settings, parts['unet'], config.seed)
     last, lora = config.replace(stage='2b'), None
-    data = cache(partial(training_data, parts, controller, manifest, last))
     for stage, steps in _early_stages(settings, config.steps).items():
         rate = settings.msc_rate if stage == '1a' else config.controller_rate
         own = config.replace(stage=stage, steps=steps, controller_rate=rate)
-        made = train(parts, manifest, folder / stage, own, controller, lora, data)
+        made = train(parts, manifest, folder / stage, own, controller, lora, folder / 'cache')
         lora, controller = made.lora or lora, load_controller(made.controller, controller.encoder)
-    return train(parts, manifest, folder, last, controller, lora, data)
+    return train(parts, manifest, folder, last, controller, lora)  # which removes its `cache`
 
 # %% ../../nbs/training/arms.ipynb #c0728
 def trained_arm(

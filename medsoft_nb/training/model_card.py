@@ -19,11 +19,11 @@ from ..models.base import encode_prompts
 from ..models.controller import Controller
 from ..phantom.spine import phantom
 from ..phantom.tissues import CONTRASTS, MODALITY
-from .cache import encoder_cache
+from .cache import encode_features, stack_samples
 from .clip import embed_texts, embed_windows
 from .objective import diffusion_loss
 from .pools import caption, crop_window, draw_phantom, ENCODER_DISEASES
-from .samples import training_windows
+from .samples import TrainingWindows
 from .stages import Training
 from .unet import latent_pool
 
@@ -94,15 +94,15 @@ def measure_base(
 @torch.no_grad()
 def predict_tokens(
     controller: Controller,
-    cache: dict,  # From `encoder_cache`
+    cache: dict,  # From `encode_features`
     prompts: list,  # One text an image
 ) -> torch.Tensor:  # `(n, N, D)`
-    "Tokens that the MSC predicts from the first mask of each image"
+    "Tokens that the MSC predicts for each image"
     tokens = []
     for rows in torch.arange(len(prompts)).split(64):
-        context, pooled = (cache[name][rows, 0].float() for name in ('context', 'pooled'))
+        context, pooled = (cache[name][rows].float() for name in ('context', 'pooled'))
         texts = controller.encoder.texts([prompts[i] for i in rows])
-        tokens.append(controller.msc(context, pooled, texts, cache['region'][rows, 0])[0])
+        tokens.append(controller.msc(context, pooled, texts, cache['region'][rows])[0])
     return torch.cat(tokens)
 
 # %% ../../nbs/training/model_card.ipynb #9b009
@@ -114,11 +114,11 @@ def other_labels(labels: list, seed: int) -> list:
 # %% ../../nbs/training/model_card.ipynb #9b010
 def token_cosines(
     tokens: torch.Tensor,  # `(n, N, D)`
-    cache: dict,  # From `encoder_cache`
+    cache: dict,  # From `encode_features`
     centre: torch.Tensor | float = 0.0,  # Subtracted from both first
 ) -> np.ndarray:  # One number an image
     "Mean cosine to the true tokens inside the mask"
-    true, inside = cache['true'].float(), cache['region'][:, 0].float()
+    true, inside = cache['true'].float(), cache['region'].float()
     cosines = F.cosine_similarity(tokens - centre, true - centre, dim=-1)
     return ((cosines * inside).sum(1) / inside.sum(1)).numpy()
 
@@ -128,11 +128,11 @@ def windows_cache(
     manifest: Manifest,  # Diseased images with masks
     roi: int,  # Side of the windows
     seed: int,
-) -> dict:  # As `encoder_cache`
+) -> dict:  # As `encode_features`
     "What the encoder sees of one window of each image"
-    config = Training(variants=1, mask_variants=1, healthy_share=0.0, roi=roi, seed=seed, ramp=(4.0, 6.0))
-    data = training_windows(manifest, config, roi)
-    return encoder_cache(controller, data.windows, data.masks)
+    config = Training(variants=1, healthy_share=0.0, roi=roi, seed=seed, ramp=(4.0, 6.0))
+    windows = TrainingWindows(manifest, config, roi)
+    return encode_features(controller, *stack_samples([windows[i] for i in range(len(windows))]))
 
 # %% ../../nbs/training/model_card.ipynb #c0713
 @torch.no_grad()
@@ -145,13 +145,13 @@ def measure_msc(
 ) -> pd.DataFrame:  # One row an image: contrast, label, wrong_label and cosines
     "Cosine of the predicted to the true tokens inside the mask, against predictions that need no MSC"
     cache, seen = windows_cache(controller, held_out, roi, seed), windows_cache(controller, pool, roi, seed)
-    inside = seen['region'][:, 0, :, None].float()
+    inside = seen['region'][..., None].float()
     centre = (seen['true'] * inside).sum((0, 1)) / inside.sum()
     labels, df = held_out.df.label.tolist(), held_out.df
     others = other_labels(labels, seed)
     prompts = [[compose(label, m) for label, m in zip(names, df.modality)] for names in (labels, others)]
     right, wrong = (predict_tokens(controller, cache, texts) for texts in prompts)
-    tokens = dict(context=cache['context'][:, 0].float(), right=right, wrong=wrong)
+    tokens = dict(context=cache['context'].float(), right=right, wrong=wrong)
     names = dict(contrast=df.get('contrast', df.modality), label=labels, wrong_label=others)
     cosines = dict(mean=token_cosines(centre.expand_as(right), cache))
     cosines |= {name: token_cosines(x, cache) for name, x in tokens.items()}

@@ -6,28 +6,24 @@ Docs: https://example.github.io/medsoft_nb/training/samples.html.md"""
 
 # %% auto #0
 __all__ = ['check_training', 'augment_window', 'sample_donor_mask', 'training_window', 'sample_soft_mask', 'TrainingWindows',
-           'training_prompt', 'training_windows', 'sample_variants', 'check_prompts', 'training_size', 'training_data']
+           'training_prompt', 'sample_variants', 'check_prompts', 'training_size']
 
 # %% ../../nbs/training/samples.ipynb #q001
 from itertools import product
-from typing import NamedTuple
 import numpy as np, torch
 from scipy import ndimage as ndi
 from ..core.seeds import rng
-from ..core.logs import progress
 from ..data.manifest import HEALTHY, Manifest
 from ..data.prompts import prompt_places, row_prompt
 from ..lesions.structures import transfer_mask, complete_structures
 from ..lesions.soft import soften
 from ..lesions.shapes import random_mask
-from ..models.base import encode_prompts
 from ..models.files import window_unit
 from ..models.texts import prompt_limit
 from ..models.controller import Controller
 from ..painting.places import read_donor
 from ..painting.window import check_side, cut_window, region_of_interest, to_unit
-from .stages import STAGES, Training
-from .cache import encode_cache, encoder_cache
+from .stages import Training
 
 # %% ../../nbs/training/samples.ipynb #n000
 def check_training(manifest: Manifest) -> None:
@@ -90,15 +86,15 @@ def training_window(
     config: Training,
     size: int,  # Side of the window
     r: np.random.Generator,
-) -> tuple:  # Window in [0, 1], list of soft masks of its size
-    "One variant of an image with its soft masks"
+) -> tuple:  # Window in [0, 1] and soft mask, `(size, size)`, float32
+    "One variant of an image with its soft mask"
     image, lesion = to_unit(manifest.image(row)), manifest.lesion_mask(row)
     if manifest.df.label.iloc[row] == HEALTHY or lesion is None:
         lesion = sample_donor_mask(image.shape, manifest.structures(row), donors, r)
     image, lesion = augment_window(image, lesion, r)
     box = region_of_interest(soften(lesion, ramp=max(config.ramp)), size)
-    masks = [sample_soft_mask(lesion, config, r) for _ in range(config.mask_variants)]
-    return cut_window(image, box, size), [cut_window(m, box, size) for m in masks]
+    soft = sample_soft_mask(lesion, config, r)
+    return cut_window(image, box, size), cut_window(soft, box, size)
 
 # %% ../../nbs/training/samples.ipynb #q007
 def sample_soft_mask(
@@ -112,13 +108,28 @@ def sample_soft_mask(
     return soften(lesion, ramp=float(r.uniform(*config.ramp)))
 
 # %% ../../nbs/training/samples.ipynb #q013
-class TrainingWindows(NamedTuple):
-    "All variants of all images, one row a variant"
+class TrainingWindows:
+    "All variants of all images; each is made when it is asked for, and is always the same"
 
-    windows: list  # Arrays `(size, size)` in [0, 1]
-    masks: list  # A list of soft masks for each
-    prompts: list
-    diseased: torch.Tensor  # bool
+    def __init__(
+        self,
+        manifest: Manifest,  # Training images
+        config: Training,
+        size: int,  # Side of the windows
+    ):
+        self.manifest, self.config, self.size = manifest, config, size
+        self.donors = manifest.where(label=manifest.diseases)
+        self.variants = sample_variants(manifest, config)
+        self.prompts = [training_prompt(manifest.df.iloc[row], config) for row, _ in self.variants]
+        self.diseased = torch.tensor([number >= 0 for _, number in self.variants])
+
+    def __len__(self) -> int:
+        return len(self.variants)
+
+    def __getitem__(self, i: int) -> tuple:  # Window in [0, 1] and soft mask, `(size, size)`, float32
+        row, number = self.variants[i]
+        r = rng('sample', self.config.seed, self.manifest.df.image_id.iloc[row], number)
+        return training_window(self.manifest, row, self.donors, self.config, self.size, r)
 
 # %% ../../nbs/training/samples.ipynb #n002
 def training_prompt(
@@ -128,29 +139,11 @@ def training_prompt(
     "What a training image is said to show"
     return row['label'] if config.bare_labels else row_prompt(row)
 
-# %% ../../nbs/training/samples.ipynb #c0619
-def training_windows(
-    manifest: Manifest,  # Training images
-    config: Training,
-    size: int,  # Side of the windows
-) -> TrainingWindows:
-    "All variants of all images; healthy images take their share of the samples"
-    donors = manifest.where(label=manifest.diseases)
-    jobs = sample_variants(manifest, config)
-    pairs = []
-    for row, variant in progress(jobs, desc='windows'):
-        r = rng('sample', config.seed, manifest.df.image_id.iloc[row], variant)
-        pairs.append(training_window(manifest, row, donors, config, size, r))
-    rows = [manifest.df.iloc[row] for row, _ in jobs]
-    prompts = [training_prompt(row, config) for row in rows]
-    diseased = torch.tensor([variant >= 0 for _, variant in jobs])
-    return TrainingWindows([window for window, _ in pairs], [masks for _, masks in pairs], prompts, diseased)
-
 # %% ../../nbs/training/samples.ipynb #q014
 def sample_variants(
     manifest: Manifest, config: Training
 ) -> list:  # Pairs of row and number of the variant; negative numbers are healthy
-    "Which variants of which images are made"
+    "Which variants of which images there are; healthy images take their share of them"
     diseased, healthy = (np.flatnonzero(v) for v in (manifest.df.label != HEALTHY, manifest.df.label == HEALTHY))
     jobs = list(product(diseased, range(config.variants)))
     n = int(len(jobs) * config.healthy_share / (1 - config.healthy_share)) if len(healthy) else 0
@@ -181,25 +174,3 @@ def training_size(
     vae, unet = base['vae'].config, base['unet'].config
     check_side(config.roi, window_unit(vae, unet))
     return config.roi or unet.sample_size * 2 ** (len(vae.block_out_channels) - 1)
-
-# %% ../../nbs/training/samples.ipynb #c0620
-def training_data(
-    base: dict,  # From `load_base`
-    controller: Controller | None,
-    manifest: Manifest,  # Training images
-    config: Training,
-) -> dict:  # Everything that steps draw from, one row a variant
-    "Cached latents, encoder features and texts of a training set"
-    check_prompts(base, controller, manifest, config)
-    size = training_size(base, config)
-    windows, masks, prompts, diseased = training_windows(manifest, config, size)
-    texts = sorted(set(prompts) | {''})
-    number = torch.tensor([texts.index(p) for p in prompts])
-    data = dict(diseased=diseased, prompt=number, empty_prompt=texts.index(''))
-    if STAGES[config.stage].loss == 'diffusion':
-        data |= encode_cache(base, windows, masks, switches=config.faithful)
-        data['prompt_states'] = encode_prompts(base, texts).float().cpu()
-    if controller:
-        data |= encoder_cache(controller, windows, masks)
-        data['prompt_features'] = controller.encoder.texts(texts).cpu()
-    return data

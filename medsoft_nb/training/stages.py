@@ -61,8 +61,7 @@ class Training(Settings):
     roi: int | None = Field(
         None, ge=1, description="Side of the window around the mask, in pixels; the base's own size if `None`"
     )
-    variants: int = Field(12, ge=1, description='Cached variants (place, scale, exposure) of a diseased image')
-    mask_variants: int = Field(2, ge=1, description='Cached soft masks of each variant')
+    variants: int = Field(24, ge=1, description='Variants (place, scale, exposure, soft mask) of a diseased image')
     healthy_share: float = Field(0.3, ge=0, lt=1, description='Share of a batch that is healthy images')
     ramp: tuple[Ramp, Ramp] = Field(
         (0.0, 10.0), description='Range of the width of the soft border, in pixels; 0 is the hard mask'
