@@ -12,7 +12,7 @@ cfg = parser['DEFAULT']
 lib = cfg['lib_name']
 readme = here / 'README.md'
 # Folders outside the package that an installed wheel carries inside it: see `core.files.data_path`,
-# `core.files.notebooks_path` and `running.layout.workflow_path`.
+# `core.files.notebooks_path` and `running.table.workflow_path`.
 outside = {f'{lib}._shipped': 'data', f'{lib}._experiments': 'nbs/experiments', f'{lib}._workflow': 'workflow'}
 editable = 'editable_wheel' in sys.argv  # `pip install -e` reads them from the checkout
 carried = {name: folder for name, folder in outside.items() if (here / folder).is_dir() and not editable}

@@ -23,7 +23,7 @@ from medsoft_nb.models.tiny import tiny_tokenizer
 from medsoft_nb.painting.generate import GenerateConfig, generate
 from medsoft_nb.painting.pipeline import MedSoftPipeline
 from medsoft_nb.phantom.benchmarks import make_benchmark
-from medsoft_nb.training.samples import training_data
+from medsoft_nb.training.cache import training_data
 from medsoft_nb.training.stages import Training
 from medsoft_nb.training.trainer import train
 
@@ -155,11 +155,14 @@ def main(argv=None) -> dict:
                 )
             )
             settings = dict(stage=stage, batch_size=a.batch, roi=size['image'], variants=1, save_every=10**9)
-            data = training_data(base, controller, m, Training(steps=a.steps, **settings))
-            train(base, m, d / f'{stage}-warm', Training(steps=1, **settings), controller, data=lambda: data)
+            kept = d / f'kept-{stage}'
+            with training_data(base, controller, m, Training(steps=a.steps, **settings), kept) as data:
+                for step in data.steps:
+                    data.encode(step)
+            train(base, m, d / f'{stage}-warm', Training(steps=1, **settings), controller, cache=kept)
             base = load_base(d / 'base', device=a.device)
             with Meter(a.device) as meter:
-                train(base, m, d / stage, Training(steps=a.steps, **settings), controller, data=lambda: data)
+                train(base, m, d / stage, Training(steps=a.steps, **settings), controller, cache=kept)
             rows.append(
                 dict(
                     job=f'stage {stage}',
@@ -168,7 +171,7 @@ def main(argv=None) -> dict:
                     gib=meter.gib,
                 )
             )
-            del base, data
+            del base
         dtype = torch.bfloat16 if a.device != 'cpu' else torch.float32
         pipe = MedSoftPipeline.from_pretrained(d / 'base', dtype=dtype).to(a.device)
         pipe.set_progress_bar_config(disable=True)

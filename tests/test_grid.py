@@ -4,7 +4,8 @@ import json, os, re, shutil, signal, subprocess, sys, time
 from pathlib import Path
 import nbformat, psutil, pytest, yaml
 from medsoft_nb.core.files import read_json
-from medsoft_nb.running.layout import GRID, layout, workflow_path
+from medsoft_nb.running.layout import layout
+from medsoft_nb.running.table import GRID, workflow_path
 from medsoft_nb.running.jobs import JobError, run_job
 from medsoft_nb.running.notebooks import write_notebook
 from medsoft_nb.running.profile import Step, Workflow

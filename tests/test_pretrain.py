@@ -22,6 +22,7 @@ def test_pretrain_notebook_gives_a_base(tmp_path):
         vae_steps=1,
         clip_steps=1,
         unet_steps=4,
+        sample_steps=2,
     )
     papermill.execute_notebook(
         str(root / 'nbs/experiments/pretrain.ipynb'),
@@ -54,7 +55,15 @@ def test_shipped_weights_are_small_and_of_half_precision():
 def test_controller_notebook_gives_a_controller(tmp_path):
     "The notebook that made the shipped MSC and adapter, at its smallest"
     settings = dict(
-        run=str(tmp_path / 'run'), images=10, held_out=1, steps_1a=2, steps_1b=1, steps_2a=1, steps_2b=1, batch_size=4
+        run=str(tmp_path / 'run'),
+        images=10,
+        held_out=1,
+        steps_1a=2,
+        steps_1b=1,
+        steps_2a=1,
+        steps_2b=1,
+        batch_size=4,
+        sample_steps=2,
     )
     papermill.execute_notebook(
         str(root / 'nbs/experiments/controller.ipynb'),

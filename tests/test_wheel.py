@@ -69,7 +69,8 @@ from pathlib import Path
 import medsoft_nb
 from medsoft_nb.core.files import data_path, notebooks_path
 from medsoft_nb.running.profile import load_profile
-from medsoft_nb.running.layout import plan, workflow_path
+from medsoft_nb.running.layout import plan
+from medsoft_nb.running.table import workflow_path
 package = Path(medsoft_nb.__file__).parent
 assert workflow_path('Snakefile').is_file() and workflow_path().is_relative_to(package)
 assert data_path().is_relative_to(package), data_path()

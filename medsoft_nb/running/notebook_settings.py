@@ -141,6 +141,7 @@ class PretrainSettings(StepSettings):
     clip_steps: Count = Field(4, description='Optimiser steps of the encoder')
     unet_steps: Count = Field(8, description='Optimiser steps of the U-Net')
     measured: Count = Field(6, description='Held-out phantoms of each contrast that the numbers are taken on')
+    sample_steps: Count = Field(20, description='Denoising steps of the samples')
     seed: Seed = Field(0, description='Seed of everything')
 
 # %% ../../nbs/running/notebook_settings.ipynb #e015
@@ -156,6 +157,7 @@ class ControllerSettings(StepSettings):
     steps_2b: Count = Field(2, description='Optimiser steps of stage 2b')
     batch_size: Count = Field(32, description='Windows a step; twice as many in stage 1a')
     keep: Literal['1a', '1b', '2a', '2b'] = Field('1b', description='Stage whose weights are kept')
+    sample_steps: Count = Field(20, description='Denoising steps of the samples')
     seed: Seed = Field(0, description='Seed of everything')
 
 # %% ../../nbs/running/notebook_settings.ipynb #e017

@@ -15,7 +15,7 @@ import psutil
 from filelock import FileLock, Timeout
 from ..core.files import notebooks_path, read_json, write_json
 from .jobs import environment, Job, job_record, JobError, run_job
-from .layout import GRID, write_mark
+from .table import GRID, write_mark
 
 # %% ../../nbs/running/processes.ipynb #c1202
 def end_processes(

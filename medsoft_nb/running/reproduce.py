@@ -14,7 +14,8 @@ from pathlib import Path
 from ..core.files import folder_lock, read_json
 from ..core.runs import Run
 from .jobs import job_record, JobError
-from .layout import Experiment, GRID, layout, write_table
+from .layout import Experiment, layout
+from .table import GRID, write_table
 from .page import html_page
 from .profile import Workflow
 from .snakemake import failure_message, Resources, run_snakemake

@@ -18,7 +18,7 @@ from ..core.files import read_json
 from ..core.logs import progress
 from ..core.settings import Settings
 from .jobs import home_environment
-from .layout import GRID, workflow_path
+from .table import GRID, workflow_path
 from .processes import end_processes, THREADS
 
 # %% ../../nbs/running/snakemake.ipynb #e001
