@@ -109,7 +109,7 @@ def test_a_finished_run_does_nothing_the_second_time(folder, run):
     }
 
 
-def test_a_manifest_of_ones_own(folder, run):
+def test_a_manifest_of_ones_own(folder, run, monkeypatch):
     "Swaps the data, which stay where they are; the same images and settings give the same weights and images"
     from medsoft_nb.data.manifest import Manifest
     from medsoft_nb.running.profile import STEPS, Workflow
@@ -120,6 +120,7 @@ def test_a_manifest_of_ones_own(folder, run):
     text = '\n'.join([*lines, 'arms: [lora-smis]']).replace('BASE', str(folder / 'base'))
     (folder / 'own.yml').write_text(text)
     manifest = run / 'data/phantom-tumour/manifest.csv'
+    monkeypatch.setenv('OMP_NUM_THREADS', '1')  # as in `medsoft`: sums depend on the number of threads
     reproduce(folder / 'own.yml', folder / 'own', manifest=manifest, workflow=Workflow(STEPS[:3]))
     assert not (folder / 'own/data/phantom-tumour').exists()
     for path in ('data/manifest.csv', 'seed-3/trained/lora/loss.csv', 'seed-3/synthetic/lora-smis/manifest.csv'):
