@@ -120,7 +120,8 @@ class TrainingWindows:
         self.manifest, self.config, self.size = manifest, config, size
         self.donors = manifest.where(label=manifest.diseases)
         self.variants = sample_variants(manifest, config)
-        self.prompts = [training_prompt(manifest.df.iloc[row], config) for row, _ in self.variants]
+        prompts = [training_prompt(row, config) for row in manifest.df.to_dict('records')]
+        self.prompts = [prompts[row] for row, _ in self.variants]
         self.diseased = torch.tensor([number >= 0 for _, number in self.variants])
 
     def __len__(self) -> int:
