@@ -12,25 +12,19 @@ pytestmark = pytest.mark.trains
 root = Path(__file__).parent.parent
 
 
+def execute(name, folder, settings):
+    "Run a notebook of `nbs/experiments`, which leaves its results in `folder`"
+    notebook, options = str(root / f'nbs/experiments/{name}.ipynb'), dict(progress_bar=False, kernel_name='python3')
+    papermill.execute_notebook(
+        notebook, str(folder / 'done.ipynb'), settings | dict(run=str(folder / 'run')), **options
+    )
+
+
 def test_pretrain_notebook_gives_a_base(tmp_path):
     settings = dict(
-        run=str(tmp_path / 'run'),
-        images=12,
-        captioned=12,
-        windows=4,
-        measured=2,
-        vae_steps=1,
-        clip_steps=1,
-        unet_steps=4,
-        sample_steps=2,
+        images=12, captioned=12, windows=4, measured=2, vae_steps=1, clip_steps=1, unet_steps=4, sample_steps=2
     )
-    papermill.execute_notebook(
-        str(root / 'nbs/experiments/pretrain.ipynb'),
-        str(tmp_path / 'done.ipynb'),
-        settings,
-        progress_bar=False,
-        kernel_name='python3',
-    )
+    execute('pretrain', tmp_path, settings)
     base = load_base(tmp_path / 'run/model')
     assert base['unet'].config.in_channels == 9 and base['scheduler'].config.prediction_type == 'v_prediction'
     assert set(json.loads((tmp_path / 'run/measured.json').read_text())) >= {
@@ -55,23 +49,9 @@ def test_shipped_weights_are_small_and_of_half_precision():
 def test_controller_notebook_gives_a_controller(tmp_path):
     "The notebook that made the shipped MSC and adapter, at its smallest"
     settings = dict(
-        run=str(tmp_path / 'run'),
-        images=10,
-        held_out=1,
-        steps_1a=2,
-        steps_1b=1,
-        steps_2a=1,
-        steps_2b=1,
-        batch_size=4,
-        sample_steps=2,
+        images=10, held_out=1, steps_1a=2, steps_1b=1, steps_2a=1, steps_2b=1, batch_size=4, sample_steps=2
     )
-    papermill.execute_notebook(
-        str(root / 'nbs/experiments/controller.ipynb'),
-        str(tmp_path / 'done.ipynb'),
-        settings,
-        progress_bar=False,
-        kernel_name='python3',
-    )
+    execute('controller', tmp_path, settings)
     made = load_controller(tmp_path / 'run/controller')
     assert made.encoder.name == 'medsoft-tiny'
     numbers = pd.read_csv(tmp_path / 'run/cosines.csv')

@@ -240,7 +240,8 @@ def encode_texts(
 ) -> dict:  # prompt: number of each window's text; empty_prompt; prompt_states, prompt_features: encoded texts
     "Prompts as the networks read them"
     texts = sorted({*prompts, ''})
-    found = dict(prompt=torch.tensor([texts.index(p) for p in prompts]), empty_prompt=texts.index(''))
+    number = {text: k for k, text in enumerate(texts)}
+    found = dict(prompt=torch.tensor([number[p] for p in prompts]), empty_prompt=number[''])
     if STAGES[stage].loss == 'diffusion':
         found['prompt_states'] = encode_prompts(base, texts).float().cpu()
     if controller:
