@@ -23,7 +23,7 @@ from ..knowledge.base import find_label
 from ..knowledge.prompts import compose
 from ..data.manifest import HEALTHY, Manifest
 from ..data.prompts import check_row_prompts, own_prompt
-from ..lesions.soft import soften, softness
+from ..lesions.soft import PROFILES, soften, softness
 from ..models.base import weight_hashes
 from ..models.files import window_unit
 from ..models.lora_files import lora_hash
@@ -48,6 +48,7 @@ class GenerateConfig(PaintSettings):
         ge=0,
         description='Soft border in pixels, 0 is the hard mask; if `None`, 6, or that of the knowledge base',
     )
+    mask_profile: Literal[PROFILES] = Field('cosine', description='How the soft border falls: `lesions.soft`')
     structure_limit: bool = Field(False, description='Keep the soft mask inside the (dilated) structure')
     bare_labels: bool = Field(False, description='Prompts are the bare labels')
     batch_size: int = Field(16, ge=1, description='Images a batch')
@@ -141,7 +142,8 @@ def plan_lesion(
     if config.structure_limit:
         limit = soften(ndi.binary_dilation(place.structures == place.structure, iterations=2), 2)
     prompt = label if config.bare_labels else lesion_prompt(label, place, backgrounds, donors)
-    return PlannedLesion(label, number, config.seed, place, ramp, soften(place.mask, ramp, limit), prompt)
+    soft = soften(place.mask, ramp, limit, config.mask_profile)
+    return PlannedLesion(label, number, config.seed, place, ramp, soft, prompt)
 
 # %% ../../nbs/painting/generate.ipynb #c0571
 def generate(
@@ -222,7 +224,7 @@ def image_columns(
     settings: dict,  # As kept in `settings.json`
 ) -> dict:
     "What each row says of the settings and weights"
-    kept = {k: settings[k] for k in ('steps', 'guidance_scale', 'blend', 'lora', 'controller')}
+    kept = {k: settings[k] for k in ('steps', 'guidance_scale', 'blend', 'mask_profile', 'lora', 'controller')}
     base = settings['base'].get('unet/diffusion_pytorch_model.safetensors', '')
     return kept | dict(base=base, weights=settings['weights'])
 

@@ -55,15 +55,17 @@ def copy_paste(
     n_per_label: int = 50,  # Images of each
     ramp: float = 6.0,  # Soft border in pixels
     seed: int = 0,  # Places are those of `generate` with the same seed
+    mask_profile: str = 'cosine',  # How the soft border falls: `lesions.soft`
 ) -> Manifest:  # Of all images in `out`
     "Soft copy-paste of real lesions, the control without a generator; goes on where it stopped"
     out = Path(out)
     check_sources(backgrounds, donors, labels)
     settings = dict(method='copy-paste', labels=list(labels), n_per_label=n_per_label, ramp=ramp, seed=seed)
+    settings |= dict(mask_profile=mask_profile)
     settings |= dict(backgrounds=backgrounds.fingerprint, donors=donors.fingerprint)
     done = open_folder(out, settings, n_per_label * len(labels), backgrounds.image(0).nbytes)
     for label, number in missing_samples(labels, n_per_label, done):
         place = place_lesion(backgrounds, donors, label, seed, number)
-        lesion = PlannedLesion(label, number, seed, place, ramp, soften(place.mask, ramp))
+        lesion = PlannedLesion(label, number, seed, place, ramp, soften(place.mask, ramp, profile=mask_profile))
         note_rows(out, [write_sample(out, backgrounds, donors, lesion, paste(backgrounds, donors, lesion))])
     return join_rows(out)

@@ -187,6 +187,9 @@ class GenerateSettings(StepSettings):
         64, description="Side of the window around a lesion, in pixels; None takes the base's own size"
     )
     ramp: float = Field(6.0, ge=0, description='Width of the soft border in pixels')
+    mask_profile: Literal['cosine', 'linear', 'gaussian'] = Field(
+        'cosine', description='How the soft border falls: cosine, linear or gaussian'
+    )
     steps: int = Field(2, ge=1, le=1000, description='Denoising steps')
     guidance_scale: float = Field(2.0, ge=0, lt=100, description='Weight of the prompt; 1 is off')
     blend: Literal['linear', 'threshold', 'none'] = Field(
@@ -224,6 +227,10 @@ class ClassifySettings(StepSettings):
     steps: Count = Field(3, description='Optimiser steps, the same in each arm')
     batch_size: Count = Field(8, description='Images a step')
     learning_rate: Rate = Field(2e-3, description='Learning rate')
+    optimizer: Literal['adamw', 'adam'] = Field('adamw', description='adamw, with weight decay 0.01, or adam')
+    schedule: Literal['one-cycle', 'constant'] = Field(
+        'one-cycle', description='Of the learning rate: one-cycle or constant'
+    )
     arms: Arms = Field(PAINTED, description='Painted arms that are compared')
     healthy: bool = Field(True, description='Also lora-smis with synthetic healthy images')
     controls: Controls = Field(
