@@ -13,16 +13,19 @@ __all__ = ['ELSEWHERE', 'AHEAD', 'sample_rows', 'first_draws', 'stack_samples', 
 import hashlib, json
 from bisect import bisect_left
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Callable
 import numpy as np, torch
-from safetensors import safe_open
+from fastcore.basics import chunked
+from safetensors import safe_open, SafetensorError
 from safetensors.torch import save_file
 from .. import __version__
 from ..core.classes import patch
 from ..core.files import atomic_path, require_space
+from ..core.logs import get_logger
 from ..core.seeds import torch_generator
 from ..data.manifest import Manifest, PATHS
 from ..models.base import encode_prompts
@@ -145,14 +148,17 @@ class EncodedFiles:
 
     folder: Path
     encode: Callable  # Of windows and masks, as `encode_latents`
+    intact: set = field(default_factory=set)  # Steps whose files were compared with their hashes
 
     def path(self, step: int) -> Path:
         return self.folder / f'{step:07d}.safetensors'
 
     def write(self, step: int, windows: torch.Tensor, masks: torch.Tensor) -> None:
-        "Encode the windows of a step"
+        "Encode the windows of a step; the file carries a hash of what it holds"
+        encoded = {name: v.contiguous() for name, v in self.encode(windows, masks).items()}
         with atomic_path(self.path(step)) as file:
-            save_file({name: v.contiguous() for name, v in self.encode(windows, masks).items()}, file)
+            save_file(encoded, file, dict(hash=state_hash(encoded)))
+        self.intact.add(step)
 
     def read(self, places: list) -> dict:  # Tensors, one row a place
         "Rows by step and number in the step's file"
@@ -161,6 +167,29 @@ class EncodedFiles:
             with safe_open(self.path(step), 'pt') as file:
                 rows.append({name: file.get_slice(name)[k] for name in file.keys()})
         return {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
+
+# %% ../../nbs/training/cache.ipynb #306a3b05
+@patch
+def has(self: EncodedFiles, step: int) -> bool:
+    "Whether a step's file is there and holds what was written; one that was cut or changed is removed"
+    path = self.path(step)
+    if step not in self.intact and path.exists():
+        if _is_intact(path):
+            self.intact.add(step)
+        else:
+            get_logger().warning('%s is damaged; its windows are encoded anew', path)
+            path.unlink()
+    return path.exists()
+
+
+def _is_intact(path):
+    "Whether a file of encoded windows agrees with its hash"
+    try:
+        with safe_open(path, 'pt') as file:
+            written = file.metadata()['hash']
+            return written == state_hash({name: file.get_tensor(name) for name in file.keys()})
+    except (SafetensorError, KeyError, TypeError, OSError):
+        return False
 
 # %% ../../nbs/training/cache.ipynb #tc022
 class TrainingData:
@@ -201,7 +230,7 @@ class TrainingData:
 @patch
 def encode(self: TrainingData, step: int) -> None:
     "Encode the windows that a step is the first to draw, unless it is done"
-    lacking = [part for part in self.parts if not part.path(step).exists()]
+    lacking = [part for part in self.parts if not part.has(step)]
     if lacking:
         pair = stack_samples(self._cut_out(step))
         for part in lacking:
@@ -243,9 +272,9 @@ def encode_texts(
     number = {text: k for k, text in enumerate(texts)}
     found = dict(prompt=torch.tensor([number[p] for p in prompts]), empty_prompt=number[''])
     if STAGES[stage].loss == 'diffusion':
-        found['prompt_states'] = encode_prompts(base, texts).float().cpu()
+        found['prompt_states'] = torch.cat([encode_prompts(base, some).float().cpu() for some in chunked(texts, 64)])
     if controller:
-        found['prompt_features'] = controller.encoder.texts(texts).cpu()
+        found['prompt_features'] = torch.cat([controller.encoder.texts(some).cpu() for some in chunked(texts, 64)])
     return found
 
 # %% ../../nbs/training/cache.ipynb #tc024
@@ -270,7 +299,10 @@ def training_data(
         key = cache_key(manifest, config, windows.size, network, share)
         parts.append(EncodedFiles(Path(folder) / f'{name}-{key}', encode))
     data = TrainingData(windows, config, parts, encode_texts(base, controller, windows.prompts, config.stage), share)
-    data.check_space()
+    with ExitStack() as stack:
+        stack.enter_context(data)
+        data.check_space()
+        stack.pop_all()
     return data
 
 # %% ../../nbs/training/cache.ipynb #tc031
