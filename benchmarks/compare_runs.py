@@ -3,7 +3,8 @@
     MEDSOFT_BF16=0 ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 medsoft reproduce --out runs/elsewhere
     python benchmarks/compare_runs.py runs/quick runs/elsewhere
 
-Compared are the seeds that both runs have: the AUC of each arm, overall and of each disease, and every figure of quality and agreement.
+Compared are the seeds that both runs have: the AUC of each arm, overall and of each disease, and every figure of
+quality and agreement.
 """
 
 import argparse
