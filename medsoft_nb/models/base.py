@@ -19,7 +19,8 @@ from ..core.devices import pick_device, pick_dtype
 from ..core.files import read_json, sha256, write_json
 from ..core.finite import check_finite
 from ..core.folders import share_files
-from .files import check_no_code, check_safetensors, hub_folder, is_hub_id, model_folder, SHIPPED
+from .files import check_no_code, check_safetensors, hub_folder, is_hub_id, load_network
+from .files import model_folder, SHIPPED
 from .texts import load_tokenizer, prompt_limit
 
 # %% ../../nbs/models/base.ipynb #c0377
@@ -151,26 +152,6 @@ def resolve_model(
         "and not a Hub id such as 'owner/model'."
     )
 
-# %% ../../nbs/models/base.ipynb #variant0
-def _load_network(cls, path, part, variant, **options):
-    "One network in safetensors: of the plain files, else of 'fp16', which on the Hub are often there alone"
-    options |= dict(subfolder=part, use_safetensors=True, output_loading_info=True)
-    failed = None
-    for choice in [variant] if variant else [None, 'fp16']:
-        try:
-            network, info = cls.from_pretrained(path, variant=choice, **options)
-            break
-        except OSError as error:
-            failed = failed or error
-    else:
-        kind = f'of the variant {variant!r}' if variant else "under plain names or as 'fp16'"
-        reason = str(failed).strip().splitlines()[0]
-        raise ValueError(f'{path}: its {part} has no safetensors {kind} ({reason}). Look at its files.')
-    if info['missing_keys']:
-        lacking = ', '.join(sorted(info['missing_keys'])[:3])
-        raise ValueError(f'{path}: the file of its {part} lacks weights ({lacking}). Take another copy.')
-    return network
-
 # %% ../../nbs/models/base.ipynb #c0381
 _CONFIG_FILES = ['model_index.json', '*/*.json', '*/*.txt']
 
@@ -191,7 +172,7 @@ def load_base(
     parts = {}
     for part, cls in classes.items():
         kept = torch.float32 if part == 'vae' else dtype
-        parts[part] = _load_network(cls, path, part, variant, dtype=kept, **hub)
+        parts[part] = load_network(cls, path, part, variant, dtype=kept, **hub)
         parts[part].to(device).eval().requires_grad_(False)
     scheduler = DDIMScheduler.from_pretrained(path, subfolder='scheduler', **hub)
     parts |= dict(tokenizer=load_tokenizer(path, **hub), scheduler=scheduler)

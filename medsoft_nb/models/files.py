@@ -6,7 +6,7 @@ Docs: https://example.github.io/medsoft_nb/models/files.html.md"""
 
 # %% auto #0
 __all__ = ['SHIPPED', 'HUB_OPTIONS', 'PICKLED', 'CONVERT', 'model_folder', 'is_hub_id', 'hub_folder', 'window_unit',
-           'smallest_window', 'check_no_code', 'check_safetensors']
+           'smallest_window', 'check_no_code', 'check_safetensors', 'load_network']
 
 # %% ../../nbs/models/files.ipynb #2b003
 import re
@@ -117,3 +117,29 @@ def check_safetensors(
         f'{path} has no safetensors weights, only pickled ones ({pickled[0]}), '
         f'which are refused because opening a pickle can run code. {CONVERT}'
     )
+
+# %% ../../nbs/models/files.ipynb #57e46da2
+def load_network(
+    cls: type,  # Of diffusers or transformers, with `from_pretrained`
+    path: str | Path,  # Folder of a model, or Hub id
+    part: str,  # Sub-folder of the network
+    variant: str | None = None,  # Of the files, such as 'fp16'; if `None`, the plain ones, else 'fp16'
+    **options,  # Of `from_pretrained`
+):  # The network
+    "Load a network from safetensors; `ValueError` where there are none, or where they lack weights"
+    options |= dict(subfolder=part, use_safetensors=True, output_loading_info=True)
+    failed = None
+    for choice in [variant] if variant else [None, 'fp16']:
+        try:
+            network, info = cls.from_pretrained(path, variant=choice, **options)
+            break
+        except OSError as error:
+            failed = failed or error
+    else:
+        kind = f'of the variant {variant!r}' if variant else "under plain names or as 'fp16'"
+        reason = str(failed).strip().splitlines()[0]
+        raise ValueError(f'{path}: its {part} has no safetensors {kind} ({reason}). Look at its files.')
+    if info['missing_keys']:
+        lacking = ', '.join(sorted(info['missing_keys'])[:3])
+        raise ValueError(f'{path}: the file of its {part} lacks weights ({lacking}). Take another copy.')
+    return network

@@ -10,6 +10,7 @@ __all__ = ['MedSoftPipeline', 'sort_options', 'own_scheduler', 'MedSoftOutput', 
 
 # %% ../../nbs/painting/pipeline.ipynb #q000
 from dataclasses import dataclass
+from pathlib import Path
 import diffusers, numpy as np, torch
 from diffusers import AutoencoderKL, DDIMScheduler, DiffusionPipeline, SchedulerMixin, UNet2DConditionModel
 from diffusers.loaders import StableDiffusionLoraLoaderMixin
@@ -24,6 +25,8 @@ from ..models.controller import load_controller as read_controller
 from ..models.files import HUB_OPTIONS
 from ..models.lora_files import fetch_lora
 from ..models.texts import prompt_limit
+from ..models.unet_files import load_unet as read_unet
+from ..models.unet_files import unet_hash
 from .blend import match_band, match_grain, put_back
 from .faithful import erase, ONE_PROMPT
 from .inputs import collect_inputs, cut_input, Window
@@ -50,7 +53,7 @@ class MedSoftPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         parts = dict(vae=vae, text_encoder=text_encoder, tokenizer=tokenizer, unet=unet, scheduler=scheduler)
         check_parts('these parts', parts)
         self.register_modules(**parts)
-        self.controller = None
+        self.controller, self.trained_unet = None, ''
 
     @classmethod
     def from_pretrained(
@@ -101,6 +104,22 @@ def own_scheduler(
         )
     return cls.from_config(config)
 
+# %% ../../nbs/painting/pipeline.ipynb #a76d9a1e
+@patch
+def to(
+    self: MedSoftPipeline,
+    *args,  # Device, precision, or both
+    **kwargs,  # As for any pipeline
+) -> MedSoftPipeline:
+    "Move to a device or a precision; the autoencoder stays in float32, since greys of half precision are too coarse"
+    vae, self.__dict__['vae'] = self.vae, None
+    try:
+        DiffusionPipeline.to(self, *args, **kwargs)
+    finally:
+        self.__dict__['vae'] = vae
+    vae.to(self.unet.device)
+    return self
+
 # %% ../../nbs/painting/pipeline.ipynb #n005
 @patch
 def load_controller(
@@ -111,6 +130,16 @@ def load_controller(
     if controller is not None and not isinstance(controller, Controller):
         controller = read_controller(controller, device=self._execution_device)
     self.controller = controller
+    return self
+
+# %% ../../nbs/painting/pipeline.ipynb #39c088d1
+@patch
+def load_unet(
+    self: MedSoftPipeline,
+    unet: str | Path,  # Folder of a fully trained U-Net, or of the training that left it
+) -> MedSoftPipeline:
+    "Paint with a fully trained U-Net from now on; `ValueError` unless it fits the base"
+    self.unet, self.trained_unet = read_unet(unet, self.unet), unet_hash(unet)
     return self
 
 # %% ../../nbs/painting/pipeline.ipynb #q033
