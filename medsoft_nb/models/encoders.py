@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Callable
 import torch, torch.nn.functional as F
 from transformers import AutoModel, AutoTokenizer
-from ..core.devices import pick_device
+from ..core.devices import pick_device, pick_dtype
 from ..core.classes import patch
 from ..core.files import read_json
 from ..core.finite import check_finite
@@ -225,11 +225,12 @@ def resolve_encoder(
 # %% ../../nbs/models/encoders.ipynb #c0408
 def load_encoder(
     name: str | Path = 'medsoft-tiny',  # Shipped name, folder, or Hub id; 'biomedclip' for Microsoft's
-    dtype: torch.dtype = torch.float32,  # Of the weights once loaded
+    dtype: str | torch.dtype | None = None,  # Of the weights once loaded; as in `pick_dtype`
     device: str | torch.device | None = None,  # Where they go; as in `pick_device`
 ) -> MedicalEncoder:
     "Load a vision-language encoder; `ValueError` for an unknown name, pickled weights or a model of another kind"
     where, device = resolve_encoder(name), pick_device(device)
+    dtype = pick_dtype(dtype, device)
     if _reads_open_clip(str(name), Path(where)):
         return _open_clip(str(name), Path(where), dtype, device)
     return _transformers(str(name), where, dtype, device)
