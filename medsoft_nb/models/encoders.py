@@ -10,7 +10,7 @@ __all__ = ['BIOMEDCLIP', 'OPEN_CLIP_WEIGHTS', 'MedicalEncoder', 'TransformersEnc
            'load_encoder']
 
 # %% ../../nbs/models/encoders.ipynb #c0418
-import math
+import logging, math
 from pathlib import Path
 from typing import Callable
 import torch, torch.nn.functional as F
@@ -279,7 +279,9 @@ def _open_clip(name, folder, dtype, device, **hub):
     folder = folder if folder.is_dir() else fetch_open_clip(name, **hub)
     check_open_clip(folder)
     source, weights = f'local-dir:{folder}', read_weights(folder)
+    logging.disable(logging.WARNING)  # which says that the model has no weights yet
     model = open_clip.create_model(source, load_weights=False, pretrained_image=False, pretrained_text=False)
+    logging.disable(logging.NOTSET)
     fill_weights(model, weights, name)
     tokenize, found = open_clip.get_tokenizer(source), open_clip.get_model_preprocess_cfg(model)
     if not hasattr(getattr(model, 'visual', None), 'trunk'):

@@ -175,7 +175,8 @@ def generate(
     pipe = with_lora(pipe, lora) if lora else pipe
     pipe = with_controller(pipe, controller) if controller else pipe
     check_prompts(pipe, possible_prompts(backgrounds, donors, labels, config))
-    check_side(config.roi, window_unit(pipe.vae.config, pipe.unet.config))
+    for name in ('roi', 'resolution'):
+        check_side(getattr(config, name), window_unit(pipe.vae.config, pipe.unet.config), name)
     n, nbytes = config.n_per_label * len(labels), backgrounds.image(0).nbytes
     if not out.exists():
         require_space(out, n * 4 * nbytes)
@@ -254,6 +255,7 @@ def paint_lesions(
         band_correction=config.band_correction,
         grain=config.grain,
         roi=config.roi,
+        resolution=config.resolution,
         controller_scale=config.controller_scale,
         faithful=config.faithful,
         generator=[torch_generator('image', l.seed, l.label, l.number) for l in lesions],

@@ -224,11 +224,11 @@ def __call__(
     if output_type not in ('np', 'pil'):
         raise ValueError(f"unknown output_type {output_type!r}. Use 'np' or 'pil'.")
     options = dict(blend=blend, band_correction=band_correction, grain=grain, roi=roi)
-    options |= dict(controller_scale=controller_scale, faithful=faithful)
+    options |= dict(resolution=resolution, controller_scale=controller_scale, faithful=faithful)
     settings = PaintSettings(steps=num_inference_steps, guidance_scale=guidance_scale, **options).with_switches()
     inputs = collect_inputs(prompt, image, mask, generator)
     check_prompts(self, [negative_prompt, *(item.prompt for item in inputs)])
-    windows = [cut_input(self, item, settings.roi, resolution) for item in inputs]
+    windows = [cut_input(self, item, settings.roi, settings.resolution) for item in inputs]
     images = [None] * len(inputs)
     for rows in same_resolution(windows):
         painted = paint_windows(self, [windows[k] for k in rows], settings, negative_prompt, callback_on_step_end)
