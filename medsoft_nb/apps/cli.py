@@ -22,6 +22,7 @@ from medsoft_nb.apps.options import (
     BaseOption,
     command_help,
     DeviceOption,
+    DtypeOption,
     err_console,
     out_console,
     OutOption,
@@ -79,6 +80,7 @@ def studio(
     port: PortOption = 0,
     token: Annotated[str, typer.Option(help='Token of the address; a random one if empty')] = '',
     device: DeviceOption = None,
+    dtype: DtypeOption = None,
 ):
     from medsoft_nb.apps.serve import serve_studio
 
@@ -124,6 +126,7 @@ def reproduce(
     workflow_profile: ClusterOption = None,
     table_only: TableOption = False,
     device: DeviceOption = None,
+    dtype: DtypeOption = None,
 ):
     from medsoft_nb.running import reproduce as running
 

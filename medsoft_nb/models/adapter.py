@@ -96,11 +96,11 @@ def attend(
     dtype: torch.dtype,  # Of the result
 ) -> torch.Tensor:
     "Attention of a block's hidden states to the tokens"
-    attention = self.attention
+    attention, own = self.attention, self.norm.weight.dtype  # the U-Net may be of another precision
     if torch.is_grad_enabled() or self.keys_and_values is None:
-        tokens = self.tokens.to(dtype)
+        tokens = self.tokens.to(own)
         self.keys_and_values = [self.split(project(tokens)) for project in (attention.to_k, attention.to_v)]
-    query = self.split(attention.to_q(self.norm(hidden)))
+    query = self.split(attention.to_q(self.norm(hidden.to(own))))
     out = F.scaled_dot_product_attention(query, *self.keys_and_values)
     return attention.to_out[0](out.transpose(1, 2).flatten(2)).to(dtype)
 

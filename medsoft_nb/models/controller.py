@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 import torch, torch.nn as nn
 from ..core.classes import patch
-from ..core.devices import autocast, pick_device
+from ..core.devices import autocast, pick_device, pick_dtype
 from ..core.files import read_json, write_json
 from ..core.folders import share_files
 from ..core.finite import check_finite
@@ -88,8 +88,9 @@ def tokens(
 ) -> torch.Tensor:  # Conditioning tokens `(B, ceil(g/2)**2, D)`; `(B, g*g, D)` if `raw`
     "Conditioning tokens for the U-Net"
     context, pooled, mask = self.encode(windows, soft)
+    seen = (context, pooled, self.encoder.texts(prompts))
     with autocast(context.device):
-        predicted, _ = self.msc(context, pooled, self.encoder.texts(prompts), mask)
+        predicted, _ = self.msc(*(x.to(self.msc.dtype) for x in seen), mask)
     return predicted.float() if raw else composite_tokens(predicted.float(), context, mask)
 
 # %% ../../nbs/models/controller.ipynb #7b008
@@ -130,11 +131,12 @@ def resolve_controller(
 def load_controller(
     name: str | Path = 'medsoft-tiny',  # Shipped name, or a folder that `save_pretrained` wrote
     encoder: str | Path | MedicalEncoder | None = None,  # The one it was trained with if `None`
-    dtype: torch.dtype = torch.float32,  # Of the weights once loaded
+    dtype: str | torch.dtype | None = None,  # Of the weights once loaded; as in `pick_dtype`
     device: str | torch.device | None = None,  # Where they go; as in `pick_device`
 ) -> Controller:
     "Load MSC, adapter and their encoder; `ValueError` for an unknown name, pickled weights or some not finite"
     folder, device = resolve_controller(name), pick_device(device)
+    dtype = pick_dtype(dtype, device)
     if not isinstance(encoder, MedicalEncoder):
         encoder = load_encoder(encoder or read_json(folder / 'controller.json')['encoder'], dtype, device)
     parts = []

@@ -27,14 +27,16 @@ def add_lora(
     targets: tuple = LORA_TARGETS,  # Layers that get one
     start: str | Path | None = None,  # LoRA file to go on from, of the U-Net alone
 ) -> None:
-    "Put trainable LoRA layers into `unet`, new or from a file; `ValueError` where the file does not fit"
+    "Put trainable LoRA layers in float32 into `unet`, new or from a file; `ValueError` where the file does not fit"
     if start is None:
         config = LoraConfig(r=rank, lora_alpha=rank, init_lora_weights='gaussian', target_modules=list(targets))
         unet.add_adapter(config, 'default')
     else:
         unet.load_lora_adapter(read_lora(start).weights(unet=unet), prefix='unet', adapter_name='default')
     for name, parameter in unet.named_parameters():
-        parameter.requires_grad_('lora_' in name)
+        trained = 'lora_' in name
+        parameter.data = parameter.data.float() if trained else parameter.data
+        parameter.requires_grad_(trained)
 
 # %% ../../nbs/models/lora.ipynb #c0460
 def sort_header(

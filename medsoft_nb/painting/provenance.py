@@ -72,8 +72,8 @@ def check_settings(
     old: dict,  # Settings of the images that it holds
     new: dict,  # Settings now
 ) -> None:
-    "Raise `ValueError` where a folder holds images that were made otherwise"
-    changed = [k for k in new if old.get(k) != new[k]]
+    "Raise `ValueError` where a folder holds images that were made otherwise; what it did not know was not set"
+    changed = [k for k in new if (old.get(k) != new[k] if k in old else new[k] not in (None, ''))]
     if changed:
         what = f'{changed[0]}: {old.get(changed[0])!r}, now {new[changed[0]]!r}'
         raise ValueError(f'{out} holds images made with other settings ({what}). Use another folder, or remove it.')

@@ -11,9 +11,9 @@ __all__ = ['PaintSettings']
 from typing import Literal
 from pydantic import Field
 from ..core.settings import Settings
+from ..models.files import WindowSide
 from .blend import BLENDS
 from .faithful import Switches
-from .window import WindowSide
 
 # %% ../../nbs/painting/settings.ipynb #p007
 class PaintSettings(Settings):
@@ -30,6 +30,9 @@ class PaintSettings(Settings):
     faithful: Switches = Field((), description='Switches of `painting.faithful`: flaws of the released code')
     roi: WindowSide = Field(
         None, description="Side of the window in image pixels, or 'auto'; the base's own size if `None`"
+    )
+    resolution: int | None = Field(
+        None, ge=1, description="Side at which the base sees the window; native scale, up to the base's own, if `None`"
     )
 
     def with_switches(self) -> 'PaintSettings':

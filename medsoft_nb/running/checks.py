@@ -159,8 +159,15 @@ def check_window(
 ) -> None:
     "`ValueError` where windows are too small for the base"
     smallest = smallest_window(step.base)
-    if step.roi and smallest and step.roi < smallest:
-        raise ValueError(f'{name}: `roi` is {step.roi} pixels; the base {step.base} needs {smallest} or more.')
+    for setting in ('roi', 'resolution'):
+        side = getattr(step, setting, None)
+        if smallest and isinstance(side, int) and side < smallest:
+            raise ValueError(f'{name}: `{setting}` is {side} pixels; the base {step.base} needs {smallest} or more.')
+    if name == 'finetune' and step.roi == 'auto' and not getattr(step, 'resolution', None):
+        raise ValueError(
+            "finetune: `roi` is 'auto', so windows differ in side, and a batch needs one: give a `resolution`, "
+            'or a `roi` in pixels.'
+        )
 
 # %% ../../nbs/running/checks.ipynb #n005
 def check_trained(finetune: FinetuneSettings, generate: GenerateSettings) -> None:

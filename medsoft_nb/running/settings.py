@@ -15,7 +15,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from ..core.settings import Settings
 from ..data.arms import ARMS, check_arms, CONTROLS, find_arms, PAINTING_ARMS
-from ..models.files import SHIPPED
+from ..models.files import SHIPPED, WindowSide
 
 # %% ../../nbs/running/settings.ipynb #e006
 SHIPPED_CLASSIFIERS = ('cnn', 'efficientnet-lite0')
@@ -160,7 +160,7 @@ class FinetuneSettings(StepSettings):
     base: Base = Field('medsoft-tiny', description='Base model: a shipped name, a folder, or a Hub id')
     steps: Count = Field(4, description='Optimiser steps')
     batch_size: Count = Field(4, description='Images a step')
-    roi: Count | None = Field(
+    roi: WindowSide = Field(
         64, description="Side of the window around a lesion, in pixels; None takes the base's own size"
     )
     rank: int = Field(4, ge=0, description='Rank of the LoRA; 0 leaves the U-Net as it is')
@@ -183,7 +183,7 @@ class GenerateSettings(StepSettings):
     seed: Seed = Field(0, description='Seed of masks and noise')
     base: Base = Field('medsoft-tiny', description='Base model: a shipped name, a folder, or a Hub id')
     n_per_label: Count = Field(2, description='Images of each label and arm')
-    roi: Count | None = Field(
+    roi: WindowSide = Field(
         64, description="Side of the window around a lesion, in pixels; None takes the base's own size"
     )
     ramp: float = Field(6.0, ge=0, description='Width of the soft border in pixels')

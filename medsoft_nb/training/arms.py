@@ -16,9 +16,10 @@ from ..data.manifest import Manifest
 from ..models.base import load_base
 from ..models.encoders import load_encoder
 from ..models.controller import Controller, load_controller
+from ..models.unet_files import load_unet, unet_hash
 from ..painting.faithful import SWITCHES
 from ..painting.pipeline import MedSoftPipeline
-from ..painting.generate import generate, GenerateConfig
+from ..painting.generate import generate, GenerateConfig, with_unet
 from .stages import Training
 from .checkpoints import read_trained, Trained
 from .trainer import train
@@ -79,6 +80,7 @@ def _train_with_msc(base, manifest, folder, config, settings):
         own = config.replace(stage=stage, steps=steps, controller_rate=rate)
         made = train(parts, manifest, folder / stage, own, controller, lora, folder / 'cache')
         lora, controller = made.lora or lora, load_controller(made.controller, controller.encoder)
+        parts = parts | dict(unet=load_unet(made.unet, parts['unet'])) if made.unet else parts
     return train(parts, manifest, folder, last, controller, lora)  # which removes its `cache`
 
 # %% ../../nbs/training/arms.ipynb #c0728
@@ -126,4 +128,5 @@ def paint_arm(
 ) -> Manifest:
     "Paint with one arm"
     own = painting_of(arm, config)
+    pipe = with_unet(pipe, trained.unet) if trained.unet else pipe
     return generate(pipe, backgrounds, donors, out, labels, own, trained.lora, trained.controller)

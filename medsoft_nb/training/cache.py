@@ -33,7 +33,7 @@ from ..models.controller import Controller
 from ..painting.faithful import erase
 from ..painting.latents import encode_windows, scale_latents
 from .checkpoints import state_hash
-from .samples import check_prompts, training_size, TrainingWindows
+from .samples import base_scale, check_prompts, TrainingWindows
 from .stages import STAGES, Training
 
 # %% ../../nbs/training/cache.ipynb #tc006
@@ -288,7 +288,7 @@ def training_data(
 ) -> TrainingData:
     "Everything that steps draw from; raises where prompts, window or disk will not do"
     check_prompts(base, controller, manifest, config)
-    windows = TrainingWindows(manifest, config, training_size(base, config))
+    windows = TrainingWindows(manifest, config, base_scale(base))
     encoders = {}
     if STAGES[config.stage].loss == 'diffusion':
         encoders['latents'] = base['vae'], partial(encode_latents, base, switches=config.faithful)

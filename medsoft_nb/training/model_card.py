@@ -17,6 +17,7 @@ from ..data.manifest import HEALTHY, Manifest
 from ..knowledge.prompts import compose
 from ..models.base import encode_prompts
 from ..models.controller import Controller
+from ..painting.window import BaseScale
 from ..phantom.spine import phantom
 from ..phantom.tissues import CONTRASTS, MODALITY
 from .cache import encode_features, stack_samples
@@ -131,7 +132,7 @@ def windows_cache(
 ) -> dict:  # As `encode_features`
     "What the encoder sees of one window of each image"
     config = Training(variants=1, healthy_share=0.0, roi=roi, seed=seed, ramp=(4.0, 6.0))
-    windows = TrainingWindows(manifest, config, roi)
+    windows = TrainingWindows(manifest, config, BaseScale(side=roi, unit=1, factor=1))
     return encode_features(controller, *stack_samples([windows[i] for i in range(len(windows))]))
 
 # %% ../../nbs/training/model_card.ipynb #c0713

@@ -107,10 +107,10 @@ def make_objective(
     config: Training,
     lora: str | Path | None = None,  # LoRA to go on from
 ) -> Objective:  # Its U-Net, MSC and adapter are copies
-    "An objective whose trained weights, and only those, take gradients"
+    "An objective whose trained weights, and only those, take gradients; they are float32, whatever the base is"
     trains = STAGES[config.stage].trains
     full = config.full and 'lora' in trains
-    unet = copy.deepcopy(base['unet']) if full else frozen_copy(base['unet'])
+    unet = copy.deepcopy(base['unet']).float() if full else frozen_copy(base['unet'])
     net = Objective(base | dict(unet=unet), copy_controller(controller), config)
     net.requires_grad_(False)
     if full:
@@ -126,10 +126,10 @@ def make_objective(
 
 # %% ../../nbs/training/objective.ipynb #p013
 def copy_controller(controller: Controller | None) -> Controller | None:
-    "A controller with MSC and adapter of its own; the encoder never changes, and is shared"
+    "A controller with MSC and adapter of its own in float32; the encoder never changes, and is shared"
     if controller is None:
         return None
-    return Controller(controller.encoder, copy.deepcopy(controller.msc), copy.deepcopy(controller.adapter))
+    return Controller(controller.encoder, *(copy.deepcopy(part).float() for part in controller.parts().values()))
 
 # %% ../../nbs/training/objective.ipynb #p014
 def trained_parts(net: Objective) -> dict:  # Name -> network

@@ -11,6 +11,7 @@ __all__ = ['STAGES', 'Ramp', 'Stage', 'Training']
 from typing import Annotated, Literal
 from pydantic import Field
 from ..core.settings import Settings
+from ..models.files import WindowSide
 from ..models.lora import LORA_TARGETS
 from ..painting.faithful import Switches
 
@@ -36,10 +37,10 @@ STAGES = {
     '2b': Stage(trains=('msc', 'adapter', 'lora'), tokens='predicted'),
 }
 
+# %% ../../nbs/training/stages.ipynb #cdd4d31d
+Ramp = Annotated[float, Field(ge=0)]  # Type of a setting
+
 # %% ../../nbs/training/stages.ipynb #c0608
-Ramp = Annotated[float, Field(ge=0)]
-
-
 class Training(Settings):
     "Settings of one stage; saved beside its weights"
 
@@ -58,8 +59,13 @@ class Training(Settings):
         LORA_TARGETS, description='Layers that get a LoRA; attention only is `LORA_TARGETS[:4]`'
     )
     full: bool = Field(False, description='Train all weights of the U-Net instead of a LoRA, as the paper did')
-    roi: int | None = Field(
-        None, ge=1, description="Side of the window around the mask, in pixels; the base's own size if `None`"
+    roi: WindowSide = Field(
+        None,
+        description="Side of the window around the mask, in pixels, or 'auto' where there is a `resolution`; "
+        "the base's own size if `None`",
+    )
+    resolution: int | None = Field(
+        None, ge=1, description="Side at which the base sees the window; native scale, up to the base's own, if `None`"
     )
     variants: int = Field(24, ge=1, description='Variants (place, scale, exposure, soft mask) of a diseased image')
     healthy_share: float = Field(0.3, ge=0, lt=1, description='Share of a batch that is healthy images')

@@ -64,7 +64,7 @@ def train(
             with training_data(base, controller, manifest, config, cache or out / 'cache', share) as data:
                 losses = run_steps(net, data, base['vae'], accelerator, out / 'state.pt', start, state)
             made = save_stage(net, controller, out)
-            write_report(out, config, start, manifest, losses, device)
+            write_report(out, config, start, manifest, losses, device_facts(device, base['unet'].dtype))
     return made
 
 # %% ../../nbs/training/trainer.ipynb #n000
@@ -188,19 +188,19 @@ def write_report(
     start: dict,  # From `starting_point`
     manifest: Manifest,
     losses: list,  # Of each step
-    device: torch.device | None = None,  # Where it was trained
+    facts: dict,  # From `device_facts`: where it was trained, and the precision of the base
 ) -> None:
     "Write settings, sources, device and loss curve, and remove the checkpoint and the encoded windows"
     shutil.rmtree(out / 'cache', ignore_errors=True)
     with atomic_path(out / 'loss.csv') as file:
         pd.DataFrame(dict(step=range(1, len(losses) + 1), loss=losses)).to_csv(file, index=False)
     weights = {str(p.relative_to(out)): sha256(p)[:16] for p in sorted(out.rglob('*.safetensors'))}
-    facts = training_facts(config, start) | dict(
-        device=device_facts(device),
+    record = training_facts(config, start) | dict(
+        device=facts,
         final_loss=float(np.mean(losses[-50:])),
         weights=weights,
         images=dict(manifest.df.label.value_counts()),
         patients=sorted(set(manifest.df.patient_id)),
     )
-    write_json(out / 'training.json', facts)
+    write_json(out / 'training.json', record)
     (out / 'state.pt').unlink(missing_ok=True)
