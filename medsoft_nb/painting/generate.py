@@ -27,6 +27,7 @@ from ..lesions.soft import soften, softness
 from ..models.base import weight_hashes
 from ..models.files import window_unit
 from ..models.lora_files import lora_hash
+from ..models.schedulers import choose_scheduler, scheduler_record
 from .pipeline import check_prompts, MedSoftPipeline
 from .places import check_sources, place_lesion, Placement, PlannedLesion, sample_id
 from .provenance import controller_hash, memory_hash, missing_samples
@@ -164,6 +165,7 @@ def generate(
         config.model_dump(mode='json', exclude={'shard'}) | dict(labels=labels) | weights_used(pipe, lora, controller)
     )
     settings |= sources_used(backgrounds, donors, config)
+    settings |= dict(sampler=scheduler_record(choose_scheduler(pipe.scheduler, config.scheduler)))
     pipe = with_lora(pipe, lora) if lora else pipe
     pipe = with_controller(pipe, controller) if controller else pipe
     check_prompts(pipe, possible_prompts(backgrounds, donors, labels, config))
@@ -223,8 +225,11 @@ def image_columns(
 ) -> dict:
     "What each row says of the settings and weights"
     kept = {k: settings[k] for k in ('steps', 'guidance_scale', 'blend', 'lora', 'controller')}
+    interval = '{:g},{:g}'.format(*settings['interval'])
     base = settings['base'].get('unet/diffusion_pytorch_model.safetensors', '')
-    return kept | dict(base=base, weights=settings['weights'])
+    return kept | dict(
+        scheduler=settings['sampler']['name'], interval=interval, base=base, weights=settings['weights']
+    )
 
 # %% ../../nbs/painting/generate.ipynb #q015
 def paint_lesions(
@@ -240,6 +245,8 @@ def paint_lesions(
         [lesion.soft for lesion in lesions],
         num_inference_steps=config.steps,
         guidance_scale=config.guidance_scale,
+        scheduler=config.scheduler,
+        interval=config.interval,
         blend=config.blend,
         band_correction=config.band_correction,
         grain=config.grain,

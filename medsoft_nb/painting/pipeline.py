@@ -153,6 +153,8 @@ def __call__(
     generator=None,  # One `torch.Generator`, or one an image
     output_type: str = 'np',  # 'np' or 'pil'
     controller_scale: float = 1.0,  # Strength of the medical semantics, where a controller is loaded; 0 is off
+    scheduler: str = '',  # How steps are taken, as in `choose_scheduler`; as the base ships it if empty
+    interval=(0.0, 1.0),  # Part of the steps with guidance; 0 is all noise, 1 is clean
     faithful=(),  # Switches of `painting.faithful`: flaws of the released code
     callback_on_step_end=None,  # `callback(pipe, step, t, dict(latents=...))`, may return new latents
 ) -> MedSoftOutput:
@@ -160,7 +162,7 @@ def __call__(
     if output_type not in ('np', 'pil'):
         raise ValueError(f"unknown output_type {output_type!r}. Use 'np' or 'pil'.")
     options = dict(blend=blend, band_correction=band_correction, grain=grain, roi=roi)
-    options |= dict(controller_scale=controller_scale, faithful=faithful)
+    options |= dict(controller_scale=controller_scale, scheduler=scheduler, interval=interval, faithful=faithful)
     settings = PaintSettings(steps=num_inference_steps, guidance_scale=guidance_scale, **options).with_switches()
     inputs = collect_inputs(prompt, image, mask, generator)
     check_prompts(self, [negative_prompt, *(item.prompt for item in inputs)])
