@@ -8,9 +8,10 @@ Docs: https://example.github.io/medsoft_nb/apps/options.html.md"""
 __all__ = ['app', 'out_console', 'err_console', 'ManifestArg', 'OutOption', 'SeedOption', 'RoiOption', 'ResolutionOption',
            'BaseOption', 'EncoderOption', 'ControllerOption', 'FaithfulOption', 'PortOption', 'TrainStepsOption',
            'BatchOption', 'RankOption', 'LearningRateOption', 'ControllerRateOption', 'PaintStepsOption',
-           'PerLabelOption', 'GuidanceOption', 'BlendOption', 'ProfileOption', 'ExtractorOption', 'BackboneOption',
-           'ClassifyStepsOption', 'DeviceOption', 'DtypeOption', 'command_help', 'setting_option', 'from_options',
-           'use_device', 'use_dtype', 'read_pairs', 'read_words', 'print_table', 'print_counts']
+           'PerLabelOption', 'GuidanceOption', 'SchedulerOption', 'IntervalOption', 'BlendOption', 'ProfileOption',
+           'ExtractorOption', 'BackboneOption', 'ClassifyStepsOption', 'DeviceOption', 'DtypeOption', 'command_help',
+           'setting_option', 'from_options', 'use_device', 'use_dtype', 'read_pairs', 'read_words', 'print_table',
+           'print_counts']
 
 # %% ../../nbs/apps/options.ipynb #c1255
 from pathlib import Path
@@ -94,6 +95,8 @@ ControllerRateOption = Annotated[float, setting_option(FinetuneSettings, 'contro
 PaintStepsOption = Annotated[int, setting_option(GenerateSettings, 'steps')]
 PerLabelOption = Annotated[int, setting_option(GenerateSettings, 'n_per_label', '--n-per-label', '-n')]
 GuidanceOption = Annotated[float, setting_option(GenerateSettings, 'guidance_scale')]
+SchedulerOption = Annotated[str, setting_option(GenerateSettings, 'scheduler')]
+IntervalOption = Annotated[str, setting_option(GenerateSettings, 'interval')]
 BlendOption = Annotated[str, setting_option(GenerateSettings, 'blend')]
 ProfileOption = Annotated[str, setting_option(GenerateSettings, 'mask_profile')]
 ExtractorOption = Annotated[str, setting_option(QualitySettings, 'extractor')]

@@ -16,6 +16,7 @@ from ..core.classes import patch
 from ..core.devices import autocast, pick_device, pick_dtype
 from ..core.files import read_json, write_json
 from ..core.folders import share_files
+from ..core.repeats import contents, repeats
 from ..core.finite import check_finite
 from .adapter import Adapter
 from .encoders import load_encoder, MedicalEncoder
@@ -86,12 +87,16 @@ def tokens(
     prompts: list,  # One text each
     raw: bool = False,  # The predicted tokens as they are, as the released code does
 ) -> torch.Tensor:  # Conditioning tokens `(B, ceil(g/2)**2, D)`; `(B, g*g, D)` if `raw`
-    "Conditioning tokens for the U-Net"
-    context, pooled, mask = self.encode(windows, soft)
-    seen = (context, pooled, self.encoder.texts(prompts))
+    "Conditioning tokens for the U-Net; equal views, texts and pairs of them are computed once"
+    views, view_of = repeats(contents(torch.cat([windows, soft], 1)))
+    texts, text_of = repeats(prompts)
+    pairs, where = repeats(zip(view_of, text_of))
+    view = self.encode(windows[views], soft[views])
+    context, pooled, mask = (part[[view_of[k] for k in pairs]] for part in view)
+    text = self.encoder.texts([prompts[k] for k in texts])[[text_of[k] for k in pairs]]
     with autocast(context.device):
-        predicted, _ = self.msc(*(x.to(self.msc.dtype) for x in seen), mask)
-    return predicted.float() if raw else composite_tokens(predicted.float(), context, mask)
+        predicted, _ = self.msc(*(x.to(self.msc.dtype) for x in (context, pooled, text)), mask)
+    return (predicted.float() if raw else composite_tokens(predicted.float(), context, mask))[where]
 
 # %% ../../nbs/models/controller.ipynb #7b008
 @patch

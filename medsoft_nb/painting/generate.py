@@ -27,6 +27,7 @@ from ..lesions.soft import PROFILES, soften, softness
 from ..models.base import weight_hashes
 from ..models.files import window_unit
 from ..models.lora_files import lora_hash
+from ..models.schedulers import choose_scheduler, scheduler_record
 from .pipeline import check_prompts, MedSoftPipeline
 from .places import check_sources, place_lesion, Placement, PlannedLesion, sample_id
 from .provenance import controller_hash, memory_hash, missing_samples
@@ -174,6 +175,7 @@ def generate(
         config.model_dump(mode='json', exclude={'shard'}) | dict(labels=labels) | weights_used(pipe, lora, controller)
     )
     settings |= sources_used(backgrounds, donors, config)
+    settings |= dict(sampler=scheduler_record(choose_scheduler(pipe.scheduler, config.scheduler)))
     pipe = with_lora(pipe, lora) if lora else pipe
     pipe = with_controller(pipe, controller) if controller else pipe
     check_prompts(pipe, possible_prompts(backgrounds, donors, labels, config))
@@ -236,8 +238,13 @@ def image_columns(
     "What each row says of the settings and weights"
     kept = 'steps guidance_scale blend mask_profile unet lora controller'.split()
     files = {name: digest for name, digest in settings['base'].items() if name.startswith('unet/')}
-    base = files.get('unet/diffusion_pytorch_model.safetensors', next(iter(files.values()), ''))
-    return {k: settings[k] for k in kept} | dict(base=base, weights=settings['weights'])
+    own = dict(
+        scheduler=settings['sampler']['name'],
+        interval='{:g},{:g}'.format(*settings['interval']),
+        base=files.get('unet/diffusion_pytorch_model.safetensors', next(iter(files.values()), '')),
+        weights=settings['weights'],
+    )
+    return {k: settings[k] for k in kept} | own
 
 # %% ../../nbs/painting/generate.ipynb #q015
 def paint_lesions(
@@ -253,6 +260,8 @@ def paint_lesions(
         [lesion.soft for lesion in lesions],
         num_inference_steps=config.steps,
         guidance_scale=config.guidance_scale,
+        scheduler=config.scheduler,
+        interval=config.interval,
         blend=config.blend,
         band_correction=config.band_correction,
         grain=config.grain,

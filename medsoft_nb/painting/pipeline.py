@@ -6,7 +6,7 @@ Docs: https://example.github.io/medsoft_nb/painting/pipeline.html.md"""
 
 # %% auto #0
 __all__ = ['MedSoftPipeline', 'sort_options', 'own_scheduler', 'MedSoftOutput', 'check_prompts', 'same_resolution',
-           'paint_windows', 'stack_windows', 'controller_tokens', 'check_painted', 'finish_window']
+           'paint_windows', 'encode_conditions', 'stack_windows', 'controller_tokens', 'check_painted', 'finish_window']
 
 # %% ../../nbs/painting/pipeline.ipynb #q000
 from dataclasses import dataclass
@@ -19,6 +19,7 @@ from fastcore.basics import patch
 from PIL import Image
 from transformers import CLIPTextModel, CLIPTokenizer
 from ..core.images import as_html, to_uint8
+from ..core.repeats import contents, repeats
 from ..models.base import check_parts, encode_prompts, load_base, PARTS, resolve_model
 from ..models.controller import Controller
 from ..models.controller import load_controller as read_controller
@@ -217,6 +218,8 @@ def __call__(
     generator=None,  # One `torch.Generator`, or one an image
     output_type: str = 'np',  # 'np' or 'pil'
     controller_scale: float = 1.0,  # Strength of the medical semantics, where a controller is loaded; 0 is off
+    scheduler: str = '',  # How steps are taken, as in `choose_scheduler`; as the base ships it if empty
+    interval=(0.0, 1.0),  # Part of the steps with guidance; 0 is all noise, 1 is clean
     faithful=(),  # Switches of `painting.faithful`: flaws of the released code
     callback_on_step_end=None,  # `callback(pipe, step, t, dict(latents=...))`, may return new latents
 ) -> MedSoftOutput:
@@ -225,6 +228,7 @@ def __call__(
         raise ValueError(f"unknown output_type {output_type!r}. Use 'np' or 'pil'.")
     options = dict(blend=blend, band_correction=band_correction, grain=grain, roi=roi)
     options |= dict(resolution=resolution, controller_scale=controller_scale, faithful=faithful)
+    options |= dict(scheduler=scheduler, interval=interval)
     settings = PaintSettings(steps=num_inference_steps, guidance_scale=guidance_scale, **options).with_switches()
     inputs = collect_inputs(prompt, image, mask, generator)
     check_prompts(self, [negative_prompt, *(item.prompt for item in inputs)])
@@ -234,6 +238,7 @@ def __call__(
         painted = paint_windows(self, [windows[k] for k in rows], settings, negative_prompt, callback_on_step_end)
         for k, window in zip(rows, painted):
             images[k] = put_back(inputs[k].image, window, windows[k].box, inputs[k].soft)
+    self.maybe_free_model_hooks()
     if output_type == 'pil':
         images = [Image.fromarray(to_uint8(x)) for x in images]
     return MedSoftOutput(images=images, boxes=[w.box for w in windows])
@@ -256,20 +261,39 @@ def paint_windows(
     callback=None,  # As in a call
 ) -> list:  # Arrays `(side, side)`, about [0, 1]
     "Windows with new content, on the scales of their images"
-    prompts = [ONE_PROMPT if 'one-prompt' in settings.faithful else w.source.prompt for w in windows]
     generators = [w.source.generator for w in windows]
     x, soft = stack_windows(windows)
     erased, mask = erase(x, soft, pipe.factor, settings.faithful)
     original, masked = to_latents(pipe, torch.cat([x, erased])).chunk(2)
-    text, negative = encode_prompts(pipe.components, prompts + [negative_prompt] * len(x)).float().chunk(2)
-    tokens = controller_tokens(pipe, x, soft, prompts, settings)
-    given = Conditioning(mask.to(original), masked, text, negative, tokens)
+    given = encode_conditions(pipe, windows, (x, soft), settings, negative_prompt)
+    given = Conditioning(mask.to(original), masked, **given)
     noise = torch.cat([white_noise(original[:1].shape, g).to(original) for g in generators])
     z = denoise(pipe, original, noise, given, settings, generators if any(generators) else None, callback)
-    decoded = to_windows(pipe, torch.cat([z, original]) if settings.grain else z).cpu().numpy()
-    check_painted(decoded[: len(x)])
-    rebuilt = decoded[len(x) :] if settings.grain else [None] * len(x)
-    return [finish_window(*item, settings) for item in zip(windows, decoded, rebuilt)]
+    painted = to_windows(pipe, z).cpu().numpy()
+    check_painted(painted)
+    rebuilt = [None] * len(x)
+    if settings.grain:
+        first, where = repeats(contents(x))
+        rebuilt = to_windows(pipe, original[first]).cpu().numpy()[where]
+    return [finish_window(*item, settings) for item in zip(windows, painted, rebuilt)]
+
+# %% ../../nbs/painting/pipeline.ipynb #e2ae26ce
+def encode_conditions(
+    pipe: MedSoftPipeline,
+    windows: list,  # Of `Window`
+    seen: tuple,  # Images and soft masks, from `stack_windows`
+    settings: PaintSettings,
+    negative_prompt: str,  # Not encoded without guidance
+) -> dict:  # text, negative, tokens, as in `Conditioning`
+    "Encoded prompts, each once, and the controller's tokens"
+    prompts = [ONE_PROMPT if 'one-prompt' in settings.faithful else w.source.prompt for w in windows]
+    guided = settings.guidance_scale > 1
+    texts = [negative_prompt] * guided + prompts
+    first, where = repeats(texts)
+    states = encode_prompts(pipe.components, [texts[k] for k in first]).float()[where]
+    negative = states[:1].expand(len(prompts), -1, -1) if guided else None
+    tokens = controller_tokens(pipe, *seen, prompts, settings)
+    return dict(text=states[guided:], negative=negative, tokens=tokens)
 
 # %% ../../nbs/painting/pipeline.ipynb #q008
 def stack_windows(

@@ -10,10 +10,12 @@ __all__ = ['Conditioning', 'white_noise', 'steered', 'denoise', 'predict_noise',
 # %% ../../nbs/painting/sampler.ipynb #p003
 import copy, inspect
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 import torch
 from ..core.devices import autocast
+from ..models.schedulers import choose_scheduler
 from .blend import blend_latents
+from .guidance import both_halves, guidance_parts
 from .settings import PaintSettings
 
 # %% ../../nbs/painting/sampler.ipynb #p006
@@ -23,15 +25,19 @@ class Conditioning:
 
     mask: torch.Tensor  # Soft mask on the latent grid `(B, 1, h, w)`
     masked: torch.Tensor  # Latents of the erased image `(B, 4, h, w)`
-    text: torch.Tensor  # Encoded prompts `(B, tokens, width)`
-    negative: torch.Tensor  # Encoded negative prompts, same shape
-    tokens: torch.Tensor | None = None  # Of the controller `(B, n, D)`
+    text: torch.Tensor  # Encoded prompts `(B, tokens, width)`; `(2B, tokens, width)` for guidance
+    negative: torch.Tensor | None = None  # Encoded negative prompts `(B, tokens, width)`; not needed without guidance
+    tokens: torch.Tensor | None = None  # Of the controller `(B, n, D)`; `(2B, n, D)` for guidance
 
     def doubled(self) -> 'Conditioning':
-        "A negative and a positive half, for guidance; the controller steers the positive one only"
+        "With texts and tokens of a negative and a positive half; the controller steers the positive one only"
         tokens = None if self.tokens is None else torch.cat([torch.zeros_like(self.tokens), self.tokens])
-        mask, masked = torch.cat([self.mask] * 2), torch.cat([self.masked] * 2)
-        return Conditioning(mask, masked, torch.cat([self.negative, self.text]), self.negative, tokens)
+        return replace(self, text=torch.cat([self.negative, self.text]), negative=None, tokens=tokens)
+
+    def to(self, dtype: torch.dtype) -> 'Conditioning':
+        "With texts in the type of the U-Net"
+        texts = {name: getattr(self, name) for name in ('text', 'negative')}
+        return replace(self, **{name: text if text is None else text.to(dtype) for name, text in texts.items()})
 
 # %% ../../nbs/painting/sampler.ipynb #p007
 def white_noise(
@@ -67,39 +73,43 @@ def denoise(
     callback=None,  # `callback(pipe, step, t, dict(latents=...))`, may return new latents
 ) -> torch.Tensor:  # Same shape as `original`
     "Denoise with the mask blended in at every step"
-    scheduler = copy.deepcopy(pipe.scheduler)
+    scheduler = copy.deepcopy(choose_scheduler(pipe.scheduler, settings.scheduler))
     scheduler.set_timesteps(settings.steps, device=original.device)
     times, options = scheduler.timesteps, step_options(scheduler, generators)
-    seen = given.doubled() if settings.guidance_scale > 1 else given
+    given = given.to(pipe.unet.dtype)  # asked once: diffusers looks through all modules for it
 
     def original_at(i):
         "The original at the noise level of step `i`; clean after the last"
-        return original if i == len(times) else scheduler.add_noise(original, noise, times[i].expand(len(original)))
+        return original if i == len(times) else scheduler.add_noise(original, noise, times[i][None])
 
     z = blend_latents(noise * scheduler.init_noise_sigma, original_at(0), given.mask, settings.blend, 0.0)
-    with steered(pipe, seen.tokens, settings.controller_scale):
-        for i, t in enumerate(pipe.progress_bar(times)):
-            predicted = predict_noise(pipe.unet, scheduler.scale_model_input(z, t), t, seen, settings.guidance_scale)
-            z = scheduler.step(predicted, t, z, **options, return_dict=False)[0]
-            z = blend_latents(z, original_at(i + 1), given.mask, settings.blend, (i + 1) / len(times))
-            if callback is not None:
-                z = (callback(pipe, i, t, dict(latents=z)) or {}).get('latents', z)
+    with autocast(original.device), pipe.progress_bar(total=len(times)) as bar:
+        for scale, steps in guidance_parts(len(times), settings):
+            seen = given.doubled() if scale > 1 else given
+            halves = both_halves(pipe.unet) if scale > 1 else nullcontext(pipe.unet)
+            with steered(pipe, seen.tokens, settings.controller_scale), halves as unet:
+                for i in steps:
+                    t = times[i]
+                    predicted = predict_noise(unet, scheduler.scale_model_input(z, t), t, seen, scale)
+                    z = scheduler.step(predicted, t, z, **options, return_dict=False)[0]
+                    z = blend_latents(z, original_at(i + 1), given.mask, settings.blend, (i + 1) / len(times))
+                    if callback is not None:
+                        z = (callback(pipe, i, t, dict(latents=z)) or {}).get('latents', z)
+                    bar.update()
     return z
 
 # %% ../../nbs/painting/sampler.ipynb #p013
 def predict_noise(
-    unet,
+    unet,  # Or what `both_halves` makes of it, for guidance
     z: torch.Tensor,  # Noisy latents `(B, 4, h, w)`, as the scheduler scales them
     t: torch.Tensor,  # Time step
-    given: Conditioning,  # `doubled` where `guidance_scale` is above 1
+    given: Conditioning,  # `doubled` where `guidance_scale` is above 1; its text in the type of the U-Net
     guidance_scale: float = 1.0,  # How far to lead away from the negative prompts; 1 is off
 ) -> torch.Tensor:  # float32 `(B, 4, h, w)`
     "The U-Net's prediction of the noise (or velocity)"
-    guided = guidance_scale > 1
-    x = torch.cat([torch.cat([z] * 2) if guided else z, given.mask, given.masked], 1)
-    with autocast(z.device):
-        out = unet(x.to(unet.dtype), t, given.text.to(unet.dtype)).sample.float()
-    if not guided:
+    x = torch.cat([z, given.mask, given.masked], 1).to(given.text.dtype)
+    out = unet(x, t, given.text).sample.float()
+    if guidance_scale <= 1:
         return out
     negative, positive = out.chunk(2)
     return negative + guidance_scale * (positive - negative)

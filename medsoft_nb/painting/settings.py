@@ -12,6 +12,7 @@ from typing import Literal
 from pydantic import Field
 from ..core.settings import Settings
 from ..models.files import WindowSide
+from ..models.schedulers import Interval, SCHEDULERS
 from .blend import BLENDS
 from .faithful import Switches
 
@@ -21,6 +22,10 @@ class PaintSettings(Settings):
 
     steps: int = Field(20, ge=1, le=1000, description='Denoising steps')
     guidance_scale: float = Field(2.0, ge=0, lt=100, description='Weight of the prompt; 1 is off')
+    scheduler: Literal[SCHEDULERS] = Field(
+        '', description="How steps are taken: '' as the base ships it, ddim or dpm++"
+    )
+    interval: Interval = Field([0.0, 1.0], description='Part of the steps with guidance; 0 is all noise, 1 is clean')
     blend: Literal[BLENDS] = Field('linear', description='How the soft mask enters the denoising steps')
     band_correction: bool = Field(True, description='Match the grey in the ramp before the final blend')
     grain: bool = Field(True, description='Give back the fine grain that the autoencoder loses')

@@ -16,6 +16,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from ..core.settings import Settings
 from ..data.arms import ARMS, check_arms, CONTROLS, find_arms, PAINTING_ARMS
 from ..models.files import SHIPPED, WindowSide
+from ..models.schedulers import Interval, SCHEDULERS
 
 # %% ../../nbs/running/settings.ipynb #e006
 SHIPPED_CLASSIFIERS = ('cnn', 'efficientnet-lite0')
@@ -192,6 +193,10 @@ class GenerateSettings(StepSettings):
     )
     steps: int = Field(2, ge=1, le=1000, description='Denoising steps')
     guidance_scale: float = Field(2.0, ge=0, lt=100, description='Weight of the prompt; 1 is off')
+    scheduler: Literal[SCHEDULERS] = Field(
+        '', description="How steps are taken: '' as the base ships it, ddim or dpm++"
+    )
+    interval: Interval = Field([0.0, 1.0], description='Part of the steps with guidance; 0 is all noise, 1 is clean')
     blend: Literal['linear', 'threshold', 'none'] = Field(
         'linear', description='How soft masks enter the denoising steps: linear, threshold or none'
     )
