@@ -226,9 +226,8 @@ def __call__(
     "Paint what `prompt` says into `image` where `mask` is above 0; windows of one size go as one batch"
     if output_type not in ('np', 'pil'):
         raise ValueError(f"unknown output_type {output_type!r}. Use 'np' or 'pil'.")
-    options = dict(blend=blend, band_correction=band_correction, grain=grain, roi=roi)
-    options |= dict(resolution=resolution, controller_scale=controller_scale, faithful=faithful)
-    options |= dict(scheduler=scheduler, interval=interval)
+    options = dict(blend=blend, band_correction=band_correction, grain=grain, roi=roi, resolution=resolution)
+    options |= dict(controller_scale=controller_scale, scheduler=scheduler, interval=interval, faithful=faithful)
     settings = PaintSettings(steps=num_inference_steps, guidance_scale=guidance_scale, **options).with_switches()
     inputs = collect_inputs(prompt, image, mask, generator)
     check_prompts(self, [negative_prompt, *(item.prompt for item in inputs)])
