@@ -98,7 +98,18 @@ def test_a_foreign_manifest_is_left_alone(benchmark, tmp_path, capsys):
 
 def test_processes_share_a_batch(benchmark, tmp_path):
     "Each paints its part, both at the same time; the batch is that of one process, bit for bit"
-    words = ['generate', str(benchmark / 'manifest.csv'), '-n', '2', '--steps', '1', '--roi', '64']
+    words = [
+        'generate',
+        str(benchmark / 'manifest.csv'),
+        '-n',
+        '2',
+        '--steps',
+        '1',
+        '--roi',
+        '64',
+        '--batch-size',
+        '2',
+    ]
     start = 'import sys; from medsoft_nb.apps.cli import main; main(sys.argv[1:])'
     parts = [
         subprocess.Popen(

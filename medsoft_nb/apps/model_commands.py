@@ -26,6 +26,7 @@ from medsoft_nb.apps.options import (
     err_console,
     FaithfulOption,
     from_options,
+    GroupOption,
     GuidanceOption,
     IntervalOption,
     LearningRateOption,
@@ -185,6 +186,7 @@ def generate(
     interval: IntervalOption = '0,1',
     blend: BlendOption = 'linear',
     mask_profile: ProfileOption = 'cosine',
+    batch_size: GroupOption = 16,
     faithful: FaithfulOption = '',
     roi: RoiOption = None,
     resolution: ResolutionOption = None,
@@ -193,7 +195,6 @@ def generate(
     device: DeviceOption = None,
     dtype: DtypeOption = None,
 ):
-    from medsoft_nb.data.manifest import HEALTHY, Manifest
     from medsoft_nb.models.lora import check_lora
     from medsoft_nb.models.unet_files import find_unet
     from medsoft_nb.painting.generate import GenerateConfig, generate
@@ -202,11 +203,18 @@ def generate(
     GenerateSettings(base=base, controller=controller)  # they exist
     check_lora(lora)
     unet = find_unet(unet) if unet else None
-    used = training_rows(Manifest.load(manifest))
-    healthy, donors = used.where(label=HEALTHY), used.where(label=used.diseases)
+    healthy, donors = _sources(manifest)
     pipe = _load_pipeline(base, unet)
     wanted = read_words(labels) or donors.diseases
     print_counts(generate(pipe, healthy, donors, out, wanted, settings, lora, controller or None))
+
+# %% ../../nbs/apps/model_commands.ipynb #0712bf86
+def _sources(path):
+    "Healthy and diseased training rows of a manifest"
+    from medsoft_nb.data.manifest import HEALTHY, Manifest
+
+    used = training_rows(Manifest.load(path))
+    return used.where(label=HEALTHY), used.where(label=used.diseases)
 
 # %% ../../nbs/apps/model_commands.ipynb #2e215067
 def _load_pipeline(base, unet):

@@ -9,9 +9,9 @@ __all__ = ['app', 'out_console', 'err_console', 'ManifestArg', 'OutOption', 'See
            'BaseOption', 'EncoderOption', 'ControllerOption', 'FaithfulOption', 'PortOption', 'TrainStepsOption',
            'BatchOption', 'RankOption', 'LearningRateOption', 'ControllerRateOption', 'PaintStepsOption',
            'PerLabelOption', 'GuidanceOption', 'SchedulerOption', 'IntervalOption', 'BlendOption', 'ProfileOption',
-           'ExtractorOption', 'BackboneOption', 'ClassifyStepsOption', 'DeviceOption', 'DtypeOption', 'command_help',
-           'setting_option', 'from_options', 'use_device', 'use_dtype', 'read_pairs', 'read_words', 'print_table',
-           'print_counts']
+           'GroupOption', 'ExtractorOption', 'BackboneOption', 'ClassifyStepsOption', 'DeviceOption', 'DtypeOption',
+           'command_help', 'setting_option', 'from_options', 'use_device', 'use_dtype', 'read_pairs', 'read_words',
+           'print_table', 'print_counts']
 
 # %% ../../nbs/apps/options.ipynb #c1255
 from pathlib import Path
@@ -99,6 +99,7 @@ SchedulerOption = Annotated[str, setting_option(GenerateSettings, 'scheduler')]
 IntervalOption = Annotated[str, setting_option(GenerateSettings, 'interval')]
 BlendOption = Annotated[str, setting_option(GenerateSettings, 'blend')]
 ProfileOption = Annotated[str, setting_option(GenerateSettings, 'mask_profile')]
+GroupOption = Annotated[int, setting_option(GenerateSettings, 'batch_size')]
 ExtractorOption = Annotated[str, setting_option(QualitySettings, 'extractor')]
 BackboneOption = Annotated[
     str,

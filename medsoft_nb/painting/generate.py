@@ -14,6 +14,7 @@ from itertools import product
 from pathlib import Path
 from typing import Literal
 import numpy as np
+from fastcore.basics import chunked
 from pydantic import Field
 from scipy import ndimage as ndi
 from ..core.files import require_space
@@ -184,13 +185,13 @@ def generate(
     n, nbytes = config.n_per_label * len(labels), backgrounds.image(0).nbytes
     if not out.exists():
         require_space(out, n * 4 * nbytes)
-    wanted = share(missing_samples(labels, config.n_per_label, set()), config.shard)
+    wanted = missing_samples(labels, config.n_per_label, set())
+    batches = share(list(chunked(wanted, config.batch_size)), config.shard)
     with batch_lock(out, config.shard):
         done = open_folder(out, settings, n, nbytes)
-        todo = [pair for pair in wanted if sample_id(*pair) not in done]
-        for start in progress(range(0, len(todo), config.batch_size), desc='generate'):
-            batch = todo[start : start + config.batch_size]
-            paint_batch(pipe, backgrounds, donors, out, batch, config, image_columns(settings))
+        todo = [batch for batch in batches if any(sample_id(*pair) not in done for pair in batch)]
+        for batch in progress(todo, desc='generate', total=len(todo)):
+            paint_batch(pipe, backgrounds, donors, out, batch, config, image_columns(settings), done)
     return Manifest.load(out / 'manifest.csv')
 
 # %% ../../nbs/painting/generate.ipynb #n012
@@ -202,11 +203,13 @@ def paint_batch(
     pairs: list,  # Label and number of each image
     config: GenerateConfig,
     columns: dict,  # From `image_columns`
+    done: set = frozenset(),  # Ids of images that are there already
 ) -> None:
-    "Paint a few images, write them, and note their rows"
+    "Paint a few images together, write those that are not there, and note their rows"
     lesions = [plan_lesion(backgrounds, donors, *pair, config) for pair in pairs]
     images = paint_lesions(pipe, backgrounds, lesions, config)
-    rows = [write_sample(out, backgrounds, donors, *pair, **columns) for pair in zip(lesions, images)]
+    new = [k for k, pair in enumerate(pairs) if sample_id(*pair) not in done]
+    rows = [write_sample(out, backgrounds, donors, lesions[k], images[k], **columns) for k in new]
     note_rows(row_folder(out, config.shard), rows)
 
 # %% ../../nbs/painting/generate.ipynb #q012

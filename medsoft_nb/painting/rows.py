@@ -38,14 +38,15 @@ Shard = Annotated[tuple[int, int], BeforeValidator(read_shard)]  # Type of a set
 
 # %% ../../nbs/painting/rows.ipynb #row008
 def share(
-    items: list,  # All that is wanted, whoever makes it
+    groups: list,  # All images that are wanted, those that are painted together in a list
     shard: tuple[int, int] = (1, 1),
 ) -> list:
     "What one shard makes; `ValueError` where there is nothing for it"
     number, count = shard
-    if number > len(items):
-        raise ValueError(f'shard {number}/{count} has nothing to do: the batch has {len(items)} images.')
-    return items[number - 1 :: count]
+    if number > len(groups):
+        few = f'there are {len(groups)} groups of images that are painted together'
+        raise ValueError(f'shard {number}/{count} has nothing to do: {few}. Take fewer shards, or smaller groups.')
+    return groups[number - 1 :: count]
 
 # %% ../../nbs/painting/rows.ipynb #row011
 ROWS = 'rows.jsonl'  # Rows that the manifest does not have yet, one a line
