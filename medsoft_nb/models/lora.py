@@ -26,10 +26,12 @@ def add_lora(
     rank: int,  # Of the update matrices; alpha is the same
     targets: tuple = LORA_TARGETS,  # Layers that get one
     start: str | Path | None = None,  # LoRA file to go on from, of the U-Net alone
+    dora: bool = False,  # Train the lengths of the rows of the weights too
 ) -> None:
     "Put trainable LoRA layers in float32 into `unet`, new or from a file; `ValueError` where the file does not fit"
     if start is None:
-        config = LoraConfig(r=rank, lora_alpha=rank, init_lora_weights='gaussian', target_modules=list(targets))
+        strength = dict(r=rank, lora_alpha=rank, use_dora=dora)
+        config = LoraConfig(**strength, init_lora_weights='gaussian', target_modules=list(targets))
         unet.add_adapter(config, 'default')
     else:
         unet.load_lora_adapter(read_lora(start).weights(unet=unet), prefix='unet', adapter_name='default')
@@ -72,11 +74,16 @@ def save_lora(
 def check_lora(
     lora: str | Path | None,  # LoRA file, or a folder with one; `None` passes
     rank: int | None = None,  # That it must have; any if `None`
+    dora: bool | None = None,  # Whether it must be a DoRA; either if `None`
 ) -> None:
-    "Raise `ValueError` unless `lora` is a whole LoRA file in safetensors, of the given rank"
+    "Raise `ValueError` unless `lora` is a whole LoRA file in safetensors, of the given rank and kind"
     if lora is None:
         return
-    ranks = read_lora(lora).ranks
+    file = read_lora(lora)
+    ranks = file.ranks
+    if dora is not None and file.dora != dora:
+        kind = 'a DoRA' if file.dora else 'no DoRA'
+        raise ValueError(f'the LoRA {lora} is {kind}, `dora` is {dora}; they must agree.')
     if rank is not None and ranks != {rank}:
         found = ', '.join(map(str, sorted(ranks)))
         raise ValueError(f'the LoRA {lora} is of rank {found}, `rank` is {rank}; they must agree.')

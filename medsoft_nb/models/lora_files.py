@@ -62,6 +62,7 @@ class LoraPair(NamedTuple):
 
     down: torch.Tensor  # A: `(rank, inputs, ...)`
     up: torch.Tensor  # B, times the strength: `(outputs, rank, ...)`
+    lengths: torch.Tensor | None = None  # Of a DoRA: the length that each row of the sum gets, `outputs` numbers
 
 # %% ../../nbs/models/lora_files.ipynb #lof011
 @dataclass
@@ -76,24 +77,32 @@ class LoraFile:
         "Ranks of its matrices"
         return {len(pair.down) for pair in self.layers.values()}
 
+    @property
+    def dora(self) -> bool:
+        "Whether it is a DoRA"
+        return any(pair.lengths is not None for pair in self.layers.values())
+
 # %% ../../nbs/models/lora_files.ipynb #lof012
 _MATRIX = re.compile(
     r'(?P<layer>.+?)[._](?P<kind>lora_A|lora_B|lora_down|lora_up|lora(?:_linear_layer)?\.(?:down|up))(\.\w+)?\.weight'
 )
 _ALPHA = re.compile(r'(?P<layer>.+?)([._]lora)?\.alpha')
-_OTHER_METHODS = {'dora_scale': 'DoRA', 'lora_magnitude_vector': 'DoRA', 'hada_': 'LoHa', 'lokr_': 'LoKr'}
+_LENGTHS = re.compile(r'(?P<layer>.+?)\.lora_magnitude_vector(\.weight)?')
+_OTHER_METHODS = {'dora_scale': 'DoRA of other names', 'hada_': 'LoHa', 'lokr_': 'LoKr'}
 
 # %% ../../nbs/models/lora_files.ipynb #lof013
 def sort_tensors(
     tensors: dict,  # Name -> tensor
     name: str,  # What the error calls the file
-) -> tuple:  # Layer -> 'down' and 'up' -> matrix; layer -> alpha
+) -> tuple:  # Layer -> 'down', 'up', of a DoRA 'lengths' -> tensor; layer -> alpha
     "Matrices and alphas of each layer; `ValueError` where a tensor is something else"
     matrices, alphas = {}, {}
     for key, tensor in tensors.items():
         if (found := _MATRIX.fullmatch(key)) and tensor.ndim > 1:
             kind = 'down' if found['kind'].endswith(('A', 'down')) else 'up'
             matrices.setdefault(found['layer'], {})[kind] = tensor.float()
+        elif found := _LENGTHS.fullmatch(key):
+            matrices.setdefault(found['layer'], {})['lengths'] = tensor.float()
         elif (found := _ALPHA.fullmatch(key)) and tensor.numel() == 1:
             alphas[found['layer']] = tensor.item()
         else:
@@ -116,14 +125,20 @@ def parse_lora(
     matrices, alphas = sort_tensors(tensors, name)
     layers = {}
     for layer, pair in matrices.items():
-        if len(pair) < 2 or len(pair['down']) != pair['up'].shape[1]:
+        if not {'down', 'up'} <= set(pair) or len(pair['down']) != pair['up'].shape[1]:
             raise ValueError(f'{name} is incomplete: its layer {layer} has no two matrices of one rank. Save it anew.')
         factor = layer_strength(layer, len(pair['down']), alphas, settings or {}, name)
-        layers[layer] = LoraPair(pair['down'], pair['up'] if factor == 1 else pair['up'] * factor)
+        up = pair['up'] if factor == 1 else pair['up'] * factor
+        layers[layer] = LoraPair(pair['down'], up, pair.get('lengths'))
     lonely = [layer for layer in alphas if layer not in layers]
     if lonely or not layers:
         what = f'alpha of {lonely[0]} has no matrices' if lonely else 'it has no layers'
         raise ValueError(f'{name} is no complete LoRA: {what}. Save it anew.')
+    with_lengths = [layer for layer, pair in layers.items() if pair.lengths is not None]
+    dora = any(config.get('use_dora') for config in (settings or {}).values())
+    if len(with_lengths) < len(layers) and (with_lengths or dora):
+        n = len(layers) - len(with_lengths)
+        raise ValueError(f'{name} is no complete DoRA: {n} of its {len(layers)} layers have no lengths. Save it anew.')
     return LoraFile(name, layers)
 
 # %% ../../nbs/models/lora_files.ipynb #lof015
@@ -161,7 +176,6 @@ def _check_settings(
 ) -> None:
     "Raise `ValueError` unless peft's settings are those of a plain LoRA"
     kind, start = config.get('peft_type') or 'LORA', str(config.get('init_lora_weights'))
-    kind = 'DoRA' if config.get('use_dora') else kind
     if kind != 'LORA':
         raise ValueError(f'{name} cannot be used: by its settings it is {kind}, not a plain LoRA.')
     if start.startswith(_CHANGED_BASE):
@@ -301,7 +315,8 @@ def _check_size(
 ) -> None:
     "Raise `ValueError` unless a layer's matrices fit the weight of a module"
     wanted, given = (weight[0].numel(), len(weight)), (pair.down[0].numel(), len(pair.up))
-    if given != wanted or pair.up[0].numel() != len(pair.down):
+    lengths = len(weight) if pair.lengths is None else pair.lengths.numel()
+    if given != wanted or pair.up[0].numel() != len(pair.down) or lengths != len(weight):
         raise ValueError(
             f'{what} does not fit the base: it takes {given[0]} and gives {given[1]} numbers, the module takes '
             f'{wanted[0]} and gives {wanted[1]}. Use a LoRA that was trained on a base of this size.'
@@ -326,4 +341,6 @@ def weights(
         _check_size(pair, weight, f'{self.name}: its layer {layer}')
         found[f'{name}.lora_A.weight'] = pair.down.reshape(-1, *weight.shape[1:])
         found[f'{name}.lora_B.weight'] = pair.up.reshape(len(weight), -1, *flat)
+        if pair.lengths is not None:
+            found[f'{name}.lora_magnitude_vector'] = pair.lengths.reshape(*[1] * len(flat[1:]), -1, *flat)
     return found

@@ -71,11 +71,12 @@ def msc_loss(
     true_pooled: torch.Tensor,  # Of the complete image
     mask: torch.Tensor,  # `(B, g*g)`
     all_tokens: bool = False,  # Sum over all tokens, as the released code does
+    masked: torch.Tensor | None = None,  # Divides the sum; masked tokens + 1 if `None`
 ) -> torch.Tensor:
     "$L_{msc}$ of the paper, over the masked tokens"
     error = (tokens.float() - true_tokens).pow(2).mean(-1)
     error = error if all_tokens else error * mask
-    return error.sum() / (mask.sum() + 1) + F.mse_loss(pooled.float(), true_pooled)
+    return error.sum() / (mask.sum() + 1 if masked is None else masked) + F.mse_loss(pooled.float(), true_pooled)
 
 # %% ../../nbs/models/msc.ipynb #c0431
 def pool_tokens(

@@ -177,7 +177,7 @@ def check_trained(finetune: FinetuneSettings, generate: GenerateSettings) -> Non
         if arm.fine_tuned and training_name(arm) not in made:
             trained = ', '.join(finetune.arms)
             raise ValueError(f'generate: `arms` has {arm.name!r}, but `finetune` trains for {trained} alone.')
-        if arm.fine_tuned and finetune.rank == 0:
+        if arm.fine_tuned and finetune.rank == 0 and not finetune.full:
             raise ValueError(f'finetune: `rank` is 0, so there is no LoRA to paint the arm {arm.name!r} with.')
         if arm.fine_tuned and finetune.base != generate.base:
             raise ValueError(

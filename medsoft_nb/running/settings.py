@@ -7,8 +7,9 @@ Docs: https://example.github.io/medsoft_nb/running/settings.html.md"""
 # %% auto #0
 __all__ = ['SHIPPED_CLASSIFIERS', 'SHIPPED_EXTRACTORS', 'Run', 'Seed', 'Seeds', 'Count', 'Rate', 'Ratio', 'Share', 'Shares',
            'Base', 'Encoder', 'ControllerName', 'ClassifierName', 'ExtractorName', 'ImageSize', 'ArmName', 'Arms',
-           'Controls', 'FigureArms', 'PAINTED', 'StepSettings', 'PrepareSettings', 'FinetuneSettings',
-           'GenerateSettings', 'QualitySettings', 'ClassifySettings', 'ReportSettings']
+           'Controls', 'FigureArms', 'PAINTED', 'StepSettings', 'PrepareSettings', 'check_optimiser',
+           'OptimiserSettings', 'FinetuneSettings', 'GenerateSettings', 'QualitySettings', 'ClassifySettings',
+           'ReportSettings']
 
 # %% ../../nbs/running/settings.ipynb #e003
 from typing import Annotated, Literal
@@ -153,21 +154,59 @@ class PrepareSettings(StepSettings):
             raise ValueError('`benchmark` and `manifest` are both empty; name one of them.')
         return self
 
+# %% ../../nbs/running/settings.ipynb #8b9937d9
+def check_optimiser(
+    settings: Settings,  # With the fields of `OptimiserSettings`
+) -> None:
+    "Raise `ValueError` where settings of the optimiser do not go together"
+    size, parts = settings.batch_size, settings.accumulate
+    if size % parts:
+        raise ValueError(f'`batch_size` is {size}, which `accumulate` {parts} does not divide.')
+    if (settings.keep_best or settings.patience) and not settings.validate_every:
+        raise ValueError('`keep_best` and `patience` need `validate_every`, which is 0.')
+
+# %% ../../nbs/running/settings.ipynb #f7e403fb
+class OptimiserSettings(StepSettings):
+    "How a training is optimised"
+
+    steps: Count = Field(4, description='Optimiser steps')
+    batch_size: Count = Field(4, description='Images a step, in all parts and processes together')
+    accumulate: Count = Field(1, description='Parts that a batch is computed in, one after the other')
+    checkpointing: bool = Field(False, description='Compute activations of the U-Net twice, to save memory')
+    learning_rate: Rate = Field(6e-4, description='Learning rate of the LoRA, or of the whole U-Net')
+    controller_rate: Rate = Field(1e-4, description='Learning rate of MSC and adapter')
+    schedule: Literal['linear', 'cosine', 'constant'] = Field(
+        'linear', description='Rates after the warm-up: linear (to a tenth), cosine (to 0) or constant'
+    )
+    warmup: int = Field(20, ge=0, description='Steps in which the rates rise')
+    ema: float = Field(0.0, ge=0, lt=1, description='Decay of the running mean of weights that is kept; 0 is off')
+    min_snr: float | None = Field(None, gt=0, description='Gamma of min-SNR weights, 5 is usual; None is off')
+    background_weight: float = Field(0.1, ge=0, description='Weight of the loss outside the mask; 1 inside')
+    validate_every: int = Field(0, ge=0, description='Steps between looks at the loss of split val; 0 is off')
+    keep_best: bool = Field(False, description='Keep the weights of the lowest loss of split val')
+    patience: int = Field(0, ge=0, description='Looks without a lower loss that end the training; 0 is off')
+
+    @model_validator(mode='after')
+    def _go_together(self):
+        check_optimiser(self)
+        return self
+
 # %% ../../nbs/running/settings.ipynb #e024
-class FinetuneSettings(StepSettings):
+class FinetuneSettings(OptimiserSettings):
     "The base learns from the diseased training images"
 
     seed: Seed = Field(0, description='Seed of the training')
     base: Base = Field('medsoft-tiny', description='Base model: a shipped name, a folder, or a Hub id')
-    steps: Count = Field(4, description='Optimiser steps')
-    batch_size: Count = Field(4, description='Images a step')
     roi: WindowSide = Field(
         64, description="Side of the window around a lesion, in pixels; None takes the base's own size"
     )
     rank: int = Field(4, ge=0, description='Rank of the LoRA; 0 leaves the U-Net as it is')
-    learning_rate: Rate = Field(6e-4, description='Learning rate of the LoRA')
-    controller_rate: Rate = Field(1e-4, description='Learning rate of MSC and adapter')
+    dora: bool = Field(False, description='Train a DoRA in place of the LoRA')
+    full: bool = Field(False, description='Train all weights of the U-Net in place of a LoRA')
     msc_steps: Count = Field(3, description='Optimiser steps of the MSC alone (stage 1a)')
+    msc_rate: Rate = Field(1e-3, description='Learning rate of the MSC alone (stage 1a)')
+    msc_layers: Count = Field(3, description='Layers of a new MSC; that of the paper has 24')
+    msc_heads: Count = Field(4, description='Attention heads of a new MSC; that of the paper has 16')
     controller: ControllerName = Field(
         'medsoft-tiny', description="Trained controller to start from; '' trains a new one through all stages"
     )

@@ -29,12 +29,11 @@ def training_of(
     arm: Arm,
     config: Training,  # Common settings
 ) -> Training:  # With the arm's prompts and switches
-    "Settings of the training that an arm needs; the faithful arm trains without $L_{msc}$"
-    return config.replace(
-        bare_labels=not arm.knowledge,
-        faithful=SWITCHES if arm.faithful else (),
-        semantic_weight=0.0 if arm.faithful else config.semantic_weight,
-    )
+    "Settings of the training that an arm needs; the faithful arm minimises the plain mean squared error alone"
+    own = config.replace(bare_labels=not arm.knowledge)
+    if not arm.faithful:
+        return own
+    return own.replace(faithful=SWITCHES, semantic_weight=0.0, background_weight=1.0, min_snr=None)
 
 # %% ../../nbs/training/arms.ipynb #d002
 def painting_of(
@@ -53,12 +52,15 @@ class ControllerSettings(Settings):
     encoder: str = Field('medsoft-tiny', description='Medical encoder of a new controller')
     msc_steps: int = Field(200, ge=1, description='Optimiser steps of stage 1a, and of 2a for a new controller')
     msc_rate: float = Field(1e-3, gt=0, le=1, description='Learning rate of stage 1a')
+    msc_layers: int = Field(3, ge=1, description='Layers of a new MSC')
+    msc_heads: int = Field(4, ge=1, description='Attention heads of a new MSC')
 
 # %% ../../nbs/training/arms.ipynb #d004
 def _first_controller(settings, unet, seed):
     "A controller with a new adapter, and the MSC of a trained one where there is one"
     if not settings.controller:
-        return Controller.new(load_encoder(settings.encoder), unet, seed)
+        size = dict(layers=settings.msc_layers, heads=settings.msc_heads)
+        return Controller.new(load_encoder(settings.encoder), unet, seed, **size)
     trained = load_controller(settings.controller)
     return Controller.new(trained.encoder, unet, seed, trained.msc)
 
@@ -70,7 +72,7 @@ def _early_stages(settings, steps):
     return {'1a': settings.msc_steps, '1b': steps, '2a': settings.msc_steps}
 
 # %% ../../nbs/training/arms.ipynb #d006
-def _train_with_msc(base, manifest, folder, config, settings):
+def _train_with_msc(base, manifest, folder, config, settings, held_out):
     "Train MSC, adapter and LoRA, stage by stage; a stage that is finished hands on what it left on disk"
     parts = load_base(base)
     controller = _first_controller(settings, parts['unet'], config.seed)
@@ -78,10 +80,10 @@ def _train_with_msc(base, manifest, folder, config, settings):
     for stage, steps in _early_stages(settings, config.steps).items():
         rate = settings.msc_rate if stage == '1a' else config.controller_rate
         own = config.replace(stage=stage, steps=steps, controller_rate=rate)
-        made = train(parts, manifest, folder / stage, own, controller, lora, folder / 'cache')
+        made = train(parts, manifest, folder / stage, own, controller, lora, folder / 'cache', held_out)
         lora, controller = made.lora or lora, load_controller(made.controller, controller.encoder)
         parts = parts | dict(unet=load_unet(made.unet, parts['unet'])) if made.unet else parts
-    return train(parts, manifest, folder, last, controller, lora)  # which removes its `cache`
+    return train(parts, manifest, folder, last, controller, lora, held_out=held_out)  # which removes its `cache`
 
 # %% ../../nbs/training/arms.ipynb #c0728
 def trained_arm(
@@ -106,14 +108,15 @@ def train_arm(
     out: str | Path,  # Folder of all trainings; this one's is `training_name(arm)` in it
     config: Training,  # Of the LoRA; stage, prompts and switches are the arm's
     settings: ControllerSettings = ControllerSettings(),
+    held_out: Manifest | None = None,  # Images of other patients, for `validate_every`
 ) -> Trained:
     "Do the training that an arm needs, unless it is done; `ValueError` where another one is there"
     if not arm.fine_tuned:
         return trained_arm(arm, out, settings.controller)
     folder, own = Path(out) / training_name(arm), training_of(arm, config)
     if arm.msc:
-        return _train_with_msc(base, manifest, folder, own, settings)
-    return train(base, manifest, folder, own)
+        return _train_with_msc(base, manifest, folder, own, settings, held_out)
+    return train(base, manifest, folder, own, held_out=held_out)
 
 # %% ../../nbs/training/arms.ipynb #c0730
 def paint_arm(

@@ -6,8 +6,7 @@ Docs: https://example.github.io/medsoft_nb/training/cache.html.md"""
 
 # %% auto #0
 __all__ = ['ELSEWHERE', 'AHEAD', 'sample_rows', 'first_draws', 'stack_samples', 'encode_batches', 'encode_latents',
-           'encode_features', 'cache_key', 'EncodedFiles', 'TrainingData', 'encode_texts', 'training_data',
-           'draw_latents', 'make_batch']
+           'encode_features', 'cache_key', 'EncodedFiles', 'TrainingData', 'encode_texts', 'training_data']
 
 # %% ../../nbs/training/cache.ipynb #tc003
 import hashlib, json
@@ -34,7 +33,7 @@ from ..painting.faithful import erase
 from ..painting.latents import encode_windows, scale_latents
 from .checkpoints import state_hash
 from .samples import base_scale, check_prompts, TrainingWindows
-from .stages import STAGES, Training
+from .stages import Optimisation, STAGES, Training
 
 # %% ../../nbs/training/cache.ipynb #tc006
 def sample_rows(
@@ -121,9 +120,8 @@ def encode_features(
 
 # %% ../../nbs/training/cache.ipynb #tc018
 # Settings that no encoded window depends on
-ELSEWHERE = set(
-    'stage steps learning_rate controller_rate semantic_weight rank targets full dropout background_weight '
-    'bare_labels save_every'.split()
+ELSEWHERE = set(Optimisation.model_fields) - {'batch_size'} | set(
+    'stage semantic_weight rank targets dora full dropout bare_labels'.split()
 )
 
 
@@ -304,33 +302,3 @@ def training_data(
         data.check_space()
         stack.pop_all()
     return data
-
-# %% ../../nbs/training/cache.ipynb #tc031
-def draw_latents(
-    mean: torch.Tensor,  # `(B, 4, h, w)`, from `encode_latents`
-    logvar: torch.Tensor,  # Same shape
-    vae,  # Autoencoder of the base, for its scale
-    generator: torch.Generator,
-) -> torch.Tensor:  # Same shape, on the U-Net's scale
-    "Fresh latents from their mean and log-variance"
-    noise = torch.randn(mean.shape, generator=generator)
-    return scale_latents(vae, mean + (0.5 * logvar.clamp(-30, 20)).exp() * noise)
-
-# %% ../../nbs/training/cache.ipynb #tc033
-def make_batch(
-    data: TrainingData,
-    rows: torch.Tensor,  # Numbers of windows
-    vae,  # Autoencoder of the base, for its scale
-    generator: torch.Generator,
-    device,
-) -> dict:  # Tensors, float32
-    "One batch on the device; prompts and tokens of some samples are dropped"
-    batch = {name: v.float() for name, v in data.read(rows).items()}
-    batch['dropped'] = torch.rand(len(rows), generator=generator) < data.config.dropout
-    prompts, texts = data.texts['prompt'][rows], data.texts
-    if 'mean' in batch:
-        batch['z'] = draw_latents(batch.pop('mean'), batch.pop('logvar'), vae, generator)
-        batch['text'] = texts['prompt_states'][torch.where(batch['dropped'], texts['empty_prompt'], prompts)]
-    if 'prompt_features' in texts:
-        batch['prompt_features'] = texts['prompt_features'][prompts]
-    return {name: v.to(device) for name, v in batch.items()}
