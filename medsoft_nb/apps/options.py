@@ -9,9 +9,11 @@ __all__ = ['app', 'out_console', 'err_console', 'ManifestArg', 'OutOption', 'See
            'BaseOption', 'EncoderOption', 'ControllerOption', 'FaithfulOption', 'PortOption', 'TrainStepsOption',
            'BatchOption', 'RankOption', 'LearningRateOption', 'ControllerRateOption', 'PaintStepsOption',
            'PerLabelOption', 'GuidanceOption', 'SchedulerOption', 'IntervalOption', 'BlendOption', 'ProfileOption',
-           'GroupOption', 'ExtractorOption', 'BackboneOption', 'ClassifyStepsOption', 'DeviceOption', 'DtypeOption',
-           'command_help', 'setting_option', 'from_options', 'use_device', 'use_dtype', 'read_pairs', 'read_words',
-           'print_table', 'print_counts']
+           'GroupOption', 'ExtractorOption', 'BackboneOption', 'ClassifyStepsOption', 'AccumulateOption',
+           'CheckpointingOption', 'DoraOption', 'FullOption', 'ScheduleOption', 'WarmupOption', 'EmaOption',
+           'MinSnrOption', 'BackgroundWeightOption', 'ValidateEveryOption', 'KeepBestOption', 'PatienceOption',
+           'MscLayersOption', 'MscHeadsOption', 'DeviceOption', 'DtypeOption', 'command_help', 'setting_option',
+           'from_options', 'use_device', 'use_dtype', 'read_pairs', 'read_words', 'print_table', 'print_counts']
 
 # %% ../../nbs/apps/options.ipynb #c1255
 from pathlib import Path
@@ -110,6 +112,22 @@ BackboneOption = Annotated[
     ),
 ]
 ClassifyStepsOption = Annotated[int, setting_option(ClassifySettings, 'steps')]
+
+# %% ../../nbs/apps/options.ipynb #7a509af9
+AccumulateOption = Annotated[int, setting_option(FinetuneSettings, 'accumulate')]
+CheckpointingOption = Annotated[bool, setting_option(FinetuneSettings, 'checkpointing', '--checkpointing')]
+DoraOption = Annotated[bool, setting_option(FinetuneSettings, 'dora', '--dora')]
+FullOption = Annotated[bool, setting_option(FinetuneSettings, 'full', '--full')]
+ScheduleOption = Annotated[str, setting_option(FinetuneSettings, 'schedule')]
+WarmupOption = Annotated[int, setting_option(FinetuneSettings, 'warmup')]
+EmaOption = Annotated[float, setting_option(FinetuneSettings, 'ema')]
+MinSnrOption = Annotated[Optional[float], setting_option(FinetuneSettings, 'min_snr')]
+BackgroundWeightOption = Annotated[float, setting_option(FinetuneSettings, 'background_weight')]
+ValidateEveryOption = Annotated[int, setting_option(FinetuneSettings, 'validate_every')]
+KeepBestOption = Annotated[bool, setting_option(FinetuneSettings, 'keep_best', '--keep-best')]
+PatienceOption = Annotated[int, setting_option(FinetuneSettings, 'patience')]
+MscLayersOption = Annotated[int, setting_option(FinetuneSettings, 'msc_layers')]
+MscHeadsOption = Annotated[int, setting_option(FinetuneSettings, 'msc_heads')]
 
 # %% ../../nbs/apps/options.ipynb #n000
 def use_device(
