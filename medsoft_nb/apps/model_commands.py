@@ -85,7 +85,7 @@ def train(
     rank: RankOption = 16,
     full: Annotated[bool, typer.Option('--full', help='Train all weights of the U-Net instead of a LoRA')] = False,
     batch_size: BatchOption = 16,
-    learning_rate: LearningRateOption = 6e-4,
+    learning_rate: LearningRateOption = None,
     controller_rate: ControllerRateOption = 1e-4,
     faithful: FaithfulOption = '',
     roi: RoiOption = None,

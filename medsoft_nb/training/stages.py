@@ -47,8 +47,8 @@ class Training(Settings):
     stage: Literal[tuple(STAGES)] = Field('lora', description='One of `STAGES`')
     steps: int = Field(300, ge=1, description='Optimiser steps')
     batch_size: int = Field(16, ge=1, description='Samples a step')
-    learning_rate: float = Field(
-        6e-4, gt=0, le=1, description='Of LoRA or U-Net: peak, with warm-up and linear decay to a tenth'
+    learning_rate: float | None = Field(
+        None, gt=0, le=1, description='Of LoRA or U-Net: peak, falls linearly to a tenth; that of the base if `None`'
     )
     controller_rate: float = Field(1e-4, gt=0, le=1, description='Of MSC and adapter, same schedule')
     semantic_weight: float = Field(
@@ -60,9 +60,7 @@ class Training(Settings):
     )
     full: bool = Field(False, description='Train all weights of the U-Net instead of a LoRA, as the paper did')
     roi: WindowSide = Field(
-        None,
-        description="Side of the window around the mask, in pixels, or 'auto' where there is a `resolution`; "
-        "the base's own size if `None`",
+        None, description="Side of the window around the mask, in pixels, or 'auto'; the base's own size if `None`"
     )
     resolution: int | None = Field(
         None, ge=1, description="Side at which the base sees the window; native scale, up to the base's own, if `None`"

@@ -30,7 +30,7 @@ from .samples import check_training
 from .cache import make_batch, training_data, TrainingData
 from .checkpoints import find_finished, open_checkpoint, restore, save_checkpoint
 from .checkpoints import starting_point, Trained, training_facts
-from .objective import make_objective, Objective, parameter_groups, trained_parts
+from .objective import default_rate, make_objective, Objective, parameter_groups, trained_parts
 
 # %% ../../nbs/training/trainer.ipynb #c0638
 def train(
@@ -48,7 +48,8 @@ def train(
     check_output(out)
     check_stage(config, controller, lora)
     base = load_base(base) if isinstance(base, (str, Path)) else base
-    start = starting_point(base, controller, lora, manifest)
+    rate = config.learning_rate or default_rate(base['unet'], config.full)
+    config, start = config.replace(learning_rate=rate), starting_point(base, controller, lora, manifest)
     device = base['unet'].device
     with torch.random.fork_rng([device] if device.type == 'cuda' else []):
         torch.manual_seed(config.seed)
