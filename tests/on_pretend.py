@@ -85,15 +85,14 @@ def test_painting_gives_the_same_image(controller):
     np.testing.assert_allclose(*images, atol=1e-4)
 
 
-@pytest.mark.parametrize('dtype', ['bfloat16', 'float16'])
-def test_half_precision_paints_nearly_the_same(dtype):
-    "Also where there is no autocast: everything that meets agrees in precision by itself"
+def test_half_precision_paints_nearly_the_same(folder):
+    "There is no autocast here: everything that meets agrees in precision by itself"
     images = []
-    for kept in ('float32', dtype):
-        pipe = MedSoftPipeline.from_pretrained(dtype=kept).load_controller(load_controller(dtype=kept))
-        assert (str(pipe.unet.dtype), pipe.vae.dtype) == (f'torch.{kept}', torch.float32)
+    for dtype in ('float32', 'float16'):
+        pipe = MedSoftPipeline.from_pretrained(folder / 'base', dtype=dtype)
+        assert (str(pipe.unet.dtype), pipe.vae.dtype) == (f'torch.{dtype}', torch.float32)
         noise = torch_generator('image', 0)
-        images += pipe('lytic lesion', *window(), num_inference_steps=2, roi=64, generator=noise).images
+        images += pipe('lytic lesion', *window(), num_inference_steps=2, roi=32, generator=noise).images
     np.testing.assert_allclose(*images, atol=0.05)
 
 
@@ -102,13 +101,13 @@ def test_a_base_in_half_precision_trains_in_float32(full, folder, rows):
     base = load_base(folder / 'base', 'float16')
     controller = Controller.new(load_encoder(dtype='float16'), base['unet'], layers=1)
     out = folder / f'half-{full}'
-    made = train(base, rows, out, SMALL.replace(stage='2b', steps=2, full=full), controller)
+    made = train(base, rows, out, SMALL.replace(stage='2b', steps=1, full=full), controller)
     assert read_json(out / 'training.json')['device']['dtype'] == 'float16'
     assert np.isfinite(pd.read_csv(out / 'loss.csv').loss).all()
     pipe = MedSoftPipeline.from_pretrained(folder / 'base', dtype='float16')
     pipe = pipe.load_unet(made.unet) if full else pipe
     assert pipe.unet.device.type == 'pretend' and pipe.unet.dtype == torch.float16
-    image = pipe.load_controller(made.controller)('lytic', *window(), num_inference_steps=1, roi=64).images[0]
+    image = pipe.load_controller(made.controller)('lytic', *window(), num_inference_steps=1, roi=32).images[0]
     assert np.isfinite(image).all()
 
 
