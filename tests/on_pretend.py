@@ -20,6 +20,7 @@ from medsoft_nb.models.base import load_base, save_base
 from medsoft_nb.models.controller import Controller, load_controller
 from medsoft_nb.models.encoders import load_encoder
 from medsoft_nb.models.tiny import tiny_components
+from medsoft_nb.models.unet_files import unet_hash
 from medsoft_nb.painting.generate import generate, GenerateConfig
 from medsoft_nb.painting.pipeline import MedSoftPipeline
 from medsoft_nb.phantom.benchmarks import make_benchmark
@@ -82,6 +83,32 @@ def test_painting_gives_the_same_image(controller):
         noise = torch_generator('image', 0)
         images += pipe('lytic lesion', *window(), num_inference_steps=2, roi=64, generator=noise).images
     np.testing.assert_allclose(*images, atol=1e-4)
+
+
+def test_half_precision_paints_nearly_the_same(folder):
+    "There is no autocast here: everything that meets agrees in precision by itself"
+    images = []
+    for dtype in ('float32', 'float16'):
+        pipe = MedSoftPipeline.from_pretrained(folder / 'base', dtype=dtype)
+        assert (str(pipe.unet.dtype), pipe.vae.dtype) == (f'torch.{dtype}', torch.float32)
+        noise = torch_generator('image', 0)
+        images += pipe('lytic lesion', *window(), num_inference_steps=2, roi=32, generator=noise).images
+    np.testing.assert_allclose(*images, atol=0.05)
+
+
+@pytest.mark.parametrize('full', [False, True])
+def test_a_base_in_half_precision_trains_in_float32(full, folder, rows):
+    base = load_base(folder / 'base', 'float16')
+    controller = Controller.new(load_encoder(dtype='float16'), base['unet'], layers=1)
+    out = folder / f'half-{full}'
+    made = train(base, rows, out, SMALL.replace(stage='2b', steps=1, full=full), controller)
+    assert read_json(out / 'training.json')['device']['dtype'] == 'float16'
+    assert np.isfinite(pd.read_csv(out / 'loss.csv').loss).all()
+    pipe = MedSoftPipeline.from_pretrained(folder / 'base', dtype='float16')
+    pipe = pipe.load_unet(made.unet) if full else pipe
+    assert pipe.unet.device.type == 'pretend' and pipe.unet.dtype == torch.float16
+    image = pipe.load_controller(made.controller)('lytic', *window(), num_inference_steps=1, roi=32).images[0]
+    assert np.isfinite(image).all()
 
 
 @pytest.mark.parametrize('stage', STAGES)
@@ -173,9 +200,16 @@ def test_quality_is_measured(rows):
 def test_commands_run(folder):
     data, base = folder / 'data/manifest.csv', folder / 'base'
     small = ['--base', base, '--roi', 32]
-    code, text = medsoft('train', data, *small, '--steps', 1, '--batch-size', 2, '--out', folder / 'lora')
+    words = ['--steps', 1, '--batch-size', 2, '--full', '--dtype', 'bfloat16', '--out', folder / 'trained']
+    code, text = medsoft('train', data, *small, *words)
     assert code == 0, text
-    assert read_json(folder / 'lora/training.json')['device']['device'].startswith('pretend')
+    facts = read_json(folder / 'trained/training.json')
+    assert facts['device']['device'].startswith('pretend') and facts['device']['dtype'] == 'bfloat16'
+    assert facts['config']['learning_rate'] == 1e-5
+    words = ['--steps', 1, '-n', 1, '--labels', 'lytic', '--unet', folder / 'trained', '--resolution', 64]
+    code, text = medsoft('generate', data, *small, *words, '--dtype', 'float16', '--out', folder / 'painted')
+    assert code == 0, text
+    assert read_json(folder / 'painted/settings.json')['unet'] == unet_hash(folder / 'trained')
     small_test = ['--steps', 1, '--seeds', 1, '--device', 'cpu']
     code, text = medsoft('classify', data, *small_test, '--out', folder / 'tables')
     assert code == 0, text

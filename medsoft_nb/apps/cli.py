@@ -106,7 +106,10 @@ GpusOption = Annotated[
     int, typer.Option(min=0, help='GPUs of this machine to share out, one a notebook; 0 lets every notebook see all')
 ]
 DryRunOption = Annotated[
-    bool, typer.Option('--dry-run', '-n', help='List what would run, and how long it took before')
+    bool,
+    typer.Option(
+        '--dry-run', '-n', help='List what would run, how long it took before, and what this machine lacks for it'
+    ),
 ]
 ClusterOption = Annotated[
     Optional[str], typer.Option(help='Run on a cluster: slurm, kubernetes, or the folder of a Snakemake profile')
@@ -132,7 +135,8 @@ def reproduce(
 
     given = dict(manifest=manifest, resume=resume, jobs=jobs, gpus=gpus, workflow_profile=workflow_profile)
     if dry_run:
-        return _print_dry_run(*running.dry_run(profile, out, **given))
+        _print_dry_run(*running.dry_run(profile, out, **given))
+        return _print_lacks(*running.what_lacks(profile, out, **given))
     runs = running.reproduce(profile, out, **given, table_only=table_only)
     if table_only:
         _print_snakemake(profile, out, jobs)
@@ -152,6 +156,16 @@ def _print_dry_run(rows, seconds):
     elif rows:
         summary = f'about {_duration(seconds)}, going by earlier runs'
     out_console.print(f'{len(rows)} jobs: {summary}.')
+
+# %% ../../nbs/apps/cli.ipynb #d90cc60f
+def _print_lacks(lacks, absent):
+    "What a run needs that is not here; the command ends with status 1 where it cannot begin"
+    for name in absent:
+        out_console.print(f'The model {name} is not on this machine yet; the run fetches it.', highlight=False)
+    for sentence in lacks:
+        out_console.print(f'Lacks: {sentence}', highlight=False)
+    if lacks:
+        raise typer.Exit(1)
 
 # %% ../../nbs/apps/cli.ipynb #c1286
 def _duration(seconds):

@@ -113,7 +113,7 @@ def train(
     batch_size: BatchOption = 16,
     accumulate: AccumulateOption = 1,
     checkpointing: CheckpointingOption = False,
-    learning_rate: LearningRateOption = 6e-4,
+    learning_rate: LearningRateOption = None,
     controller_rate: ControllerRateOption = 1e-4,
     schedule: ScheduleOption = 'linear',
     warmup: WarmupOption = 20,

@@ -92,7 +92,14 @@ PortOption = Annotated[int, typer.Option(min=0, max=65535, help='Port to show it
 TrainStepsOption = Annotated[int, setting_option(FinetuneSettings, 'steps')]
 BatchOption = Annotated[int, setting_option(FinetuneSettings, 'batch_size')]
 RankOption = Annotated[int, setting_option(FinetuneSettings, 'rank')]
-LearningRateOption = Annotated[float, setting_option(FinetuneSettings, 'learning_rate')]
+LearningRateOption = Annotated[
+    Optional[float],
+    setting_option(
+        FinetuneSettings,
+        'learning_rate',
+        help='Learning rate of LoRA or U-Net; if omitted 6e-4 on a small base, 1e-4 on a large one, 1e-5 with --full',
+    ),
+]
 ControllerRateOption = Annotated[float, setting_option(FinetuneSettings, 'controller_rate')]
 PaintStepsOption = Annotated[int, setting_option(GenerateSettings, 'steps')]
 PerLabelOption = Annotated[int, setting_option(GenerateSettings, 'n_per_label', '--n-per-label', '-n')]

@@ -35,10 +35,11 @@ def add_lora(
         unet.add_adapter(config, 'default')
     else:
         unet.load_lora_adapter(read_lora(start).weights(unet=unet), prefix='unet', adapter_name='default')
+    for name, module in unet.named_modules():
+        if name.endswith(('lora_A', 'lora_B')):
+            module.float()
     for name, parameter in unet.named_parameters():
-        trained = 'lora_' in name
-        parameter.data = parameter.data.float() if trained else parameter.data
-        parameter.requires_grad_(trained)
+        parameter.requires_grad_('lora_' in name)
 
 # %% ../../nbs/models/lora.ipynb #c0460
 def sort_header(

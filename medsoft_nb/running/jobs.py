@@ -118,12 +118,14 @@ def _fingerprint(content):
 def last_execution(
     job: Job,
     out: Path,  # Run folder
-) -> dict | None:  # papermill's record with `parameters`; from the mark `fingerprint`, `code` and `built_on`
+) -> (
+    dict | None
+):  # papermill's record with `parameters`; from the mark `fingerprint`, `code`, `built_on`; and `device`
     "What is known of the last execution of a job that ended without an exception, whatever its settings"
     try:
         mark = read_json(out / job.folder / 'job.json')
         found = read_json(out / job.executed)['metadata']
-        record = {**found['papermill'], **mark}
+        record = {**found['papermill'], **mark, 'device': found['medsoft_nb'].get('device') or {}}
         same = found['medsoft_nb']['fingerprint'] == mark['fingerprint']
     except (OSError, ValueError, KeyError, TypeError):  # not there, or cut short by a full disk
         return None
@@ -222,7 +224,8 @@ def run_job(
 # %% ../../nbs/running/jobs.ipynb #e012
 def _execute(job, path, out):
     "Execute a job's notebook into `path`; gives the error that ended it, or `None`"
-    with environment(**KERNEL_ENVIRONMENT, **home_environment()):
+    note = {'MEDSOFT_JOB_DEVICE': str(path.with_suffix('.json'))}
+    with environment(**KERNEL_ENVIRONMENT, **home_environment(), **note):
         try:
             papermill.execute_notebook(
                 str(job.notebook),
@@ -238,9 +241,11 @@ def _execute(job, path, out):
 
 # %% ../../nbs/running/jobs.ipynb #e013
 def _sign(job, path):
-    "Write the job's fingerprint into its executed notebook; gives the seconds that it took"
-    nb = nbformat.read(path, 4)
-    nb.metadata['medsoft_nb'] = {'job': job.name, 'fingerprint': job.fingerprint}
+    "Write the job's fingerprint and device into its executed notebook; gives the seconds that it took"
+    nb, note = nbformat.read(path, 4), path.with_suffix('.json')
+    device = read_json(note) if note.is_file() else {}
+    note.unlink(missing_ok=True)
+    nb.metadata['medsoft_nb'] = {'job': job.name, 'fingerprint': job.fingerprint, 'device': device}
     nb.metadata.papermill.update(input_path=job.notebook.name, output_path=job.executed)
     nbformat.write(nb, path)
     return nb.metadata.papermill.duration

@@ -6,11 +6,15 @@ Docs: https://example.github.io/medsoft_nb/running/notebook_settings.html.md"""
 
 # %% auto #0
 __all__ = ['NOTEBOOK_SETTINGS', 'ResultSettings', 'AblationSettings', 'QualitativeSettings', 'RatioSettings', 'ScarcitySettings',
-           'TsneSettings', 'Reading', 'ReaderSettings', 'PretrainSettings', 'ControllerSettings', 'check_notebook']
+           'TsneSettings', 'Reading', 'ReaderSettings', 'PretrainSettings', 'ControllerSettings', 'note_device',
+           'check_notebook']
 
 # %% ../../nbs/running/notebook_settings.ipynb #e003
+import os, sys
 from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, model_validator
+from ..core.devices import cpu_name, device_facts
+from ..core.files import write_json
 from ..core.settings import Settings
 from medsoft_nb.running.settings import (
     ArmName,
@@ -178,11 +182,20 @@ NOTEBOOK_SETTINGS = {
     'controller': ControllerSettings,
 }
 
+# %% ../../nbs/running/notebook_settings.ipynb #ab226b6e
+def note_device() -> None:
+    "Tell the worker that started this notebook where it computes; the CPU where torch is not imported"
+    file = os.environ.get('MEDSOFT_JOB_DEVICE')
+    if file:
+        facts = device_facts() if 'torch' in sys.modules else dict(device='cpu', device_name=cpu_name())
+        write_json(file, facts)
+
 # %% ../../nbs/running/notebook_settings.ipynb #e019
 def check_notebook(
     name: str,  # Of the notebook, e.g. `generate`
     namespace: dict,  # Its `globals()`
 ) -> Settings:
     "Check the parameters of a notebook; `ValueError` names the setting, its value and what is possible"
+    note_device()
     model = NOTEBOOK_SETTINGS[name]
     return model(**{key: namespace[key] for key in model.model_fields if key in namespace})

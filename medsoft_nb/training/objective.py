@@ -6,8 +6,8 @@ Docs: https://example.github.io/medsoft_nb/training/objective.html.md"""
 
 # %% auto #0
 __all__ = ['draw_noise', 'snr_weights', 'denoising_loss', 'diffusion_loss', 'conditioning_tokens', 'Objective', 'frozen_copy',
-           'make_objective', 'copy_controller', 'trained_parts', 'trained_parameters', 'parameter_groups',
-           'network_state', 'load_network_state']
+           'make_objective', 'copy_controller', 'trained_parts', 'trained_parameters', 'default_rate',
+           'parameter_groups', 'network_state', 'load_network_state']
 
 # %% ../../nbs/training/objective.ipynb #p003
 import copy
@@ -197,11 +197,23 @@ def trained_parameters(net: Objective) -> dict:  # Name -> parameter
     "The weights that take gradients"
     return {name: p for name, p in net.named_parameters() if p.requires_grad}
 
+# %% ../../nbs/training/objective.ipynb #d2723e99
+def default_rate(
+    unet: torch.nn.Module,  # Of the base
+    full: bool = False,  # Whether all its weights are trained
+) -> float:
+    "Peak learning rate of LoRA or U-Net where none is set; a U-Net is large from 100 million parameters on"
+    if full:
+        return 1e-5
+    large = sum(parameter.numel() for parameter in unet.parameters()) >= 100e6
+    return 1e-4 if large else 6e-4
+
 # %% ../../nbs/training/objective.ipynb #p016
 def parameter_groups(net: Objective) -> list:  # For an optimiser; `peak` is the highest rate
     "Trained parameters with their learning rates; `ValueError` where there are none"
     config = net.config
-    rates = dict(unet=config.learning_rate, adapter=config.controller_rate, msc=config.controller_rate)
+    rate = config.learning_rate or default_rate(net.unet, config.full)
+    rates = dict(unet=rate, adapter=config.controller_rate, msc=config.controller_rate)
     groups = []
     for name, part in trained_parts(net).items():
         params = [p for p in part.parameters() if p.requires_grad]

@@ -119,7 +119,7 @@ def sample_soft_mask(
     "A soft mask of random ramp; half of them reach a few pixels beyond the lesion"
     if r.random() < 0.5:
         lesion = ndi.binary_dilation(lesion, iterations=int(r.integers(1, 4)))
-    return soften(lesion, ramp=float(r.uniform(*config.ramp)))
+    return soften(lesion, float(r.uniform(*config.ramp)), profile=config.mask_profile)
 
 # %% ../../nbs/training/samples.ipynb #q013
 class TrainingWindows:

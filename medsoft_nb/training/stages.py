@@ -11,6 +11,7 @@ __all__ = ['STAGES', 'Ramp', 'Stage', 'Optimisation', 'Training']
 from typing import Annotated, Literal
 from pydantic import Field, model_validator
 from ..core.settings import Settings
+from ..lesions.soft import PROFILES
 from ..models.files import WindowSide
 from ..models.lora import LORA_TARGETS
 from ..painting.faithful import Switches
@@ -48,7 +49,9 @@ class Optimisation(Settings):
     batch_size: int = Field(16, ge=1, description='Samples a step, in all parts and processes together')
     accumulate: int = Field(1, ge=1, description='Parts that a batch is computed in, one after the other')
     checkpointing: bool = Field(False, description="Keep no activations of the U-Net's blocks, compute them twice")
-    learning_rate: float = Field(6e-4, gt=0, le=1, description='Of LoRA or U-Net, at its peak')
+    learning_rate: float | None = Field(
+        None, gt=0, le=1, description='Of LoRA or U-Net, at its peak; that of the base if `None`'
+    )
     controller_rate: float = Field(1e-4, gt=0, le=1, description='Of MSC and adapter, same schedule')
     schedule: Literal['linear', 'cosine', 'constant'] = Field(
         'linear', description='Rates after the warm-up: linear to a tenth, cosine to 0, or constant'
@@ -91,15 +94,14 @@ class Training(Optimisation):
     dora: bool = Field(False, description='Train a DoRA: the LoRA, and the length of every row of its weights')
     full: bool = Field(False, description='Train all weights of the U-Net instead of a LoRA, as the paper did')
     roi: WindowSide = Field(
-        None,
-        description="Side of the window around the mask, in pixels, or 'auto' where there is a `resolution`; "
-        "the base's own size if `None`",
+        None, description="Side of the window around the mask, in pixels, or 'auto'; the base's own size if `None`"
     )
     resolution: int | None = Field(
         None, ge=1, description="Side at which the base sees the window; native scale, up to the base's own, if `None`"
     )
     variants: int = Field(24, ge=1, description='Variants (place, scale, exposure, soft mask) of a diseased image')
     healthy_share: float = Field(0.3, ge=0, lt=1, description='Share of a batch that is healthy images')
+    mask_profile: Literal[PROFILES] = Field('cosine', description='How the soft border falls: `lesions.soft`')
     ramp: tuple[Ramp, Ramp] = Field(
         (0.0, 10.0), description='Range of the width of the soft border, in pixels; 0 is the hard mask'
     )

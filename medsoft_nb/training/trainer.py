@@ -34,7 +34,7 @@ from .batches import make_batch, split_batch
 from .cache import training_data, TrainingData
 from .checkpoints import find_finished, open_checkpoint, Progress, read_trained, restore
 from .checkpoints import save_checkpoint, starting_point, Trained, training_facts
-from .objective import make_objective, Objective, parameter_groups
+from .objective import default_rate, make_objective, Objective, parameter_groups
 from .objective import trained_parameters, trained_parts
 from .validation import check_held_out, HeldOut, open_held_out, out_of_patience
 
@@ -57,6 +57,7 @@ def train(
     check_held_out(held_out, manifest, config)
     base = load_base(base) if isinstance(base, (str, Path)) else base
     start = starting_point(base, controller, lora, manifest, held_out)
+    config = config.replace(learning_rate=config.learning_rate or default_rate(base['unet'], config.full))
     device = base['unet'].device
     with torch.random.fork_rng([device] if device.type == 'cuda' else []):
         torch.manual_seed(config.seed)
