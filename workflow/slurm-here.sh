@@ -12,7 +12,7 @@
 #   SLURM_HERE_PORT    the first of two free ports; 16817 otherwise
 #   SLURM_HERE_CPUS    processors to hand out; those of the machine otherwise. More than there are is allowed
 #   SLURM_HERE_MEMORY  MB to hand out; 9/10 of the machine's otherwise
-#   SLURM_HERE_GPUS    GPUs to hand out; 0 otherwise. They are counted, not looked for
+#   SLURM_HERE_GPUS    GPUs to hand out; 0 otherwise. They are files of the folder that SLURM counts
 set -eu
 
 user=$(id -un)
@@ -52,7 +52,11 @@ configure() {
     [ "$cpus" -le "$real" ] && parameters= || parameters=SlurmdParameters=config_overrides
     [ "$gpus" -eq 0 ] && types= || types=GresTypes=gpu
     [ "$gpus" -eq 0 ] && gres= || gres=Gres=gpu:$gpus
-    [ "$gpus" -eq 0 ] || echo "Name=gpu Count=$gpus" > "$folder/gres.conf"
+    : > "$folder/gres.conf"
+    for i in $(seq 0 $((gpus - 1))); do
+        touch "$folder/gpu$i"
+        echo "Name=gpu File=$folder/gpu$i" >> "$folder/gres.conf"
+    done
     # SLURM of 23.02 and later can do without cgroups; an older one looks for them, and does not use them
     case "$(slurmd -V)" in
         *' 2'[0-2].*) echo 'CgroupAutomount=no' ;;
@@ -107,7 +111,7 @@ start() {
     tries=0
     until sinfo -h -o %T 2>/dev/null | grep -q -E 'idle|mixed|allocated'; do
         tries=$((tries + 1))
-        [ $tries -lt 60 ] || die "the node does not answer; see slurmctld.log and slurmd.log in $folder"
+        [ $tries -lt 120 ] || { stop; die "the node did not come up; see slurmctld.log and slurmd.log in $folder"; }
         sleep 0.5
     done
     echo "SLURM is up: $cpus processors, $memory MB, $gpus GPUs; its files are in $folder" >&2
