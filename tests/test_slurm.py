@@ -5,6 +5,7 @@ from pathlib import Path
 import pandas as pd, pytest
 from medsoft_nb.core.files import read_json
 from medsoft_nb.running.table import GRID, workflow_path
+import test_grid as grid
 from test_reproduce import profile
 
 wanted = ('munged', 'slurmctld', 'slurmd', 'sbatch')
@@ -38,6 +39,7 @@ def slurm():
     try:
         started = subprocess.run(['sh', script, 'start'], env=env, capture_output=True, text=True)
         assert started.returncode == 0, started.stderr
+        env.pop('JUPYTER_PATH', None)  # kernels that belong to their job, not copies that the tests' server makes
         conf, binaries = re.findall(r"'([^']+)'", started.stdout)
         yield {**env, 'SLURM_CONF': conf, 'PATH': f'{binaries}:{env["PATH"]}', 'MEDSOFT_PROGRESS': '0'}
     finally:
@@ -76,9 +78,9 @@ def shown(slurm):
 
 
 def running_job(slurm, step):
-    "Number of the SLURM job that runs a step, or nothing"
+    "Number of the SLURM job that runs a step, or of a job that is named so, or nothing"
     asked = subprocess.run(['squeue', '-h', '-t', 'R', '-o', '%i %k'], env=slurm, capture_output=True, text=True)
-    return next((line.split()[0] for line in asked.stdout.splitlines() if f'rule_{step}_' in line), None)
+    return next((line.split()[0] for line in asked.stdout.splitlines() if step in line), None)
 
 
 def kill(process, slurm, run):
@@ -87,18 +89,41 @@ def kill(process, slurm, run):
     while not list(run.glob('seed-3/synthetic/*/**/*.png')):
         assert process.poll() is None and time.monotonic() < end, 'no image was painted'
         time.sleep(0.1)
-    number = running_job(slurm, 'generate')
+    number = running_job(slurm, 'rule_generate_')
     subprocess.run(['scancel', number], env=slurm, check=True)
     return number
 
 
+def test_a_cancelled_job_is_submitted_again_and_goes_on(tmp_path, slurm):
+    "A grid of quick notebooks: what the cancelled job had written stays"
+    before = len(ended(slurm))
+    folder = grid.write_books(tmp_path / 'it')
+    book = folder / 'draw.ipynb'
+    book.write_text(book.read_text().replace('time.sleep(.1)', 'time.sleep(.5)'))
+    words = '--workflow-profile slurm --threads 1 --memory 1000 --partition main --gres gpu:1'.split()
+    process = grid.start(folder, *words, **slurm)
+    written = grid.wait_for(lambda: len(found := list(folder.glob('run/seed-1/numbers/[0-9].txt'))) >= 3 and found)
+    times = {path: path.stat().st_mtime_ns for path in written}
+    number = running_job(slurm, 'seed-1-draw')
+    subprocess.run(['scancel', number], env=slurm, check=True)
+    error = process.communicate(timeout=600)[1]
+    assert process.returncode == 0, error
+    states = {job['JobId']: job['JobState'] for job in ended(slurm)[before:]}
+    assert states.pop(number) == 'CANCELLED' and list(states.values()) == ['COMPLETED'] * 4
+    assert {path: path.stat().st_mtime_ns for path in written} == times
+    assert grid.numbers(folder) == {f'seed-{s}/numbers/{i}.txt': str(100 * s + i) for s in (0, 1) for i in range(10)}
+    assert shown(slurm).count('TresPerNode=gres:gpu:1') == 3  # both of `draw`, and the one that was cancelled
+    assert {grid.read_json(folder / f'run/seed-{s}/numbers/env.json')['OMP_NUM_THREADS'] for s in (0, 1)} == {'1'}
+    assert str(sum(range(10)) + sum(range(100, 110))) in (folder / 'run/report.html').read_text()
+
+
 def test_a_run_and_one_with_a_killed_job_give_the_same_tables(folder, slurm):
+    before = len(ended(slurm))
     first = start(folder, slurm, 'whole')
     error = first.communicate(timeout=900)[1]
     assert first.returncode == 0, error
     n = len(ended(slurm))
-    assert {job['JobState'] for job in ended(slurm)} == {'COMPLETED'} and n == 6
-    assert shown(slurm).count('TresPerNode=gres:gpu:1') == 4  # not those of the data and the report
+    assert [job['JobState'] for job in ended(slurm)[before:]] == ['COMPLETED'] * 6
     second = start(folder, slurm, 'killed')
     number = kill(second, slurm, folder / 'killed')
     error = second.communicate(timeout=900)[1]
