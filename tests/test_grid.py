@@ -344,7 +344,8 @@ def test_cluster_profiles_list_the_right_jobs(name, tmp_path):
         step: text.count(f'\nrule {step}:')
         for step in ('prepare', 'finetune', 'generate', 'quality', 'classify', 'report')
     } == {'prepare': 1, 'finetune': 3, 'generate': 3, 'quality': 3, 'classify': 3, 'report': 1}
-    assert text.count('threads: 8') == 6 and text.count('mem_mb=8000') == 15 and text.count('gpu=1') == 12
+    gpu = 'gres=gpu:1' if name == 'slurm' else 'gpu=1'
+    assert text.count('threads: 8') == 6 and text.count('mem_mb=8000') == 15 and text.count(gpu) == 12
 
 
 def test_the_table_names_no_folder_of_one_machine(tmp_path):

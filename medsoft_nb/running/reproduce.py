@@ -139,7 +139,7 @@ def reproduce(
     resume: bool = True,  # Keep jobs that are done; `False` does everything anew
     table_only: bool = False,  # Write the table of jobs, to start Snakemake by hand, and stop
     workflow: Workflow = Workflow(),
-    **resources,  # Of `Resources`: `jobs`, `gpus`, `workflow_profile`
+    **resources,  # Of `Resources`: `jobs`, `gpus`, `workflow_profile` and what it asks of a cluster
 ) -> list[Run]:  # One for each experiment; `run.json` ends with a timing table of the jobs
     "Run an experiment, or go on with one that was interrupted; `JobError` names what failed, after all else ran"
     if find_spec('snakemake') is None:
@@ -150,14 +150,14 @@ def reproduce(
     with _locked([root, *(experiment.out for experiment in experiments)]):
         done = _done_marks(experiments) if resume else set()
         if table_only:
-            write_table(root, experiments, done, not resume, resources.gpus > 0)
+            write_table(root, experiments, done, not resume, resources.requests())
             return []
         titles = _titles(experiments)
         if lacks := _lacking(experiments, done, resources, workflow):
             raise ValueError('\n'.join(lacks))
         runs = [_open_run(experiment, profile, manifest) for experiment in experiments]
         if len(done) < len(titles):
-            write_table(root, experiments, done, not resume, resources.gpus > 0)
+            write_table(root, experiments, done, not resume, resources.requests())
             run_snakemake(root, titles, resources)
         undone = {}
         for experiment, run in zip(experiments, runs):

@@ -29,7 +29,7 @@ def write_table(
     experiments: list,  # As `layout` gives them
     done: set,  # Marks of jobs that are done
     fresh: bool = False,  # Begin jobs anew instead of going on from what an interrupted one left
-    gpus: bool = False,  # Jobs that compute with torch ask Snakemake for a GPU
+    requests: tuple = ({}, {}),  # Snakemake's resources of each job, and those of jobs that compute with torch besides
 ) -> Path:
     "Tell Snakemake what there is to do, and what is done"
     for old in ('done', 'failed', 'logs'):
@@ -40,7 +40,8 @@ def write_table(
     for row in rows:
         if row['mark'] in done:
             write_mark(root, row)
-    steps = {row['step']: {'gpu': 1} if gpus and row['gpu'] else {} for row in rows}
+    each, with_torch = requests
+    steps = {row['step']: {**each, **(with_torch if row['gpu'] else {})} for row in rows}
     return write_json(root / GRID / 'jobs.json', {'steps': steps, 'jobs': rows})
 
 # %% ../../nbs/running/table.ipynb #e019
