@@ -27,7 +27,7 @@ from ..models.controller import Controller
 from ..models.lora import check_lora, save_lora
 from .stages import STAGES, Training
 from .samples import check_training
-from .cache import make_batch, training_data, TrainingData
+from .cache import make_batch, release_unused, training_data, TrainingData
 from .checkpoints import find_finished, open_checkpoint, restore, save_checkpoint
 from .checkpoints import starting_point, Trained, training_facts
 from .objective import make_objective, Objective, parameter_groups, trained_parts
@@ -47,7 +47,8 @@ def train(
     check_training(manifest)
     check_output(out)
     check_stage(config, controller, lora)
-    base = load_base(base) if isinstance(base, (str, Path)) else base
+    named = isinstance(base, (str, Path))
+    base = load_base(base) if named else base
     start = starting_point(base, controller, lora, manifest)
     device = base['unet'].device
     with torch.random.fork_rng([device] if device.type == 'cuda' else []):
@@ -62,6 +63,8 @@ def train(
             accelerator = Accelerator(cpu=device.type == 'cpu')
             share = process_share(config, accelerator)
             with training_data(base, controller, manifest, config, cache or out / 'cache', share) as data:
+                if named:
+                    release_unused(base)
                 losses = run_steps(net, data, base['vae'], accelerator, out / 'state.pt', start, state)
             made = save_stage(net, controller, out)
             write_report(out, config, start, manifest, losses, device)
