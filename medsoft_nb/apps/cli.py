@@ -97,6 +97,8 @@ REPRODUCE_HELP = command_help(
     'medsoft reproduce --manifest data/mine/manifest.csv --out runs/mine',
     'medsoft reproduce --profile full --workflow-profile slurm',
 )
+
+# %% ../../nbs/apps/cli.ipynb #bbdf20a6
 CLUSTER = 'On a cluster, in place of what the workflow profile says'
 ProfileOption = Annotated[str, typer.Option('--profile', '-p', help='Name of a shipped profile, or a YAML file')]
 RunOption = Annotated[Optional[Path], typer.Option('--out', '-o', help='Run folder; runs/PROFILE if omitted')]

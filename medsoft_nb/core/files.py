@@ -6,14 +6,15 @@ Docs: https://example.github.io/medsoft_nb/core/files.html.md"""
 
 # %% auto #0
 __all__ = ['PACKAGE', 'data_path', 'notebooks_path', 'make_folder', 'atomic_path', 'write_text', 'write_json', 'read_json',
-           'sha256', 'save_state', 'load_state', 'folder_lock', 'require_space']
+           'sha256', 'save_state', 'load_state', 'folder_lock', 'free_space', 'require_space', 'explain_failure']
 
 # %% ../../nbs/core/files.ipynb #c0018
-import hashlib, json, os, random, shutil
+import errno, hashlib, json, os, random, shutil
 from contextlib import contextmanager, suppress
 from pathlib import Path
 import numpy as np
 from filelock import FileLock, Timeout
+from safetensors import SafetensorError
 import medsoft_nb
 
 # %% ../../nbs/core/files.ipynb #c0003
@@ -100,8 +101,10 @@ def save_state(path: str | Path, state) -> Path:
     import torch
     from torch.utils._pytree import tree_map_only
 
+    sizes = []
     state = tree_map_only(torch.Tensor, torch.Tensor.cpu, state)
-    with atomic_path(path) as tmp:
+    tree_map_only(torch.Tensor, lambda x: sizes.append(x.nbytes), state)
+    with explain_failure(path, sum(sizes)), atomic_path(path) as tmp:
         torch.save(state, tmp)
     return Path(path)
 
@@ -135,17 +138,43 @@ def folder_lock(
         lock.release()
 
 # %% ../../nbs/core/files.ipynb #c0015
+def free_space(
+    folder: str | Path,  # There, or yet to be made
+) -> int:
+    "Free bytes on the disk of a folder"
+    existing = Path(folder).absolute()
+    while not existing.exists():
+        existing = existing.parent
+    return shutil.disk_usage(existing).free
+
+# %% ../../nbs/core/files.ipynb #3d673f39
 def require_space(
     folder: str | Path,  # Where something is about to be written
     nbytes: int,  # How much, in bytes
 ) -> None:
     "Raise `OSError` before anything is written if the disk is too full"
-    existing = Path(folder).absolute()
-    while not existing.exists():
-        existing = existing.parent
-    free = shutil.disk_usage(existing).free
+    free = free_space(folder)
     if free < nbytes:
         raise OSError(
             f'not enough disk space for {folder}: {nbytes / 2**20:,.0f} MB wanted, {free / 2**20:,.0f} MB free. '
             'Free some, or choose another folder.'
         )
+
+# %% ../../nbs/core/files.ipynb #034f394b
+@contextmanager
+def explain_failure(
+    path: str | Path,  # File that is written
+    nbytes: int,  # Its size in bytes
+):  # Goes around `atomic_path`
+    "Say which file could not be written where the disk is full, or the folder is not ours; raises `OSError`"
+    try:
+        yield
+    except (OSError, RuntimeError, SafetensorError) as error:
+        said, free = str(error), free_space(Path(path).parent)
+        number = getattr(error, 'errno', None)
+        if number in (errno.ENOSPC, errno.EDQUOT) or 'os error 28' in said or free < nbytes:
+            how = 'Free some, or choose another folder; what was written before is kept, and the next run goes on.'
+            raise OSError(f'the disk of {path} is full: {nbytes:,} bytes wanted, {free:,} free. {how}') from error
+        if number in (errno.EACCES, errno.EPERM, errno.EROFS) or 'os error 13' in said:
+            raise PermissionError(f'{path} may not be written. Choose another folder, or get the right to.') from error
+        raise

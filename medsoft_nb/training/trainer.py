@@ -31,7 +31,7 @@ from .stages import STAGES, Training
 from .samples import check_training
 from .averages import RunningMean
 from .batches import make_batch, split_batch
-from .cache import training_data, TrainingData
+from .cache import release_unused, training_data, TrainingData
 from .checkpoints import find_finished, open_checkpoint, Progress, read_trained, restore
 from .checkpoints import save_checkpoint, starting_point, Trained, training_facts
 from .objective import default_rate, make_objective, Objective, parameter_groups
@@ -50,12 +50,12 @@ def train(
     held_out: Manifest | None = None,  # Images of other patients, for `validate_every`
 ) -> Trained:
     "Train one stage; goes on from the last checkpoint in `out`, and does not train again what is finished there"
-    config, out = config or Training(), Path(out)
+    config, out, named = config or Training(), Path(out), isinstance(base, (str, Path))
     check_training(manifest)
     check_output(out)
     check_stage(config, controller, lora)
     check_held_out(held_out, manifest, config)
-    base = load_base(base) if isinstance(base, (str, Path)) else base
+    base = load_base(base) if named else base
     start = starting_point(base, controller, lora, manifest, held_out)
     config = config.replace(learning_rate=config.learning_rate or default_rate(base['unet'], config.full))
     device = base['unet'].device
@@ -63,20 +63,20 @@ def train(
         torch.manual_seed(config.seed)
         net = make_objective(base, controller, config, lora)
         with _lock(out):
-            made = find_finished(out, config, start)
-            if made:
+            if made := find_finished(out, config, start):
                 get_logger().info('%s holds this training, finished', out)
                 return made
             run, accelerator = begin_training(net), Accelerator(cpu=device.type == 'cpu')
             restore(open_checkpoint(out / 'state.pt', config, start), run)
-            save = partial(save_checkpoint, out / 'state.pt', start)
+            save, facts = partial(save_checkpoint, out / 'state.pt', start), device_facts(device, base['unet'].dtype)
             share, folder = process_share(config, accelerator), cache or out / 'cache'
             with (
                 training_data(base, controller, manifest, config, folder, share) as data,
                 open_held_out(held_out, base, controller, config, folder, accelerator) as windows,
             ):
+                if named:
+                    release_unused(base)
                 run_steps(run, data, base, accelerator, save, windows)
-            facts = device_facts(device, base['unet'].dtype)
             return finish_training(run, controller, out, start, manifest, accelerator, facts)
 
 # %% ../../nbs/training/trainer.ipynb #n000
