@@ -6,9 +6,9 @@ Docs: https://example.github.io/medsoft_nb/running/settings.html.md"""
 
 # %% auto #0
 __all__ = ['SHIPPED_CLASSIFIERS', 'SHIPPED_EXTRACTORS', 'Run', 'Seed', 'Seeds', 'Count', 'Rate', 'RateOrNone', 'Ratio', 'Share',
-           'Shares', 'Base', 'Encoder', 'ControllerName', 'ClassifierName', 'ExtractorName', 'ImageSize', 'ArmName',
-           'Arms', 'Controls', 'FigureArms', 'PAINTED', 'StepSettings', 'PrepareSettings', 'FinetuneSettings',
-           'GenerateSettings', 'QualitySettings', 'ClassifySettings', 'ReportSettings']
+           'Shares', 'Base', 'Encoder', 'ControllerName', 'ClassifierName', 'ExtractorName', 'Resolution', 'ImageSize',
+           'ArmName', 'Arms', 'Controls', 'FigureArms', 'PAINTED', 'StepSettings', 'PrepareSettings',
+           'FinetuneSettings', 'GenerateSettings', 'QualitySettings', 'ClassifySettings', 'ReportSettings']
 
 # %% ../../nbs/running/settings.ipynb #e003
 from typing import Annotated, Literal
@@ -118,6 +118,7 @@ Encoder = Annotated[str, AfterValidator(_check_encoder)]
 ControllerName = Annotated[str, AfterValidator(_check_controller)]
 ClassifierName = Annotated[str, AfterValidator(_check_classifier)]
 ExtractorName = Annotated[str, AfterValidator(_check_extractor)]
+Resolution = Annotated[int | None, Field(ge=1)]
 ImageSize = Annotated[int, Field(ge=32)] | None
 ArmName = Annotated[str, AfterValidator(lambda name: _check_arms([name])[0])]
 Arms = Annotated[list[str], Field(min_length=1), AfterValidator(_check_arms)]
@@ -164,6 +165,9 @@ class FinetuneSettings(StepSettings):
     roi: WindowSide = Field(
         64, description="Side of the window around a lesion, in pixels; None takes the base's own size"
     )
+    resolution: Resolution = Field(
+        None, description='Side at which the base sees a window, in pixels; None takes its own scale'
+    )
     rank: int = Field(4, ge=0, description='Rank of the LoRA; 0 leaves the U-Net as it is')
     learning_rate: RateOrNone = Field(6e-4, description='Learning rate of the LoRA')
     controller_rate: Rate = Field(1e-4, description='Learning rate of MSC and adapter')
@@ -186,6 +190,9 @@ class GenerateSettings(StepSettings):
     n_per_label: Count = Field(2, description='Images of each label and arm')
     roi: WindowSide = Field(
         64, description="Side of the window around a lesion, in pixels; None takes the base's own size"
+    )
+    resolution: Resolution = Field(
+        None, description='Side at which the base sees a window, in pixels; None takes its own scale'
     )
     ramp: float = Field(6.0, ge=0, description='Width of the soft border in pixels')
     steps: int = Field(2, ge=1, le=1000, description='Denoising steps')
