@@ -160,10 +160,10 @@ def check_window(
     "`ValueError` where windows are too small for the base"
     smallest = smallest_window(step.base)
     for setting in ('roi', 'resolution'):
-        side = getattr(step, setting, None)
+        side = getattr(step, setting)
         if smallest and isinstance(side, int) and side < smallest:
             raise ValueError(f'{name}: `{setting}` is {side} pixels; the base {step.base} needs {smallest} or more.')
-    if name == 'finetune' and step.roi == 'auto' and not getattr(step, 'resolution', None):
+    if name == 'finetune' and step.roi == 'auto' and not step.resolution:
         raise ValueError(
             "finetune: `roi` is 'auto', so windows differ in side, and a batch needs one: give a `resolution`, "
             'or a `roi` in pixels.'

@@ -6,10 +6,10 @@ Docs: https://example.github.io/medsoft_nb/running/settings.html.md"""
 
 # %% auto #0
 __all__ = ['SHIPPED_CLASSIFIERS', 'SHIPPED_EXTRACTORS', 'Run', 'Seed', 'Seeds', 'Count', 'Rate', 'Ramps', 'RateOrNone', 'Ratio',
-           'Share', 'Shares', 'Base', 'Encoder', 'ControllerName', 'ClassifierName', 'ExtractorName', 'ImageSize',
-           'ArmName', 'Arms', 'Controls', 'FigureArms', 'PAINTED', 'StepSettings', 'PrepareSettings', 'check_optimiser',
-           'OptimiserSettings', 'FinetuneSettings', 'GenerateSettings', 'QualitySettings', 'ClassifySettings',
-           'ReportSettings']
+           'Share', 'Shares', 'Base', 'Encoder', 'ControllerName', 'ClassifierName', 'ExtractorName', 'Resolution',
+           'ImageSize', 'ArmName', 'Arms', 'Controls', 'FigureArms', 'PAINTED', 'StepSettings', 'PrepareSettings',
+           'check_optimiser', 'OptimiserSettings', 'FinetuneSettings', 'GenerateSettings', 'QualitySettings',
+           'ClassifySettings', 'ReportSettings']
 
 # %% ../../nbs/running/settings.ipynb #e003
 from typing import Annotated, Literal
@@ -121,6 +121,7 @@ Encoder = Annotated[str, AfterValidator(_check_encoder)]
 ControllerName = Annotated[str, AfterValidator(_check_controller)]
 ClassifierName = Annotated[str, AfterValidator(_check_classifier)]
 ExtractorName = Annotated[str, AfterValidator(_check_extractor)]
+Resolution = Annotated[int | None, Field(ge=1)]
 ImageSize = Annotated[int, Field(ge=32)] | None
 ArmName = Annotated[str, AfterValidator(lambda name: _check_arms([name])[0])]
 Arms = Annotated[list[str], Field(min_length=1), AfterValidator(_check_arms)]
@@ -204,6 +205,9 @@ class FinetuneSettings(OptimiserSettings):
     roi: WindowSide = Field(
         64, description="Side of the window around a lesion, in pixels; None takes the base's own size"
     )
+    resolution: Resolution = Field(
+        None, description='Side at which the base sees a window, in pixels; None takes its own scale'
+    )
     rank: int = Field(4, ge=0, description='Rank of the LoRA; 0 leaves the U-Net as it is')
     dora: bool = Field(False, description='Train a DoRA in place of the LoRA')
     full: bool = Field(False, description='Train all weights of the U-Net in place of a LoRA')
@@ -234,6 +238,9 @@ class GenerateSettings(StepSettings):
     n_per_label: Count = Field(2, description='Images of each label and arm')
     roi: WindowSide = Field(
         64, description="Side of the window around a lesion, in pixels; None takes the base's own size"
+    )
+    resolution: Resolution = Field(
+        None, description='Side at which the base sees a window, in pixels; None takes its own scale'
     )
     ramp: float = Field(6.0, ge=0, description='Width of the soft border in pixels')
     mask_profile: Literal['cosine', 'linear', 'gaussian'] = Field(
