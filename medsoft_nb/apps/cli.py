@@ -244,7 +244,7 @@ def main(
     words = [re.sub('(^|=)~(?=/|$)', lambda start: start[1] + os.path.expanduser('~'), word) for word in words]
     try:
         app(words, prog_name='medsoft')
-    except (ValueError, OSError, ImportError, RuntimeError) as error:
+    except (ValueError, OSError, ImportError, RuntimeError, MemoryError) as error:
         if os.environ.get('MEDSOFT_DEBUG'):
             raise
         err_console.print(f'[bold red]Error:[/bold red] {escape(str(error))}')

@@ -10,15 +10,13 @@ __all__ = ['train', 'check_output', 'check_stage', 'process_share', 'begin_train
 
 # %% ../../nbs/training/trainer.ipynb #q001
 import math, os, shutil
-from collections.abc import Callable
-from contextlib import nullcontext
-from functools import partial
+from contextlib import contextmanager, nullcontext
 from itertools import chain
 from pathlib import Path
-import numpy as np, pandas as pd, torch
+import numpy as np, torch
 from accelerate import Accelerator
 from ..core.devices import device_facts
-from ..core.files import atomic_path, folder_lock, require_space, sha256, write_json
+from ..core.files import folder_lock, require_space, sha256, write_json
 from ..core.folders import share_files
 from ..core.finite import check_step
 from ..core.seeds import torch_generator
@@ -33,7 +31,8 @@ from .averages import RunningMean
 from .batches import make_batch, split_batch
 from .cache import release_unused, training_data, TrainingData
 from .checkpoints import find_finished, open_checkpoint, Progress, read_trained, restore
-from .checkpoints import save_checkpoint, starting_point, Trained, training_facts
+from .checkpoints import starting_point, Trained, training_facts
+from .curves import explain_memory, Record
 from .objective import default_rate, make_objective, Objective, parameter_groups
 from .objective import trained_parameters, trained_parts
 from .validation import check_held_out, HeldOut, open_held_out, out_of_patience
@@ -59,25 +58,24 @@ def train(
     start = starting_point(base, controller, lora, manifest, held_out)
     config = config.replace(learning_rate=config.learning_rate or default_rate(base['unet'], config.full))
     device = base['unet'].device
-    with torch.random.fork_rng([device] if device.type == 'cuda' else []):
-        torch.manual_seed(config.seed)
+    with _seeded(config.seed, device), _lock(out):
         net = make_objective(base, controller, config, lora)
-        with _lock(out):
-            if made := find_finished(out, config, start):
-                get_logger().info('%s holds this training, finished', out)
-                return made
-            run, accelerator = begin_training(net), Accelerator(cpu=device.type == 'cpu')
-            restore(open_checkpoint(out / 'state.pt', config, start), run)
-            save, facts = partial(save_checkpoint, out / 'state.pt', start), device_facts(device, base['unet'].dtype)
-            share, folder = process_share(config, accelerator), cache or out / 'cache'
-            with (
-                training_data(base, controller, manifest, config, folder, share) as data,
-                open_held_out(held_out, base, controller, config, folder, accelerator) as windows,
-            ):
-                if named:
-                    release_unused(base)
-                run_steps(run, data, base, accelerator, save, windows)
-            return finish_training(run, controller, out, start, manifest, accelerator, facts)
+        if made := find_finished(out, config, start):
+            get_logger().info('%s holds this training, finished', out)
+            return made
+        run, accelerator = begin_training(net), Accelerator(cpu=device.type == 'cpu')
+        restore(open_checkpoint(out / 'state.pt', config, start), run)
+        record, facts = Record(out, start, accelerator.is_main_process), device_facts(device, base['unet'].dtype)
+        share, folder = process_share(config, accelerator), cache or out / 'cache'
+        with (
+            explain_memory(config),
+            training_data(base, controller, manifest, config, folder, share) as data,
+            open_held_out(held_out, base, controller, config, folder, accelerator) as windows,
+        ):
+            if named:
+                release_unused(base)
+            run_steps(run, data, base, accelerator, record, windows)
+        return finish_training(run, controller, out, start, manifest, accelerator, facts)
 
 # %% ../../nbs/training/trainer.ipynb #n000
 def check_output(
@@ -87,6 +85,14 @@ def check_output(
     if Path(out).exists() and not Path(out).is_dir():
         raise ValueError(f'{out} is a file; a training needs a folder. Name another one.')
     require_space(out, 200 << 20)
+
+# %% ../../nbs/training/trainer.ipynb #3157ecb4
+@contextmanager
+def _seeded(seed, device):
+    "Torch's own random numbers begin at a seed, and are what they were afterwards"
+    with torch.random.fork_rng([device] if device.type == 'cuda' else []):
+        torch.manual_seed(seed)
+        yield
 
 # %% ../../nbs/training/trainer.ipynb #n001
 def _lock(out):
@@ -137,13 +143,14 @@ def run_steps(
     data: TrainingData,
     base: dict,  # vae, for its scale, and scheduler
     accelerator: Accelerator,
-    save: Callable,  # Of a `Progress`: writes a checkpoint
+    record: Record,  # Of the way
     windows: HeldOut | None = None,  # Where the held-out loss is measured
 ) -> None:
     "Train from the start or where `run` was broken off"
     config, device = run.net.config, run.net.unet.device
     model = accelerator.prepare_model(run.net, device_placement=False)  # it is there
     optimizer = accelerator.prepare_optimizer(run.optimizer, device_placement=False)
+    record.begin(run)
     steps = range(len(run.losses), config.steps)
     bar = progress(steps, desc=f'stage {config.stage}', total=len(steps))
     for step in bar:
@@ -159,9 +166,9 @@ def run_steps(
             run.mean.update()
         if windows and (step + 1) % config.validate_every == 0:
             windows.look(run)
-        due = (step + 1) % config.save_every == 0 and step + 1 < config.steps
-        if due and accelerator.is_main_process:
-            save(run)
+        record.step(run)
+        if (step + 1) % config.save_every == 0 and step + 1 < config.steps:
+            record.save(run)
 
 # %% ../../nbs/training/trainer.ipynb #q008
 def take_step(
@@ -246,13 +253,8 @@ def write_report(
     manifest: Manifest,
     facts: dict,  # From `device_facts`: where it was trained, and the precision of the base
 ) -> None:
-    "Write settings, sources, device and loss curves, and remove the checkpoint and the encoded windows"
+    "Write settings, sources and device, and remove the checkpoint and the encoded windows"
     shutil.rmtree(out / 'cache', ignore_errors=True)
-    curves = dict(loss=list(enumerate(run.losses, 1)), held_out=run.held_out)
-    for name, curve in curves.items():
-        if curve:
-            with atomic_path(out / f'{name}.csv') as file:
-                pd.DataFrame(curve, columns=['step', 'loss']).to_csv(file, index=False)
     weights = {str(p.relative_to(out)): sha256(p)[:16] for p in sorted(out.rglob('*.safetensors'))}
     record = training_facts(run.net.config, start) | dict(
         device=facts,
