@@ -40,7 +40,7 @@ def scale_latents(
     return (latents - (getattr(vae.config, 'shift_factor', None) or 0.0)) * vae.config.scaling_factor
 
 # %% ../../nbs/painting/latents.ipynb #c29b8870
-SLICE = 2**16  # Pixels that a CPU encodes or decodes at once; four times as many elsewhere
+SLICE = 2**15  # Pixels that a CPU encodes or decodes at once; eight times as many elsewhere
 
 
 def slices(
@@ -49,7 +49,7 @@ def slices(
     device: torch.device,  # Where they are encoded or decoded
 ) -> tuple:
     "A batch in parts, each of one window or more"
-    return x.split(max(1, SLICE * (1 if device.type == 'cpu' else 4) // side**2))
+    return x.split(max(1, SLICE * (1 if device.type == 'cpu' else 8) // side**2))
 
 # %% ../../nbs/painting/latents.ipynb #p007
 def to_latents(
