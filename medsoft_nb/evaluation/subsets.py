@@ -17,16 +17,16 @@ def subset_mmd2(
     rows: list,  # Pairs of arrays: rows of `x`, and as many of `y`, the same number in all pairs
 ) -> list:  # One unbiased squared MMD a pair
     "Squared MMD with the kernel $(a^\\top b/d+1)^3$ between pairs of subsets"
-    z = np.concatenate([x, y])
-    middle = z.mean(0, dtype=np.float64)
-    a = (z - middle).astype(np.float32)
-    shift = np.dot(z, middle.astype(z.dtype)).astype(np.float64) - middle @ middle / 2
-    n = len(rows[0][0])
-    part, values = np.empty((2 * n, z.shape[1]), np.float32), []
+    z, n, d = np.concatenate([x, y]), len(rows[0][0]), x.shape[1]
+    middle = z.mean(0, dtype=np.float64).astype(np.float32)
+    a = ((z - middle) / np.float32(np.sqrt(d))).astype(np.float32, copy=False)
+    shift = (np.dot(z, middle) - np.vdot(middle, middle.astype(np.float64)) / 2) / d + 0.5
+    part, values = np.empty((2 * n, d), np.float32), []
     for i, j in rows:
         both = np.concatenate([i, j + len(x)])
         a.take(both, 0, out=part, mode='clip')
-        k = (part @ part.T + (shift[both, None] + shift[both])) / z.shape[1] + 1
+        s = shift[both]
+        k = part @ part.T + (s[:, None] + s)
         k *= k * k
         np.fill_diagonal(k, 0)
         values.append((k[:n, :n].sum() + k[n:, n:].sum()) / (n * (n - 1)) - 2 * k[:n, n:].mean())

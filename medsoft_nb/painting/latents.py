@@ -11,7 +11,7 @@ __all__ = ['SLICE', 'place_of', 'encode_windows', 'scale_latents', 'slices', 'to
 from contextlib import contextmanager
 import torch
 from ..core.devices import autocast
-from ..core.repeats import contents, repeats
+from ..core.repeats import contents, repeats, rows_of
 
 # %% ../../nbs/painting/latents.ipynb #8bb43de4
 def place_of(network) -> torch.device:
@@ -60,7 +60,7 @@ def to_latents(
     first, where = repeats(contents(windows))
     parts = slices(windows[first], windows.shape[-1], place_of(pipe.vae))
     latents = torch.cat([encode_windows(pipe.vae, part).mean.float() for part in parts])
-    return scale_latents(pipe.vae, latents)[where]
+    return rows_of(scale_latents(pipe.vae, latents), where)
 
 # %% ../../nbs/painting/latents.ipynb #cc1307b0
 @contextmanager
