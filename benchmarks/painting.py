@@ -64,7 +64,7 @@ def paint_ours(pipe, images, masks, options, **more):
 def paint_theirs(pipe, images, masks, options):
     "What a user of diffusers calls, who wants arrays back"
     channels, n = pipe.vae.config.in_channels, len(images)
-    x = torch.from_numpy(np.stack(images))[:, None].expand(-1, channels, -1, -1) * 2 - 1
+    x = torch.from_numpy(np.stack(images))[:, None].expand(-1, channels, -1, -1)
     soft = torch.from_numpy(np.stack(masks))[:, None]
     size = dict(height=x.shape[-2], width=x.shape[-1])
     given = dict(image=x, mask_image=soft, generator=generators(n, 'cpu'), output_type='np', **size)
@@ -117,19 +117,19 @@ class Bench:
         )
 
     def whole(self):
-        return [self.against_whole('whole frame', n, n) for n in (1, 4, 16)]
+        return [self.against_whole('whole frame', n, n) for n in self.a.batches]
 
     def variants(self):
         return [self.against_whole('variants of one background', 8, 1)]
 
     def region(self):
-        return [self.against_whole('region of half the side', n, n, roi=self.side // 2) for n in (1, 16)]
+        return [self.against_whole('region of half the side', n, n, roi=self.side // 2) for n in (1, self.a.batches[-1])]
 
     def preset(self):
         fast = json.loads(self.a.preset)
-        rows = [self.against_whole('whole frame, preset', n, n, fast) for n in (1, 16)]
+        rows = [self.against_whole('whole frame, preset', n, n, fast) for n in (1, self.a.batches[-1])]
         region = dict(roi=self.side // 2)
-        return rows + [self.against_whole('region, preset', n, n, fast, **region) for n in (1, 16)]
+        return rows + [self.against_whole('region, preset', n, n, fast, **region) for n in (1, self.a.batches[-1])]
 
     def lora(self):
         "Set-up, and painting with what was set up; diffusers' fuses too, which is its fastest way"
@@ -163,7 +163,7 @@ class Bench:
         base, side = sd15_without_unet(), self.a.sd15_side
         ours, theirs = ours_of(base), theirs_of(base)
         rows = []
-        for n, different in ((1, 1), (8, 1)):
+        for n, different in ((1, 1), (4, 1), (4, 4)):
             images, masks = pictures(n, side, different)
             few = self.options | dict(num_inference_steps=1)
             rows.append(
@@ -307,6 +307,7 @@ def main(argv=None):
     parser.add_argument('--dtype', default='float32')
     parser.add_argument('--steps', type=int, default=20)
     parser.add_argument('--guidance', type=float, default=2.0)
+    parser.add_argument('--batches', type=int, nargs='+', default=[1, 4, 16])
     parser.add_argument('--rounds', type=int, default=5)
     parser.add_argument('--only', nargs='+', choices=FIGURES, default=list(FIGURES))
     parser.add_argument('--preset', default='{"scheduler": "dpm++", "num_inference_steps": 10}', help='As JSON')

@@ -6,6 +6,7 @@ Whatever is left behind on the CPU raises an error there (see `pretend`).
 from pathlib import Path
 import numpy as np, pandas as pd, pytest, torch
 from command import medsoft
+from safetensors.torch import save_file
 from medsoft_nb.core.devices import device_facts, pick_device
 from medsoft_nb.core.files import read_json
 from medsoft_nb.core.seeds import torch_generator
@@ -21,7 +22,7 @@ from medsoft_nb.models.controller import Controller, load_controller
 from medsoft_nb.models.encoders import load_encoder
 from medsoft_nb.models.tiny import tiny_components
 from medsoft_nb.models.unet_files import unet_hash
-from medsoft_nb.painting.generate import generate, GenerateConfig
+from medsoft_nb.painting.generate import generate, GenerateConfig, with_lora
 from medsoft_nb.painting.pipeline import MedSoftPipeline
 from medsoft_nb.phantom.benchmarks import make_benchmark
 from medsoft_nb.training.stages import STAGES, Training
@@ -109,6 +110,26 @@ def test_a_base_in_half_precision_trains_in_float32(full, folder, rows):
     assert pipe.unet.device.type == 'pretend' and pipe.unet.dtype == torch.float16
     image = pipe.load_controller(made.controller)('lytic', *window(), num_inference_steps=1, roi=32).images[0]
     assert np.isfinite(image).all()
+
+
+def test_parts_come_to_the_accelerator_one_at_a_time(folder):
+    "`enable_model_cpu_offload`, with a LoRA too: the same image, and nothing stays there"
+    lora = {'A': torch.full((2, 32, 1, 1), 0.5), 'B': torch.full((32, 2, 1, 1), 0.5)}
+    lora = {f'unet.mid_block.attentions.0.proj_in.lora_{k}.weight': v for k, v in lora.items()}
+    save_file(lora, folder / 'one.safetensors')
+    images = {}
+    for device in ('cpu', 'pretend'):
+        pipe = MedSoftPipeline(**tiny_components(0))
+        if device == 'pretend':
+            pipe.enable_model_cpu_offload(device=device)
+        for name, painter in (('plain', pipe), ('LoRA', with_lora(pipe, folder / 'one.safetensors'))):
+            noise = torch.Generator().manual_seed(0)
+            painted = painter('lytic lesion', *window(), num_inference_steps=2, roi=32, generator=noise).images[0]
+            images[device, name] = painted
+            assert {part.device.type for part in (painter.unet, painter.vae, painter.text_encoder)} == {'cpu'}
+    for name in ('plain', 'LoRA'):
+        assert abs(images['cpu', name] - images['pretend', name]).max() < 1e-3
+    assert abs(images['cpu', 'plain'] - images['cpu', 'LoRA']).max() > 1e-2
 
 
 @pytest.mark.parametrize('stage', STAGES)

@@ -14,6 +14,7 @@ import numpy as np, pandas as pd
 from pydantic import Field
 from ..core.seeds import rng
 from ..core.settings import Settings
+from .subsets import subset_mmd2
 
 # %% ../../nbs/evaluation/distances.ipynb #c0873
 def check_features(*sets):
@@ -88,7 +89,7 @@ def kid(
     r, n = rng('kid', seed), min(subset_size, len(x), len(y))
     rows = [(r.choice(len(x), n, replace=False), r.choice(len(y), n, replace=False)) for _ in range(subsets)]
     one_by_one = 3 * subsets * n**2 < len(x) ** 2 + len(y) ** 2 + len(x) * len(y)
-    v = [mmd2(x[i], y[j]) for i, j in rows] if one_by_one else _mmd2_of_subsets(x, y, rows)
+    v = (subset_mmd2 if one_by_one else _mmd2_of_subsets)(x, y, rows)
     return MeanSD(float(np.mean(v)), float(np.std(v)))
 
 # %% ../../nbs/evaluation/distances.ipynb #d004

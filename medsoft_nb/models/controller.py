@@ -16,7 +16,7 @@ from ..core.classes import patch
 from ..core.devices import autocast, pick_device, pick_dtype
 from ..core.files import read_json, write_json
 from ..core.folders import share_files
-from ..core.repeats import contents, repeats
+from ..core.repeats import contents, repeats, rows_of
 from ..core.finite import check_finite
 from .adapter import Adapter
 from .encoders import load_encoder, MedicalEncoder
@@ -92,11 +92,11 @@ def tokens(
     texts, text_of = repeats(prompts)
     pairs, where = repeats(zip(view_of, text_of))
     view = self.encode(windows[views], soft[views])
-    context, pooled, mask = (part[[view_of[k] for k in pairs]] for part in view)
-    text = self.encoder.texts([prompts[k] for k in texts])[[text_of[k] for k in pairs]]
+    context, pooled, mask = (rows_of(part, [view_of[k] for k in pairs]) for part in view)
+    text = rows_of(self.encoder.texts([prompts[k] for k in texts]), [text_of[k] for k in pairs])
     with autocast(context.device):
         predicted, _ = self.msc(*(x.to(self.msc.dtype) for x in (context, pooled, text)), mask)
-    return (predicted.float() if raw else composite_tokens(predicted.float(), context, mask))[where]
+    return rows_of(predicted.float() if raw else composite_tokens(predicted.float(), context, mask), where)
 
 # %% ../../nbs/models/controller.ipynb #7b008
 @patch

@@ -10,13 +10,16 @@ __all__ = ['GenerateConfig', 'with_lora', 'with_controller', 'with_unet', 'lesio
 
 # %% ../../nbs/painting/generate.ipynb #q001
 import copy
+from contextlib import contextmanager
 from itertools import product
 from pathlib import Path
 from typing import Literal
 import numpy as np
 from fastcore.basics import chunked
+from peft.tuners.tuners_utils import BaseTunerLayer
 from pydantic import Field
 from scipy import ndimage as ndi
+from torch import nn
 from ..core.files import require_space
 from ..core.seeds import torch_generator
 from ..core.logs import progress
@@ -57,17 +60,45 @@ class GenerateConfig(PaintSettings):
     shard: Shard = Field((1, 1), description='Which part of the batch, such as 2/4; other processes make the others')
     seed: int = Field(0, description='Of everything random')
 
+# %% ../../nbs/painting/generate.ipynb #5935794f
+def _shared_copy(network: nn.Module) -> nn.Module:
+    "Another network of the same weights, not copies of them"
+    return copy.deepcopy(network, {id(t): t for t in (*network.parameters(), *network.buffers())})
+
+
+def _lora_layers(pipe: MedSoftPipeline) -> list:
+    "Layers whose weights change when a loaded LoRA is fused"
+    parts = (pipe.unet, pipe.text_encoder)
+    return [m.get_base_layer() for part in parts for m in part.modules() if isinstance(m, BaseTunerLayer)]
+
+# %% ../../nbs/painting/generate.ipynb #dcb53833
+@contextmanager
+def _no_offload(pipe: MedSoftPipeline):  # Function that gives another pipeline the pipe's own offload
+    "The pipeline without the hooks of `enable_model_cpu_offload` inside a `with` block"
+    device = pipe._offload_device if getattr(pipe, '_all_hooks', None) else None
+    if device is not None:
+        pipe.remove_all_hooks()
+    try:
+        yield lambda other: other.enable_model_cpu_offload(device=device) if device is not None else None
+    finally:
+        if device is not None:
+            pipe.enable_model_cpu_offload(device=device)
+
 # %% ../../nbs/painting/generate.ipynb #c0569
 def with_lora(
     pipe: MedSoftPipeline,  # Left as it is
     lora: str | Path,  # File, or a folder with one, as `models.lora_files` reads it
     scale: float = 1.0,  # Strength of the LoRA
 ) -> MedSoftPipeline:
-    "The pipeline with a LoRA fused into copies of its U-Net and text encoder; `ValueError` unless all of it fits"
-    new = _same_with(pipe, unet=copy.deepcopy(pipe.unet), text_encoder=copy.deepcopy(pipe.text_encoder))
-    new.load_lora_weights(lora)
-    new.fuse_lora(lora_scale=scale)
-    new.unload_lora_weights()
+    "The pipeline with a LoRA fused into its U-Net and text encoder; `ValueError` unless all of it fits"
+    with _no_offload(pipe) as again:
+        new = _same_with(pipe, **{part: _shared_copy(getattr(pipe, part)) for part in ('unet', 'text_encoder')})
+        new.load_lora_weights(lora)
+        for layer in _lora_layers(new):
+            layer.weight = nn.Parameter(layer.weight.clone(), layer.weight.requires_grad)
+        new.fuse_lora(lora_scale=scale)
+        new.unload_lora_weights()
+    again(new)
     return new
 
 # %% ../../nbs/painting/generate.ipynb #q005

@@ -11,7 +11,7 @@ __all__ = ['SLICE', 'place_of', 'encode_windows', 'scale_latents', 'slices', 'to
 from contextlib import contextmanager
 import torch
 from ..core.devices import autocast
-from ..core.repeats import contents, repeats
+from ..core.repeats import contents, repeats, rows_of
 
 # %% ../../nbs/painting/latents.ipynb #8bb43de4
 def place_of(network) -> torch.device:
@@ -40,7 +40,7 @@ def scale_latents(
     return (latents - (getattr(vae.config, 'shift_factor', None) or 0.0)) * vae.config.scaling_factor
 
 # %% ../../nbs/painting/latents.ipynb #c29b8870
-SLICE = 2**16  # Pixels that a CPU encodes or decodes at once; four times as many elsewhere
+SLICE = 2**15  # Pixels that a CPU encodes or decodes at once; eight times as many elsewhere
 
 
 def slices(
@@ -49,7 +49,7 @@ def slices(
     device: torch.device,  # Where they are encoded or decoded
 ) -> tuple:
     "A batch in parts, each of one window or more"
-    return x.split(max(1, SLICE * (1 if device.type == 'cpu' else 4) // side**2))
+    return x.split(max(1, SLICE * (1 if device.type == 'cpu' else 8) // side**2))
 
 # %% ../../nbs/painting/latents.ipynb #p007
 def to_latents(
@@ -60,7 +60,7 @@ def to_latents(
     first, where = repeats(contents(windows))
     parts = slices(windows[first], windows.shape[-1], place_of(pipe.vae))
     latents = torch.cat([encode_windows(pipe.vae, part).mean.float() for part in parts])
-    return scale_latents(pipe.vae, latents)[where]
+    return rows_of(scale_latents(pipe.vae, latents), where)
 
 # %% ../../nbs/painting/latents.ipynb #cc1307b0
 @contextmanager

@@ -19,7 +19,7 @@ from fastcore.basics import patch
 from PIL import Image
 from transformers import CLIPTextModel, CLIPTokenizer
 from ..core.images import as_html, to_uint8
-from ..core.repeats import contents, repeats
+from ..core.repeats import contents, repeats, rows_of
 from ..models.base import check_parts, encode_prompts, load_base, PARTS, resolve_model
 from ..models.controller import Controller
 from ..models.controller import load_controller as read_controller
@@ -273,7 +273,7 @@ def paint_windows(
     rebuilt = [None] * len(x)
     if settings.grain:
         first, where = repeats(contents(x))
-        rebuilt = to_windows(pipe, original[first]).cpu().numpy()[where]
+        rebuilt = to_windows(pipe, rows_of(original, first)).cpu().numpy()[where]
     return [finish_window(*item, settings) for item in zip(windows, painted, rebuilt)]
 
 # %% ../../nbs/painting/pipeline.ipynb #e2ae26ce
@@ -289,7 +289,7 @@ def encode_conditions(
     guided = settings.guidance_scale > 1
     texts = [negative_prompt] * guided + prompts
     first, where = repeats(texts)
-    states = encode_prompts(pipe.components, [texts[k] for k in first]).float()[where]
+    states = rows_of(encode_prompts(pipe.components, [texts[k] for k in first]).float(), where)
     negative = states[:1].expand(len(prompts), -1, -1) if guided else None
     tokens = controller_tokens(pipe, *seen, prompts, settings)
     return dict(text=states[guided:], negative=negative, tokens=tokens)
