@@ -177,7 +177,8 @@ def test_all_weights_of_a_unet_can_be_trained(folder, rows):
 def test_batches_are_painted_with_what_was_trained(folder, rows):
     base = load_base(folder / 'base')
     controller = Controller.new(load_encoder(), base['unet'], layers=1)
-    made = train(base, rows, folder / 'for-painting', SMALL.replace(stage='2b', steps=1), controller)
+    saving = SMALL.replace(stage='2b', steps=1, accumulate=2, ema=0.9)
+    made = train(base, rows, folder / 'for-painting', saving, controller)
     healthy, diseased = rows.where(label=HEALTHY), rows.where(label=rows.diseases)
     images = []
     for device in DEVICES:

@@ -12,6 +12,7 @@ __all__ = ['TRAIN_HELP', 'LoraStartOption', 'CacheOption', 'GENERATE_HELP', 'Lab
 from pathlib import Path
 from typing import Annotated, Optional
 import typer
+from ..core.devices import is_first_process
 from medsoft_nb.apps.options import (
     app,
     BaseOption,
@@ -155,7 +156,7 @@ def _train(manifest, out, stage, base, controller, encoder, lora, cache, **optio
     size = dict(layers=options['msc_layers'], heads=options['msc_heads'])
     parts, control = _load_models(base, controller, encoder, settings, size)
     made = train(parts, used, out, settings, control, lora, cache, held_out)
-    for path in filter(None, (made.lora, made.unet, made.controller)):
+    for path in filter(None, (made.lora, made.unet, made.controller)) if is_first_process() else ():
         out_console.print(f'Weights: {path}')
 
 # %% ../../nbs/apps/model_commands.ipynb #47d063f1
