@@ -75,7 +75,7 @@ def main(folder):
     ended = {}
     for stage in ('lora', '2b'):
         ended[f'{stage}-one'] = start(folder, f'{stage}-one', 1, stage)
-        ended[f'{stage}-two'] = start(folder, f'{stage}-two', 2, stage)
+    ended['lora-two'] = start(folder, 'lora-two', 2)
     ended['parts'] = start(folder, 'parts', 2, '2b', accumulate=2)
     ended['killed'] = start(folder, 'again', 2, dies=(1,))
     ended['kept'] = (folder / 'again/state.pt').exists()
