@@ -30,7 +30,7 @@ SECTIONS = {
 ORDER = {
     'tutorials': 'quickstart studio soft-masks prompts own-data lora msc does-it-help stable-diffusion cluster',
     'howto': 'own-data gpu resume export cluster',
-    'explanations': 'method results faithful ledger',
+    'explanations': 'method results faithful speed ledger',
     'experiments': 'prepare finetune generate quality classify report qualitative ablation tsne ratio scarcity reader '
     'controller pretrain',
 }
