@@ -27,7 +27,8 @@ from medsoft_nb.apps import cli
 from medsoft_nb.running import reproduce as grid
 from medsoft_nb.running.profile import Step, Workflow
 workflow = Workflow(STEPS, '.')
-grid.reproduce, grid.dry_run = (partial(f, workflow=workflow) for f in (grid.reproduce, grid.dry_run))
+for name in ('reproduce', 'dry_run', 'what_lacks'):
+    setattr(grid, name, partial(getattr(grid, name), workflow=workflow))
 cli.main(['reproduce', '--profile', 'profile.yml', '--out', 'run', *sys.argv[1:]])'''.replace('STEPS', repr(steps))
 
 books = {
