@@ -10,6 +10,7 @@ __all__ = ['guidance_parts', 'first_text', 'both_halves']
 # %% ../../nbs/painting/guidance.ipynb #f9dc4674
 from contextlib import contextmanager
 from itertools import groupby
+from threading import get_ident
 import torch
 from diffusers import UNet2DConditionModel
 from ..models.schedulers import in_interval
@@ -43,10 +44,21 @@ def _double(module, args):
     return (torch.cat([args[0]] * 2), *args[1:])
 
 
+def _once(module, args, out):
+    "The embedding of a time that all samples share"
+    return out[:1]
+
+
 def _double_skips(module, args, kwargs):
     "Skip connections from the common layers, once for each half"
     n, skips = len(kwargs['hidden_states']), kwargs['res_hidden_states_tuple']
     return args, kwargs | dict(res_hidden_states_tuple=tuple(s if len(s) == n else torch.cat([s] * 2) for s in skips))
+
+# %% ../../nbs/painting/guidance.ipynb #45ce4a59
+def _in_this_thread(hook):
+    "A hook that does nothing in other threads, which may ask the same U-Net for something else"
+    own = get_ident()
+    return lambda *args: hook(*args) if get_ident() == own else None
 
 # %% ../../nbs/painting/guidance.ipynb #b1cf51d6
 @contextmanager
@@ -58,9 +70,10 @@ def both_halves(
     if first is None:
         yield lambda x, t, text: unet(torch.cat([x] * 2), t, text)
         return
-    handles = [block.register_forward_pre_hook(_double_skips, with_kwargs=True) for block in unet.up_blocks]
-    handles.append(first.register_forward_pre_hook(_double))
-    handles.append(unet.time_embedding.register_forward_hook(lambda module, args, out: out[:1]))
+    skips, double, once = (_in_this_thread(hook) for hook in (_double_skips, _double, _once))
+    handles = [block.register_forward_pre_hook(skips, with_kwargs=True) for block in unet.up_blocks]
+    handles.append(first.register_forward_pre_hook(double))
+    handles.append(unet.time_embedding.register_forward_hook(once))
     try:
         yield unet
     finally:
