@@ -7,7 +7,7 @@ Docs: https://example.github.io/medsoft_nb/data/segmentations.html.md"""
 # %% auto #0
 __all__ = ['NUMBERS', 'number_names', 'parse_xml', 'header_names', 'number_roles', 'check_patterns', 'merge_masks']
 
-# %% ../../nbs/data/segmentations.ipynb #397ac2b7
+# %% ../../nbs/data/segmentations.ipynb #9afab01a
 import re
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -17,7 +17,7 @@ from ..core.settings import did_you_mean
 from .columns import ManifestError
 from .tables import read_cells
 
-# %% ../../nbs/data/segmentations.ipynb #6483f87e
+# %% ../../nbs/data/segmentations.ipynb #8ef25885
 def _spine(cervical, thoracic, lumbar, step=1):
     "Number -> name of vertebrae, from the numbers of C1, T1 and L1"
     parts = (('C', 7, cervical), ('T', 12, thoracic), ('L', 5, lumbar))
@@ -30,7 +30,7 @@ def _discs(numbers):
     names = [name.removeprefix('vertebrae_') for name in spine][1:]
     return {number: f'disc_{names[k]}_{names[k + 1]}' for k, number in enumerate(numbers)}
 
-# %% ../../nbs/data/segmentations.ipynb #377aaebf
+# %% ../../nbs/data/segmentations.ipynb #8fff3618
 NUMBERS = {
     'totalsegmentator': {25: 'sacrum', 26: 'vertebrae_S1'} | _spine(50, 43, 31, -1),
     'totalspineseg': {1: 'spinal_cord', 2: 'spinal_canal', 50: 'sacrum'}
@@ -43,7 +43,7 @@ NUMBERS = {
     | {200 + k: f'disc_{k}' for k in range(1, 26)},
 }
 
-# %% ../../nbs/data/segmentations.ipynb #50679a47
+# %% ../../nbs/data/segmentations.ipynb #04dd1dab
 def number_names(
     names: dict | str | Path | None,  # Number -> name, a CSV with these columns, a key of `NUMBERS`, or none
     header: str = '',  # XML of the file's extended header, used where `names` is none
@@ -74,7 +74,7 @@ def _checked_names(pairs, what):
         names[int(number)] = str(name).strip()
     return names
 
-# %% ../../nbs/data/segmentations.ipynb #c6012cdc
+# %% ../../nbs/data/segmentations.ipynb #73a3552e
 def parse_xml(
     text: str | bytes,
     what: str,  # What it is, in errors
@@ -99,7 +99,7 @@ def header_names(
     labels = parse_xml(header, 'the extended header').iter('Label')
     return _checked_names(((label.get('Key'), label.text or '') for label in labels), 'the extended header')
 
-# %% ../../nbs/data/segmentations.ipynb #215a74af
+# %% ../../nbs/data/segmentations.ipynb #0aea326f
 def number_roles(
     numbers: list,  # That occur in a segmentation, without 0
     names: dict,  # Number -> name
@@ -126,7 +126,7 @@ def check_patterns(
         if not any(fnmatchcase(name, pattern) for name in names):
             raise ManifestError(f'no structure is named {pattern!r}.{did_you_mean(pattern, sorted(names)[:60])}')
 
-# %% ../../nbs/data/segmentations.ipynb #9d07c001
+# %% ../../nbs/data/segmentations.ipynb #58df6b4a
 def merge_masks(
     masks: dict,  # Name -> bool array of one shape
 ) -> tuple:  # uint16 array with a number a mask, and number -> name
