@@ -8,7 +8,7 @@ Docs: https://example.github.io/medsoft_nb/data/nifti.html.md"""
 __all__ = ['SUFFIXES', 'SMALLEST', 'NiftiSettings', 'Labels', 'load_labels', 'find_segmentation', 'nifti_sources',
            'volume_sources', 'read_slice']
 
-# %% ../../nbs/data/nifti.ipynb #31be3323
+# %% ../../nbs/data/nifti.ipynb #50b298d9
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -16,9 +16,9 @@ import numpy as np
 from pydantic import Field, field_validator
 from ..core.logs import progress
 from .cases import case_name, case_rows, CaseSettings, files_below
-from .columns import HEALTHY, ManifestError, raise_faults
+from .columns import HEALTHY, ManifestError
 from .importing import Pixels, Source
-from .niftifile import load_volume, Reading
+from .niftifile import load_volume, Reading, volume_grid
 from .segmentations import check_patterns, merge_masks, number_names, number_roles
 from medsoft_nb.data.volumes import (
     check_grid,
@@ -32,7 +32,7 @@ from medsoft_nb.data.volumes import (
     Volume,
 )
 
-# %% ../../nbs/data/nifti.ipynb #b078d13b
+# %% ../../nbs/data/nifti.ipynb #25906a9a
 class NiftiSettings(CaseSettings):
     "Which slices of volumes are imported, and what their segmentations mean"
 
@@ -67,7 +67,7 @@ class NiftiSettings(CaseSettings):
             raise ValueError('every n-th slice: n is 1 or more')
         return slices
 
-# %% ../../nbs/data/nifti.ipynb #fc88286b
+# %% ../../nbs/data/nifti.ipynb #4647c456
 class Labels(NamedTuple):
     "A segmentation with names"
 
@@ -108,7 +108,7 @@ def _whole(volume, path):
         raise ValueError(f'{what}; whole numbers from 0 to 65535 are expected.')
     return Volume(array.astype(np.uint16), volume.spacing, volume.affine, volume.remark)
 
-# %% ../../nbs/data/nifti.ipynb #20804d39
+# %% ../../nbs/data/nifti.ipynb #15fca6b7
 def find_segmentation(
     image: Path,  # A volume
     images: Path,  # Its folder, or the volume itself
@@ -138,7 +138,7 @@ def _only_segmentation(image, images, segmentations):
         raise ValueError(f'segmentation {segmentations} does not exist.')
     return same if segmentations.is_dir() and same.exists() else segmentations
 
-# %% ../../nbs/data/nifti.ipynb #7ef925e8
+# %% ../../nbs/data/nifti.ipynb #deda080a
 def nifti_sources(
     images: str | Path,  # A NIfTI file, or a folder of them; subfolders are searched too
     settings: NiftiSettings,
@@ -156,7 +156,7 @@ def _segmentation(images, settings, case):
     image = images if images.is_file() else images / case['path']
     return find_segmentation(image, images, settings.segmentations)
 
-# %% ../../nbs/data/nifti.ipynb #da6ee16a
+# %% ../../nbs/data/nifti.ipynb #64dfd346
 def volume_sources(
     cases: list,  # Of dicts, see `case_rows`; `path` leads from `images` to a volume
     images: Path,  # Folder, or one volume
@@ -179,7 +179,7 @@ def volume_sources(
         check_patterns([*settings.structures, *settings.lesions], sorted(names))
     return sources
 
-# %% ../../nbs/data/nifti.ipynb #56522586
+# %% ../../nbs/data/nifti.ipynb #c7df6967
 def _broken(row, text, settings):
     "A source that says what is wrong with its file"
     row = {name: value for name, value in row.items() if name != 'path'}
@@ -189,30 +189,34 @@ def _broken(row, text, settings):
 def _refuse(text):
     raise ValueError(text)
 
-# %% ../../nbs/data/nifti.ipynb #9ee5b6fd
+# %% ../../nbs/data/nifti.ipynb #03871363
 def _slices_of(row, image, segmentation, settings):
     "Sources of one volume, and the names of its structures"
     reading = Reading(settings.volume, settings.form, settings.orientation)
+    grid = volume_grid(image, reading)
+    labels, names = _named_labels(segmentation, grid, reading, settings)
+    numbers = [] if labels is None else [int(k) for k in np.unique(labels[labels > 0])]
+    structures, lesions = number_roles(numbers, names, settings.structures, settings.lesions)
+    known = set(names.values()) | {names.get(k, str(k)) for k in numbers}
+    chosen = labels if labels is None else np.where(np.isin(labels, structures + lesions), labels, 0)
+    indices = choose_slices(grid.array.shape, settings.plane, settings.slices, chosen)
+    job = _Job(image, segmentation, reading, settings.plane, tuple(structures), tuple(lesions), settings.resample)
+    if not indices:
+        return [_broken(row, 'none of the structures is in this volume.', settings)], known
+    return [_source(row, job, index, grid.array.shape, labels, settings) for index in indices], known
+
+
+def _named_labels(segmentation, grid, reading, settings):
+    "Numbers of a segmentation on the grid of its image, and their names"
     if segmentation is None:
         if settings.slices == 'structures' or settings.lesions:
             raise ManifestError('slices through structures need segmentations. Give them, or slices=middle, all or n.')
-        shape, labels, names = load_volume(image, reading)[0].array.shape, None, {}
-        structures, lesions = [], []
-    else:
-        volume, names = load_labels(segmentation, reading._replace(volume=None))
-        names = number_names(settings.names) if settings.names is not None else names
-        labels, shape = volume.array, volume.array.shape
-        numbers = [int(k) for k in np.unique(labels[labels > 0])]
-        structures, lesions = number_roles(numbers, names, settings.structures, settings.lesions)
-    chosen = labels if labels is None else np.where(np.isin(labels, structures + lesions), labels, 0)
-    indices = choose_slices(shape, settings.plane, settings.slices, chosen)
-    if not indices:
-        raise ValueError('none of the structures is in this volume.')
-    job = _Job(image, segmentation, reading, settings.plane, tuple(structures), tuple(lesions), settings.resample)
-    known = {names.get(int(k), str(k)) for k in np.unique(labels[labels > 0])} if labels is not None else set()
-    return [_source(row, job, index, shape, labels, settings) for index in indices], known | set(names.values())
+        return None, {}
+    volume, names = load_labels(segmentation, reading._replace(volume=None))
+    check_grid(grid, volume, f'segmentation {segmentation.name}')
+    return volume.array, names if settings.names is None else number_names(settings.names)
 
-# %% ../../nbs/data/nifti.ipynb #5ff272ab
+# %% ../../nbs/data/nifti.ipynb #ff39cd43
 class _Job(NamedTuple):
     "What is read of a volume"
 
@@ -229,9 +233,8 @@ def _source(row, job, index, shape, labels, settings):
     "The source of one slice"
     size = shape[PLANES.index(job.plane)]
     row = {name: value for name, value in row.items() if name != 'path'}
-    row['patient_id'], name = row['patient_id'], row['image_id']
-    row |= dict(image_id=f'{name}_{job.plane}_{index:04d}', plane=job.plane, slice=index)
-    row['position'] = round(index / max(size - 1, 1), 4)
+    row['image_id'] = f'{row["image_id"]}_{job.plane}_{index:04d}'
+    row |= dict(plane=job.plane, slice=index, position=round(index / max(size - 1, 1), 4))
     if settings.lesions:
         row['label'] = _slice_label(row, plane_slice(labels, job.plane, index), job.lesions, settings)
     return Source(row, partial(read_slice, job, index, row['modality'] == 'CT'))
@@ -245,7 +248,7 @@ def _slice_label(row, numbers, lesions, settings):
         raise ValueError(f'slice {row["slice"]} has a lesion, but the image is labelled {HEALTHY}.')
     return row['label'] or settings.lesion_label
 
-# %% ../../nbs/data/nifti.ipynb #8085f051
+# %% ../../nbs/data/nifti.ipynb #ee54b6a6
 def read_slice(
     job: _Job,  # What to read
     index: int,  # Number of the slice
@@ -262,19 +265,18 @@ def read_slice(
         raise ValueError(f'slice of {image.shape[1]} x {image.shape[0]} pixels. Choose another plane.')
     image, remark = grey_values(image, ct)
     fields['remark'] = '; '.join(text for text in (volume.remark, remark) if text)
-    structures, lesion = _masks(job, volume, index, spacing)
+    structures, lesion = _masks(job, index, spacing)
     return Pixels(image, structures, lesion, fields)
 
 
 SMALLEST = 8  # Pixels along a side of a slice
 
 
-def _masks(job, volume, index, spacing):
+def _masks(job, index, spacing):
     "Structures and lesion of a slice, or `None`"
     if job.segmentation is None:
         return None, None
     labels = load_labels(job.segmentation, job.reading._replace(volume=None)).volume
-    check_grid(volume, labels, f'segmentation {job.segmentation.name}')
     numbers = square_pixels(plane_slice(labels.array, job.plane, index), spacing, order=0)
     structures = np.where(np.isin(numbers, job.structures), numbers, 0)
     lesion = np.isin(numbers, job.lesions)
