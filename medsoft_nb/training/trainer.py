@@ -181,7 +181,6 @@ def take_step(
     parts: list,  # From `split_batch`
 ) -> float:  # The loss before the step
     "One step of the optimiser, with gradients of norm 1 at the most; `ValueError` where they are not finite"
-    optimizer.zero_grad()
     losses = []
     for k, part in enumerate(parts):
         with accelerator.no_sync(model) if k + 1 < len(parts) else nullcontext():
@@ -193,6 +192,7 @@ def take_step(
     if accelerator.scaler is None:  # which leaves such steps out by itself
         check_step(step, gradient=norm.item())
     optimizer.step()
+    optimizer.zero_grad()  # at once: the memory is free while the next windows are encoded
     return loss
 
 # %% ../../nbs/training/trainer.ipynb #q009
