@@ -114,11 +114,11 @@ def _check_ids(sources):
     if not sources:
         raise ManifestError('there is no image to import.')
     owners = {}
-    for source in sources:
-        name = source.row['image_id']
-        other = owners.setdefault(file_name(name).casefold(), source)
-        if other is not source:
-            raise ManifestError(f'two images would be one file: {other.row["image_id"]!r} and {name!r}.')
+    for k, name in enumerate(source.row['image_id'] for source in sources):
+        first = owners.setdefault(file_name(name).casefold(), k)
+        if first != k:
+            other = sources[first].row['image_id']
+            raise ManifestError(f'two images would be one file: {other!r} and {name!r}.')
 
 
 def _fingerprint(sources):
