@@ -17,6 +17,8 @@ outside = {f'{lib}._shipped': 'data', f'{lib}._experiments': 'nbs/experiments', 
 editable = 'editable_wheel' in sys.argv  # `pip install -e` reads them from the checkout
 carried = {name: folder for name, folder in outside.items() if (here / folder).is_dir() and not editable}
 
+extras = ('dev', 'studio', 'workflow', 'dicom', 'encoders', 'tracking')
+
 setup(
     version=cfg['version'],
     description=cfg['description'],
@@ -30,6 +32,6 @@ setup(
     package_data={name: ['*', '**/*'] for name in carried},
     exclude_package_data={name: ['.ipynb_checkpoints/*'] for name in carried},
     install_requires=cfg['requirements'].split(),
-    extras_require={k: cfg[f'{k}_requirements'].split() for k in ('dev', 'studio', 'workflow', 'dicom', 'encoders')},
+    extras_require={k: cfg[f'{k}_requirements'].split() for k in extras},
     entry_points=dict(console_scripts=cfg['console_scripts'].split(), nbdev=[f'{lib}={lib}._modidx:d']),
 )

@@ -40,6 +40,7 @@ from medsoft_nb.apps.options import (
     ProfileOption,
     RankOption,
     read_words,
+    ReportOption,
     ResolutionOption,
     RoiOption,
     SchedulerOption,
@@ -131,6 +132,7 @@ def train(
     resolution: ResolutionOption = None,
     seed: SeedOption = 0,
     cache: CacheOption = None,
+    report_to: ReportOption = None,
     device: DeviceOption = None,
     dtype: DtypeOption = None,
 ):

@@ -12,8 +12,9 @@ __all__ = ['app', 'out_console', 'err_console', 'ManifestArg', 'OutOption', 'See
            'GroupOption', 'ExtractorOption', 'BackboneOption', 'ClassifyStepsOption', 'AccumulateOption',
            'CheckpointingOption', 'DoraOption', 'FullOption', 'ScheduleOption', 'WarmupOption', 'EmaOption',
            'MinSnrOption', 'BackgroundWeightOption', 'ValidateEveryOption', 'KeepBestOption', 'PatienceOption',
-           'MscLayersOption', 'MscHeadsOption', 'DeviceOption', 'DtypeOption', 'command_help', 'setting_option',
-           'from_options', 'use_device', 'use_dtype', 'read_pairs', 'read_words', 'print_table', 'print_counts']
+           'MscLayersOption', 'MscHeadsOption', 'DeviceOption', 'DtypeOption', 'ReportOption', 'command_help',
+           'setting_option', 'from_options', 'use_device', 'use_dtype', 'use_trackers', 'read_pairs', 'read_words',
+           'print_table', 'print_counts']
 
 # %% ../../nbs/apps/options.ipynb #c1255
 from pathlib import Path
@@ -177,6 +178,26 @@ def use_dtype(
 
 DtypeOption = Annotated[
     Optional[str], typer.Option(callback=use_dtype, help='Precision of the weights: float32, bfloat16 or float16')
+]
+
+# %% ../../nbs/apps/options.ipynb #acb13ab4
+def use_trackers(
+    context: typer.Context,  # Of the command that was given the option
+    names: str | None,  # As in `training.tracking.pick_trackers`; `None` changes nothing
+) -> str | None:  # The names
+    "Send losses there until the command ends; errors as in `pick_trackers`"
+    if names:
+        from medsoft_nb.running.jobs import environment
+        from medsoft_nb.training.tracking import pick_trackers
+
+        pick_trackers(names)
+        context.with_resource(environment(MEDSOFT_REPORT_TO=names))
+    return names
+
+
+ReportOption = Annotated[
+    Optional[str],
+    typer.Option(callback=use_trackers, help='Where losses and pictures go too: tensorboard, wandb, with commas'),
 ]
 
 # %% ../../nbs/apps/options.ipynb #c1252

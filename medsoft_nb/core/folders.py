@@ -14,7 +14,15 @@ from pathlib import Path
 from .files import folder_lock, make_folder
 
 # %% ../../nbs/core/folders.ipynb #f005
-IGNORED = ('.lock', '.part', 'lost+found', '.DS_Store', 'Thumbs.db', 'desktop.ini')  # An empty folder may hold these
+IGNORED = (
+    '.lock',
+    '.part',
+    '.importing',
+    'lost+found',
+    '.DS_Store',
+    'Thumbs.db',
+    'desktop.ini',
+)  # An empty folder may hold these
 
 # %% ../../nbs/core/folders.ipynb #f006
 def check_empty(

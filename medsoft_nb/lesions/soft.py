@@ -83,8 +83,8 @@ def soften(
 ) -> np.ndarray:  # float32 in [0, 1]: 1 in the lesion, exactly 0 beyond `ramp` pixels from it
     "Soft mask that is 1 in the lesion and fades to 0 across its border"
     m = check_mask(mask)
-    if ramp < 0:
-        raise ValueError(f'`ramp` is {ramp:g} pixels; it must be 0 or more.')
+    if not 0 <= ramp < np.inf:
+        raise ValueError(f'`ramp` is {ramp:g} pixels; it must be a finite number from 0.')
     if profile not in PROFILES:
         raise ValueError(f"unknown profile {profile!r}. Use 'cosine', 'linear' or 'gaussian'.")
     if ramp == 0:
@@ -92,7 +92,7 @@ def soften(
     elif profile == 'gaussian':
         soft = blur(m, ramp)
     else:
-        distance = np.clip(ndi.distance_transform_edt(~m) / ramp, 0, 1)
+        distance = np.minimum(ndi.distance_transform_edt(~m), ramp) / ramp
         soft = np.where(distance >= 1, 0, falloff(distance, profile)).clip(0, 1).astype(np.float32)
     return soft if structures is None else _confine(soft, structures)
 

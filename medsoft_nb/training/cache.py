@@ -30,7 +30,7 @@ from ..data.manifest import Manifest, PATHS
 from ..models.base import encode_prompts
 from ..models.controller import Controller
 from ..painting.faithful import erase
-from ..painting.latents import encode_windows, scale_latents
+from ..painting.latents import encode_windows, place_of, scale_latents, slices
 from .checkpoints import state_hash
 from .samples import base_scale, check_prompts, TrainingWindows
 from .stages import Optimisation, STAGES, Training
@@ -81,10 +81,9 @@ def stack_samples(
 def encode_batches(
     vae,  # Autoencoder of the base
     windows: torch.Tensor,  # `(n, 1, size, size)` in [0, 1]
-    batch_size: int = 16,  # Windows at a time
 ) -> tuple:  # Mean and log-variance `(n, 4, h, w)`, float32 on the CPU
     "What the autoencoder makes of many windows"
-    found = [encode_windows(vae, batch) for batch in windows.split(batch_size)]
+    found = [encode_windows(vae, part) for part in slices(windows, windows.shape[-1], place_of(vae))]
     return torch.cat([d.mean.float().cpu() for d in found]), torch.cat([d.logvar.float().cpu() for d in found])
 
 # %% ../../nbs/training/cache.ipynb #tc013

@@ -35,6 +35,7 @@ from .checkpoints import starting_point, Trained, training_facts
 from .curves import explain_memory, Record
 from .objective import default_rate, make_objective, Objective, parameter_groups
 from .objective import trained_parameters, trained_parts
+from .tracking import open_trackers, track_step
 from .validation import check_held_out, HeldOut, open_held_out, out_of_patience
 
 # %% ../../nbs/training/trainer.ipynb #c0638
@@ -63,19 +64,19 @@ def train(
         if made := find_finished(out, config, start):
             get_logger().info('%s holds this training, finished', out)
             return made
-        run, accelerator = begin_training(net), Accelerator(cpu=device.type == 'cpu')
+        run, folder = begin_training(net), cache or out / 'cache'
         restore(open_checkpoint(out / 'state.pt', config, start), run)
-        record, facts = Record(out, start, accelerator.is_main_process), device_facts(device, base['unet'].dtype)
-        share, folder = process_share(config, accelerator), cache or out / 'cache'
-        with (
-            explain_memory(config),
-            training_data(base, controller, manifest, config, folder, share) as data,
-            open_held_out(held_out, base, controller, config, folder, accelerator) as windows,
-        ):
-            if named:
-                release_unused(base)
-            run_steps(run, data, base, accelerator, record, windows)
-        return finish_training(run, controller, out, start, manifest, accelerator, facts)
+        facts = device_facts(device, base['unet'].dtype)
+        with explain_memory(config), open_trackers(out, config, device) as accelerator:
+            share = process_share(config, accelerator)
+            with (
+                training_data(base, controller, manifest, config, folder, share) as data,
+                open_held_out(held_out, base, controller, config, folder, accelerator, out) as windows,
+            ):
+                if named and not windows:
+                    release_unused(base)
+                run_steps(run, data, base, accelerator, Record(out, start, accelerator.is_main_process), windows)
+            return finish_training(run, controller, out, start, manifest, accelerator, facts)
 
 # %% ../../nbs/training/trainer.ipynb #n000
 def check_output(
@@ -167,6 +168,7 @@ def run_steps(
         if windows and (step + 1) % config.validate_every == 0:
             windows.look(run)
         record.step(run)
+        track_step(accelerator, run, optimizer.param_groups[0]['lr'])
         if (step + 1) % config.save_every == 0 and step + 1 < config.steps:
             record.save(run)
 
@@ -179,7 +181,6 @@ def take_step(
     parts: list,  # From `split_batch`
 ) -> float:  # The loss before the step
     "One step of the optimiser, with gradients of norm 1 at the most; `ValueError` where they are not finite"
-    optimizer.zero_grad()
     losses = []
     for k, part in enumerate(parts):
         with accelerator.no_sync(model) if k + 1 < len(parts) else nullcontext():
@@ -191,6 +192,7 @@ def take_step(
     if accelerator.scaler is None:  # which leaves such steps out by itself
         check_step(step, gradient=norm.item())
     optimizer.step()
+    optimizer.zero_grad()  # at once: the memory is free while the next windows are encoded
     return loss
 
 # %% ../../nbs/training/trainer.ipynb #q009

@@ -1,4 +1,4 @@
-"""The loss of held-out windows while a stage is trained
+"""The loss of held-out windows, and what the network paints there, while a stage is trained
 
 Docs: https://example.github.io/medsoft_nb/training/validation.html.md"""
 
@@ -19,8 +19,10 @@ from ..models.controller import Controller
 from .batches import make_batch, split_batch
 from .cache import training_data, TrainingData
 from .checkpoints import Progress
+from .pictures import HeldOutPictures
 from .samples import check_training
-from .stages import Training
+from .stages import STAGES, Training
+from .tracking import track_picture
 
 # %% ../../nbs/training/validation.ipynb #b45a821b
 def check_held_out(
@@ -50,8 +52,9 @@ class HeldOut:
         data: TrainingData,  # As many steps as there are batches
         base: dict,  # vae, for its scale, and scheduler
         accelerator: Accelerator,
+        pictures: HeldOutPictures | None = None,  # What is painted at each look
     ):
-        self.data, self.base, self.accelerator = data, base, accelerator
+        self.data, self.base, self.accelerator, self.pictures = data, base, accelerator, pictures
 
     @torch.no_grad()
     def loss(self, run: Progress) -> float:
@@ -65,7 +68,7 @@ class HeldOut:
         return float(self.accelerator.reduce(torch.stack(losses).mean(), 'mean'))
 
     def look(self, run: Progress) -> None:
-        "Note the loss of now in `run`, and the weights where it is the lowest so far and they are to be kept"
+        "Note the loss of now in `run`, and the weights where it is the lowest and they are to be kept; then paint"
         lowest = min((loss for _, loss in run.held_out), default=math.inf)
         run.held_out.append([len(run.losses), self.loss(run)])
         if self.data.config.keep_best and run.held_out[-1][1] < lowest:
@@ -74,6 +77,8 @@ class HeldOut:
                     part: {name: v.detach().clone() for name, v in state.items()}
                     for part, state in run.weights().items()
                 }
+        if self.pictures and self.accelerator.is_main_process:
+            track_picture(self.accelerator, self.pictures.write(run), len(run.losses))
 
 # %% ../../nbs/training/validation.ipynb #da4c6b50
 HELD_OUT_BATCHES = 4
@@ -87,15 +92,18 @@ def open_held_out(
     config: Training,
     folder: str | Path,  # Where encoded windows are kept
     accelerator: Accelerator,
+    out: Path,  # Folder of the training
 ):  # Yields a `HeldOut`, or `None` where nothing is held out
-    "Held-out windows for the length of a training; no prompt is dropped"
+    "Held-out windows for the length of a training; no prompt is dropped; a stage that leaves the U-Net paints none"
     if held_out is None or not config.validate_every:
         yield None
         return
     own = config.replace(steps=HELD_OUT_BATCHES, dropout=0.0)
     share = accelerator.process_index, accelerator.num_processes
+    paints = STAGES[config.stage].loss == 'diffusion'
+    pictures = HeldOutPictures(held_out, base, controller, config, out / 'pictures') if paints else None
     with training_data(base, controller, held_out, own, folder, share) as data:
-        yield HeldOut(data, base, accelerator)
+        yield HeldOut(data, base, accelerator, pictures)
 
 # %% ../../nbs/training/validation.ipynb #243fb08d
 def out_of_patience(run: Progress) -> bool:
