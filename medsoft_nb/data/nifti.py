@@ -8,7 +8,7 @@ Docs: https://example.github.io/medsoft_nb/data/nifti.html.md"""
 __all__ = ['SUFFIXES', 'SMALLEST', 'NiftiSettings', 'Labels', 'load_labels', 'find_segmentation', 'nifti_sources',
            'volume_sources', 'read_slice']
 
-# %% ../../nbs/data/nifti.ipynb #f788204e
+# %% ../../nbs/data/nifti.ipynb #4bab2966
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -32,7 +32,7 @@ from medsoft_nb.data.volumes import (
     Volume,
 )
 
-# %% ../../nbs/data/nifti.ipynb #78496c88
+# %% ../../nbs/data/nifti.ipynb #0ea5292a
 class NiftiSettings(CaseSettings):
     "Which slices of volumes are imported, and what their segmentations mean"
 
@@ -67,7 +67,7 @@ class NiftiSettings(CaseSettings):
             raise ValueError('every n-th slice: n is 1 or more')
         return slices
 
-# %% ../../nbs/data/nifti.ipynb #4a4342b9
+# %% ../../nbs/data/nifti.ipynb #4fa4f115
 class Labels(NamedTuple):
     "A segmentation with names"
 
@@ -108,7 +108,7 @@ def _whole(volume, path):
         raise ValueError(f'{what}; whole numbers from 0 to 65535 are expected.')
     return Volume(array.astype(np.uint16), volume.spacing, volume.affine, volume.remark)
 
-# %% ../../nbs/data/nifti.ipynb #7dcdc476
+# %% ../../nbs/data/nifti.ipynb #65503da0
 def find_segmentation(
     image: Path,  # A volume
     images: Path,  # Its folder, or the volume itself
@@ -138,7 +138,7 @@ def _only_segmentation(image, images, segmentations):
         raise ValueError(f'segmentation {segmentations} does not exist.')
     return same if segmentations.is_dir() and same.exists() else segmentations
 
-# %% ../../nbs/data/nifti.ipynb #d6832cc8
+# %% ../../nbs/data/nifti.ipynb #1d9e5a7a
 def nifti_sources(
     images: str | Path,  # A NIfTI file, or a folder of them; subfolders are searched too
     settings: NiftiSettings,
@@ -156,7 +156,7 @@ def _segmentation(images, settings, case):
     image = images if images.is_file() else images / case['path']
     return find_segmentation(image, images, settings.segmentations)
 
-# %% ../../nbs/data/nifti.ipynb #c17cd3c9
+# %% ../../nbs/data/nifti.ipynb #285e4fa6
 def volume_sources(
     cases: list,  # Of dicts, see `case_rows`; `path` leads from `images` to a volume
     images: Path,  # Folder, or one volume
@@ -179,7 +179,7 @@ def volume_sources(
         check_patterns([*settings.structures, *settings.lesions], sorted(names))
     return sources
 
-# %% ../../nbs/data/nifti.ipynb #2c9667da
+# %% ../../nbs/data/nifti.ipynb #c6020ab0
 def _broken(row, text, settings):
     "A source that says what is wrong with its file"
     row = {name: value for name, value in row.items() if name != 'path'}
@@ -189,7 +189,7 @@ def _broken(row, text, settings):
 def _refuse(text):
     raise ValueError(text)
 
-# %% ../../nbs/data/nifti.ipynb #98f0579a
+# %% ../../nbs/data/nifti.ipynb #937dd65b
 def _slices_of(row, image, segmentation, settings):
     "Sources of one volume, and the names of its structures"
     reading = Reading(settings.volume, settings.form, settings.orientation)
@@ -216,7 +216,7 @@ def _named_labels(segmentation, grid, reading, settings):
     check_grid(grid, volume, f'segmentation {segmentation.name}')
     return volume.array, names if settings.names is None else number_names(settings.names)
 
-# %% ../../nbs/data/nifti.ipynb #30e851aa
+# %% ../../nbs/data/nifti.ipynb #8958ee15
 class _Job(NamedTuple):
     "What is read of a volume"
 
@@ -248,7 +248,7 @@ def _slice_label(row, numbers, lesions, settings):
         raise ValueError(f'slice {row["slice"]} has a lesion, but the image is labelled {HEALTHY}.')
     return row['label'] or settings.lesion_label
 
-# %% ../../nbs/data/nifti.ipynb #d4926ba9
+# %% ../../nbs/data/nifti.ipynb #306241bf
 def read_slice(
     job: _Job,  # What to read
     index: int,  # Number of the slice

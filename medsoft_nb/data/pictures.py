@@ -8,7 +8,7 @@ Docs: https://example.github.io/medsoft_nb/data/pictures.html.md"""
 __all__ = ['LayoutSettings', 'Picture', 'read_picture', 'lesion_image_label', 'picture_sources', 'masks_cases',
            'imagefolder_cases', 'lgg_cases', 'medsoft_cases']
 
-# %% ../../nbs/data/pictures.ipynb #0aebee3d
+# %% ../../nbs/data/pictures.ipynb #971a0a63
 import re
 from functools import partial
 from pathlib import Path
@@ -16,7 +16,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from pydantic import Field
 from ..core.images import read_image, read_mask
-from .cases import case_name, case_rows, files_below
+from .cases import case_name, case_rows, files_below, inside
 from .columns import HEALTHY, ManifestError, SPLITS
 from .importing import Pixels, Source
 from .masks import mask_fault
@@ -24,7 +24,7 @@ from .nifti import NiftiSettings
 from .segmentations import merge_masks, number_roles
 from .volumes import PLANES
 
-# %% ../../nbs/data/pictures.ipynb #c4c3a74f
+# %% ../../nbs/data/pictures.ipynb #cc6ecc80
 class LayoutSettings(NiftiSettings):
     "What the layout of a folder does not say"
 
@@ -37,7 +37,7 @@ class LayoutSettings(NiftiSettings):
     )
     channel: int | None = Field(None, ge=0, description='Channel of images that have several, from 0')
 
-# %% ../../nbs/data/pictures.ipynb #003fe741
+# %% ../../nbs/data/pictures.ipynb #998645b5
 class Picture(NamedTuple):
     "The files of one image, and what is to be done with them"
 
@@ -48,9 +48,8 @@ class Picture(NamedTuple):
     structures: tuple = ()  # Patterns of names
     lesions: tuple = ()  # Patterns of names
     channel: int | None = None  # The one to keep of a picture in colour
-    empty: str = HEALTHY  # Label of an image whose lesion mask is empty; '' where there is no such mask
 
-
+# %% ../../nbs/data/pictures.ipynb #29673add
 def read_picture(
     picture: Picture,
     label: str,  # What is known of the image; '' if nothing is
@@ -81,7 +80,7 @@ def lesion_image_label(
         raise ValueError(f'it is labelled {label}, but its lesion mask is empty.')
     return (label or lesion_label) if lesion.any() else HEALTHY
 
-# %% ../../nbs/data/pictures.ipynb #6f339145
+# %% ../../nbs/data/pictures.ipynb #be170aa4
 def _read_masks(picture, shape):
     "Structures and lesion of a picture, `None` where nothing is known of them"
     masks = {path.stem: _checked_mask(path, shape, picture.role) for path in picture.masks}
@@ -108,7 +107,7 @@ def _checked_mask(path, shape, role):
         raise ValueError(f'mask {path.name} {fault}')
     return mask
 
-# %% ../../nbs/data/pictures.ipynb #2da5fbef
+# %% ../../nbs/data/pictures.ipynb #77e4594c
 def picture_sources(
     cases: list,  # Dicts, see `case_rows`, each with a `picture`
     folder: Path,
@@ -131,7 +130,7 @@ def picture_sources(
         sources.append(Source(row | dict(label=row['label'] or settings.lesion_label), read))
     return sources
 
-# %% ../../nbs/data/pictures.ipynb #1b5cbdc2
+# %% ../../nbs/data/pictures.ipynb #cea8c1e2
 def masks_cases(folder: Path, settings: LayoutSettings) -> list:  # Of cases
     "Pictures with masks of their names and a suffix, in the same folder or in another one"
     files = files_below(folder)
@@ -154,7 +153,7 @@ def masks_cases(folder: Path, settings: LayoutSettings) -> list:  # Of cases
         raise ManifestError(f'mask {lost} has no image beside it ({sum(map(len, masks.values()))} such masks).')
     return cases
 
-# %% ../../nbs/data/pictures.ipynb #fd807cb6
+# %% ../../nbs/data/pictures.ipynb #9dff9ac4
 _SPLITS = {'train': 'train', 'training': 'train', 'val': 'val', 'valid': 'val', 'validation': 'val', 'test': 'test'}
 
 
@@ -173,7 +172,7 @@ def imagefolder_cases(folder: Path, settings: LayoutSettings) -> list:  # Of cas
         cases.append(case | (dict(split=split) if split in SPLITS[1:] else {}))
     return cases
 
-# %% ../../nbs/data/pictures.ipynb #eb7d99c8
+# %% ../../nbs/data/pictures.ipynb #65decdde
 _LGG = re.compile(r'(?P<patient>TCGA_\w+?_\w+?)_\d+_(?P<slice>\d+)$')
 
 
@@ -196,13 +195,13 @@ def lgg_cases(folder: Path, settings: LayoutSettings) -> list:  # Of cases
         case['position'] = round((case['slice'] - 1) / (last[case['picture'].image.parent] - 1), 4)
     return cases
 
-# %% ../../nbs/data/pictures.ipynb #70c9ea84
+# %% ../../nbs/data/pictures.ipynb #21403c89
 def medsoft_cases(folder: Path, settings: LayoutSettings) -> list:  # Of cases
     "Samples as they were released: image, mask and prompt in a folder"
     cases = []
     for path in (p for p in files_below(folder) if p.stem == 'image'):
         name, prompt = path.parent.relative_to(folder), path.with_name('prompt.txt')
-        masks = tuple(p for p in sorted(path.parent.glob('mask.*')) if p in files_below(path.parent))
+        masks = tuple(inside(folder, p.relative_to(folder)) for p in sorted(path.parent.glob('mask.*')))
         case = dict(image_id=case_name(name) if name.parts else folder.name, path=path.relative_to(folder).as_posix())
         if prompt.is_file():
             case['prompt'] = _text(prompt)
