@@ -7,14 +7,14 @@ Docs: https://example.github.io/medsoft_nb/data/niftifile.html.md"""
 # %% auto #0
 __all__ = ['UNITS', 'SIZES', 'Reading', 'load_volume', 'volume_grid']
 
-# %% ../../nbs/data/niftifile.ipynb #1c14c7b1
+# %% ../../nbs/data/niftifile.ipynb #adc7aa08
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 import numpy as np
 from .volumes import Volume
 
-# %% ../../nbs/data/niftifile.ipynb #89eb4dc1
+# %% ../../nbs/data/niftifile.ipynb #8bae9406
 class Reading(NamedTuple):
     "How a file is read where it leaves a choice"
 
@@ -26,7 +26,7 @@ class Reading(NamedTuple):
 UNITS = {0: 1, 1: 1000, 2: 1, 3: 0.001}  # Code of the header -> mm; 0 is unknown and taken for mm
 SIZES = (0.01, 100)  # Sides of a voxel in mm that are believed
 
-# %% ../../nbs/data/niftifile.ipynb #caddc5ff
+# %% ../../nbs/data/niftifile.ipynb #ff023686
 def _nibabel():
     "The library that reads NIfTI"
     try:
@@ -35,7 +35,7 @@ def _nibabel():
         raise ImportError("NIfTI files need nibabel: pip install 'medsoft_nb[dicom]'") from None
     return nibabel
 
-
+# %% ../../nbs/data/niftifile.ipynb #327b1414
 def _open(path):
     "A NIfTI image, and its header as it stands in the file, before nibabel repairs it"
     nib = _nibabel()
@@ -51,11 +51,11 @@ def _open(path):
         raise ValueError(f'{path.name} is {type(image).__name__} and not NIfTI.')
     return image, raw
 
-
+# %% ../../nbs/data/niftifile.ipynb #036df8e5
 def _first_line(error):
     return f'{str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__}'.rstrip('.') + '.'
 
-# %% ../../nbs/data/niftifile.ipynb #01a3641d
+# %% ../../nbs/data/niftifile.ipynb #5783bcde
 def _check_type(header, shape, path):
     "Raise for numbers that are not grey values, and for more of them than the file can hold"
     dtype = header.get_data_dtype()
@@ -67,7 +67,7 @@ def _check_type(header, shape, path):
         sizes = ' x '.join(map(str, shape))
         raise ValueError(f'{path.name} says that it has {sizes} voxels, which its size cannot hold. Is it cut short?')
 
-# %% ../../nbs/data/niftifile.ipynb #cca2705c
+# %% ../../nbs/data/niftifile.ipynb #f203669e
 def _affine(header, raw, reading, path):
     "From voxels to mm, and a remark"
     nib = _nibabel()
@@ -92,7 +92,7 @@ def _affine(header, raw, reading, path):
         _check_agreement(given, path)
     return given[reading.form or next(iter(given))], ''
 
-# %% ../../nbs/data/niftifile.ipynb #ec46ca5a
+# %% ../../nbs/data/niftifile.ipynb #77bafd6e
 def _form(get, code, path, name):
     "One of the two orientations, or `None`"
     if not 0 < int(code) <= 5:
@@ -102,7 +102,7 @@ def _form(get, code, path, name):
     except Exception as e:
         raise ValueError(f'{path.name} has an unusable {name}: {_first_line(e)}') from e
 
-
+# %% ../../nbs/data/niftifile.ipynb #18110941
 def _check_agreement(forms, path):
     "Raise where sform and qform differ in directions or sizes"
     nib = _nibabel()
@@ -115,11 +115,11 @@ def _check_agreement(forms, path):
             'Say which counts: form=sform or form=qform.'
         )
 
-
+# %% ../../nbs/data/niftifile.ipynb #3c9436fc
 def _by(sizes):
     return ' x '.join(f'{float(mm):g}' for mm in sizes) + ' mm'
 
-# %% ../../nbs/data/niftifile.ipynb #36a6c5b6
+# %% ../../nbs/data/niftifile.ipynb #98f4c0cf
 def _check_affine(affine, sizes, path):
     "Raise for an orientation that cannot be; `sizes` are those of the voxels in mm"
     if not np.isfinite(affine).all() or not (np.array(sizes) > 0).all():
@@ -132,7 +132,7 @@ def _check_affine(affine, sizes, path):
     tilt = np.degrees(np.arccos(np.abs(directions).max(0).min().clip(0, 1)))
     return f'tilted by {tilt:.0f} degrees against the axes of the body' if tilt > 10 else ''
 
-# %% ../../nbs/data/niftifile.ipynb #71668605
+# %% ../../nbs/data/niftifile.ipynb #dabc87bd
 class _Opened(NamedTuple):
     "A file whose header has been checked"
 
@@ -141,7 +141,7 @@ class _Opened(NamedTuple):
     affine: np.ndarray  # `(4, 4)`, from the file's voxels to mm
     remark: str
 
-
+# %% ../../nbs/data/niftifile.ipynb #6928301a
 def _check_header(path, reading):
     "Open a file and check all but its numbers"
     image, raw = _open(path)
@@ -157,7 +157,7 @@ def _check_header(path, reading):
     shape = (*image.shape, 1, 1)[:3]
     return _Opened(image, shape, affine, '; '.join(text for text in (told, tilted) if text))
 
-
+# %% ../../nbs/data/niftifile.ipynb #ec643396
 def _turned(array, opened):
     "Numbers whose axes lead to the right, to the front and to the head"
     nib = _nibabel()
@@ -166,7 +166,7 @@ def _turned(array, opened):
     sizes = tuple(float(f'{mm:.6g}') for mm in np.linalg.norm(affine[:3, :3], axis=0))
     return Volume(nib.orientations.apply_orientation(array, turn), sizes, affine, opened.remark)
 
-# %% ../../nbs/data/niftifile.ipynb #0b3e53c9
+# %% ../../nbs/data/niftifile.ipynb #9c3a0334
 @lru_cache(maxsize=2)
 def load_volume(
     path: Path,  # `.nii` or `.nii.gz`
@@ -186,7 +186,7 @@ def volume_grid(
     opened = _check_header(path, reading)
     return _turned(np.broadcast_to(np.uint8(0), opened.shape), opened)
 
-# %% ../../nbs/data/niftifile.ipynb #548e7e0f
+# %% ../../nbs/data/niftifile.ipynb #a946a932
 def _check_sizes(sizes, raw, reading, path):
     "Raise where the orientation has other voxels than the header says beside it"
     said = np.array(raw['pixdim'][1:4], float)
@@ -203,7 +203,7 @@ def _extension(header):
     texts = [text for text in texts if isinstance(text, bytes) and b'LabelTable' in text]
     return texts[0].rstrip(b'\0 \n') if texts else ''
 
-# %% ../../nbs/data/niftifile.ipynb #89602749
+# %% ../../nbs/data/niftifile.ipynb #2b962634
 def _array(image, reading, path):
     "The numbers of one volume, `(X, Y, Z)`"
     shape = (*image.shape, 1, 1)[: max(image.ndim, 3)]

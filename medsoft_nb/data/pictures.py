@@ -8,7 +8,7 @@ Docs: https://example.github.io/medsoft_nb/data/pictures.html.md"""
 __all__ = ['LayoutSettings', 'Picture', 'read_picture', 'lesion_image_label', 'picture_sources', 'masks_cases',
            'imagefolder_cases', 'lgg_cases', 'medsoft_cases']
 
-# %% ../../nbs/data/pictures.ipynb #971a0a63
+# %% ../../nbs/data/pictures.ipynb #93d72637
 import re
 from functools import partial
 from pathlib import Path
@@ -24,7 +24,7 @@ from .nifti import NiftiSettings
 from .segmentations import merge_masks, number_roles
 from .volumes import PLANES
 
-# %% ../../nbs/data/pictures.ipynb #cc6ecc80
+# %% ../../nbs/data/pictures.ipynb #39eb7204
 class LayoutSettings(NiftiSettings):
     "What the layout of a folder does not say"
 
@@ -37,7 +37,7 @@ class LayoutSettings(NiftiSettings):
     )
     channel: int | None = Field(None, ge=0, description='Channel of images that have several, from 0')
 
-# %% ../../nbs/data/pictures.ipynb #998645b5
+# %% ../../nbs/data/pictures.ipynb #132cc07f
 class Picture(NamedTuple):
     "The files of one image, and what is to be done with them"
 
@@ -49,7 +49,7 @@ class Picture(NamedTuple):
     lesions: tuple = ()  # Patterns of names
     channel: int | None = None  # The one to keep of a picture in colour
 
-# %% ../../nbs/data/pictures.ipynb #29673add
+# %% ../../nbs/data/pictures.ipynb #b4c54361
 def read_picture(
     picture: Picture,
     label: str,  # What is known of the image; '' if nothing is
@@ -67,7 +67,7 @@ def read_picture(
         fields['label'] = lesion_image_label(lesion, label, lesion_label)
     return Pixels(image, structures, lesion if lesion is not None and lesion.any() else None, fields)
 
-
+# %% ../../nbs/data/pictures.ipynb #cf3fd0d6
 def lesion_image_label(
     lesion: np.ndarray,  # Lesion mask of an image
     label: str,  # What is known of the image; '' if nothing is
@@ -80,7 +80,7 @@ def lesion_image_label(
         raise ValueError(f'it is labelled {label}, but its lesion mask is empty.')
     return (label or lesion_label) if lesion.any() else HEALTHY
 
-# %% ../../nbs/data/pictures.ipynb #be170aa4
+# %% ../../nbs/data/pictures.ipynb #04b94056
 def _read_masks(picture, shape):
     "Structures and lesion of a picture, `None` where nothing is known of them"
     masks = {path.stem: _checked_mask(path, shape, picture.role) for path in picture.masks}
@@ -98,7 +98,7 @@ def _read_masks(picture, shape):
     lesion = np.isin(numbers, lesions) if picture.lesions else None
     return np.where(np.isin(numbers, structures), numbers, 0), lesion
 
-
+# %% ../../nbs/data/pictures.ipynb #ae119c61
 def _checked_mask(path, shape, role):
     "A mask that fits its image"
     mask = read_mask(path)
@@ -107,7 +107,7 @@ def _checked_mask(path, shape, role):
         raise ValueError(f'mask {path.name} {fault}')
     return mask
 
-# %% ../../nbs/data/pictures.ipynb #77e4594c
+# %% ../../nbs/data/pictures.ipynb #f9b4e2e8
 def picture_sources(
     cases: list,  # Dicts, see `case_rows`, each with a `picture`
     folder: Path,
@@ -130,7 +130,7 @@ def picture_sources(
         sources.append(Source(row | dict(label=row['label'] or settings.lesion_label), read))
     return sources
 
-# %% ../../nbs/data/pictures.ipynb #cea8c1e2
+# %% ../../nbs/data/pictures.ipynb #06073bf1
 def masks_cases(folder: Path, settings: LayoutSettings) -> list:  # Of cases
     "Pictures with masks of their names and a suffix, in the same folder or in another one"
     files = files_below(folder)
@@ -153,7 +153,7 @@ def masks_cases(folder: Path, settings: LayoutSettings) -> list:  # Of cases
         raise ManifestError(f'mask {lost} has no image beside it ({sum(map(len, masks.values()))} such masks).')
     return cases
 
-# %% ../../nbs/data/pictures.ipynb #9dff9ac4
+# %% ../../nbs/data/pictures.ipynb #e610b6d7
 _SPLITS = {'train': 'train', 'training': 'train', 'val': 'val', 'valid': 'val', 'validation': 'val', 'test': 'test'}
 
 
@@ -172,10 +172,10 @@ def imagefolder_cases(folder: Path, settings: LayoutSettings) -> list:  # Of cas
         cases.append(case | (dict(split=split) if split in SPLITS[1:] else {}))
     return cases
 
-# %% ../../nbs/data/pictures.ipynb #65decdde
+# %% ../../nbs/data/pictures.ipynb #7070521a
 _LGG = re.compile(r'(?P<patient>TCGA_\w+?_\w+?)_\d+_(?P<slice>\d+)$')
 
-
+# %% ../../nbs/data/pictures.ipynb #63657b11
 def lgg_cases(folder: Path, settings: LayoutSettings) -> list:  # Of cases
     "FLAIR slices of TCGA-LGG, as kaggle_3m has them"
     cases, last = [], {}
@@ -195,7 +195,7 @@ def lgg_cases(folder: Path, settings: LayoutSettings) -> list:  # Of cases
         case['position'] = round((case['slice'] - 1) / (last[case['picture'].image.parent] - 1), 4)
     return cases
 
-# %% ../../nbs/data/pictures.ipynb #21403c89
+# %% ../../nbs/data/pictures.ipynb #1924ee95
 def medsoft_cases(folder: Path, settings: LayoutSettings) -> list:  # Of cases
     "Samples as they were released: image, mask and prompt in a folder"
     cases = []
@@ -208,7 +208,7 @@ def medsoft_cases(folder: Path, settings: LayoutSettings) -> list:  # Of cases
         cases.append(case | dict(picture=Picture(path, masks, settings.masks, channel=settings.channel)))
     return cases
 
-
+# %% ../../nbs/data/pictures.ipynb #771e5e6f
 def _text(path):
     "The words of a short text file"
     if path.stat().st_size > 10_000:

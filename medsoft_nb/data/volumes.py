@@ -8,13 +8,13 @@ Docs: https://example.github.io/medsoft_nb/data/volumes.html.md"""
 __all__ = ['PLANES', 'SQUARE', 'CT_OFFSET', 'Volume', 'plane_slice', 'slice_spacing', 'choose_slices', 'pixel_size',
            'square_pixels', 'grey_values', 'check_grid']
 
-# %% ../../nbs/data/volumes.ipynb #4a0d97c8
+# %% ../../nbs/data/volumes.ipynb #2e4eb906
 from dataclasses import dataclass
 from typing import Literal
 import numpy as np
 from scipy import ndimage as ndi
 
-# %% ../../nbs/data/volumes.ipynb #b566d6d9
+# %% ../../nbs/data/volumes.ipynb #38743f0b
 PLANES = ('sagittal', 'coronal', 'axial')  # Number of the axis that a slice of the plane is cut across
 
 
@@ -27,7 +27,7 @@ class Volume:
     affine: np.ndarray  # `(4, 4)`, from voxels to mm
     remark: str = ''  # What was assumed of it
 
-# %% ../../nbs/data/volumes.ipynb #dd99037e
+# %% ../../nbs/data/volumes.ipynb #121b5c12
 def plane_slice(
     array: np.ndarray,  # `(X, Y, Z)`, axes to the right, to the front and to the head
     plane: Literal[PLANES],
@@ -36,7 +36,7 @@ def plane_slice(
     "A slice as it is shown"
     return np.take(array, index, PLANES.index(plane)).T[::-1, ::-1]
 
-# %% ../../nbs/data/volumes.ipynb #38180a2a
+# %% ../../nbs/data/volumes.ipynb #fbdf3e3d
 def slice_spacing(
     spacing: tuple,  # Size of a voxel along each axis in mm
     plane: Literal[PLANES],
@@ -45,7 +45,7 @@ def slice_spacing(
     width, height = [mm for axis, mm in enumerate(spacing) if axis != PLANES.index(plane)]
     return height, width
 
-# %% ../../nbs/data/volumes.ipynb #a29cdbc1
+# %% ../../nbs/data/volumes.ipynb #31453a78
 def choose_slices(
     shape: tuple,  # `(X, Y, Z)`
     plane: Literal[PLANES],
@@ -67,7 +67,7 @@ def _middle(mask, axis):
     counts = mask.sum(tuple(a for a in range(3) if a != axis)).cumsum()
     return int(np.searchsorted(counts, counts[-1] / 2))
 
-# %% ../../nbs/data/volumes.ipynb #1c8c4c88
+# %% ../../nbs/data/volumes.ipynb #e6910cc2
 SQUARE = 0.01  # Relative difference of height and width up to which pixels count as square
 
 
@@ -84,7 +84,7 @@ def pixel_size(
         )
     return float(f'{min(spacing):.6g}')
 
-# %% ../../nbs/data/volumes.ipynb #101c24a1
+# %% ../../nbs/data/volumes.ipynb #39c7e011
 def square_pixels(
     image: np.ndarray,  # `(H, W)`
     spacing: tuple,  # Height and width of a pixel in mm
@@ -100,10 +100,10 @@ def square_pixels(
     new = ndi.map_coordinates(numbers, at, order=order, mode='nearest')
     return (np.round(new) if image.dtype.kind in 'iu' and order else new).astype(image.dtype)
 
-# %% ../../nbs/data/volumes.ipynb #021ed575
+# %% ../../nbs/data/volumes.ipynb #69e1ad4c
 CT_OFFSET = 1024  # Added to Hounsfield units
 
-
+# %% ../../nbs/data/volumes.ipynb #4aae1c6f
 def grey_values(
     image: np.ndarray,  # `(H, W)`; Hounsfield units if CT
     ct: bool,
@@ -121,7 +121,7 @@ def grey_values(
     remarks += ['Hounsfield units are rounded'] if (rounded != image).any() else []
     return np.uint16(np.maximum(rounded, -CT_OFFSET) + CT_OFFSET), '; '.join(remarks)
 
-
+# %% ../../nbs/data/volumes.ipynb #8afe748b
 def _raw(image):
     "Numbers as they are, in the smallest type that images have for them"
     whole = image.dtype.kind in 'iu' or (image == np.round(image)).all()
@@ -132,7 +132,7 @@ def _raw(image):
         raise ValueError(f'values from {image.min():g} to {image.max():g} do not fit into 32-bit float.')
     return small
 
-# %% ../../nbs/data/volumes.ipynb #518f3ff8
+# %% ../../nbs/data/volumes.ipynb #7fd50389
 def check_grid(
     volume: Volume,
     other: Volume,
