@@ -7,14 +7,15 @@ Docs: https://example.github.io/medsoft_nb/data/niftifile.html.md"""
 # %% auto #0
 __all__ = ['UNITS', 'SIZES', 'Reading', 'load_volume', 'volume_grid']
 
-# %% ../../nbs/data/niftifile.ipynb #adc7aa08
+# %% ../../nbs/data/niftifile.ipynb #05331139
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 import numpy as np
+from .metaimage import read_metaimage
 from .volumes import Volume
 
-# %% ../../nbs/data/niftifile.ipynb #8bae9406
+# %% ../../nbs/data/niftifile.ipynb #c0e1c0ae
 class Reading(NamedTuple):
     "How a file is read where it leaves a choice"
 
@@ -26,7 +27,7 @@ class Reading(NamedTuple):
 UNITS = {0: 1, 1: 1000, 2: 1, 3: 0.001}  # Code of the header -> mm; 0 is unknown and taken for mm
 SIZES = (0.01, 100)  # Sides of a voxel in mm that are believed
 
-# %% ../../nbs/data/niftifile.ipynb #ff023686
+# %% ../../nbs/data/niftifile.ipynb #27d81907
 def _nibabel():
     "The library that reads NIfTI"
     try:
@@ -35,7 +36,7 @@ def _nibabel():
         raise ImportError("NIfTI files need nibabel: pip install 'medsoft_nb[dicom]'") from None
     return nibabel
 
-# %% ../../nbs/data/niftifile.ipynb #327b1414
+# %% ../../nbs/data/niftifile.ipynb #3037371a
 def _open(path):
     "A NIfTI image, and its header as it stands in the file, before nibabel repairs it"
     nib = _nibabel()
@@ -51,11 +52,11 @@ def _open(path):
         raise ValueError(f'{path.name} is {type(image).__name__} and not NIfTI.')
     return image, raw
 
-# %% ../../nbs/data/niftifile.ipynb #036df8e5
+# %% ../../nbs/data/niftifile.ipynb #296611c5
 def _first_line(error):
     return f'{str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__}'.rstrip('.') + '.'
 
-# %% ../../nbs/data/niftifile.ipynb #5783bcde
+# %% ../../nbs/data/niftifile.ipynb #a0405283
 def _check_type(header, shape, path):
     "Raise for numbers that are not grey values, and for more of them than the file can hold"
     dtype = header.get_data_dtype()
@@ -67,7 +68,7 @@ def _check_type(header, shape, path):
         sizes = ' x '.join(map(str, shape))
         raise ValueError(f'{path.name} says that it has {sizes} voxels, which its size cannot hold. Is it cut short?')
 
-# %% ../../nbs/data/niftifile.ipynb #f203669e
+# %% ../../nbs/data/niftifile.ipynb #3b2fd5ed
 def _affine(header, raw, reading, path):
     "From voxels to mm, and a remark"
     nib = _nibabel()
@@ -92,7 +93,7 @@ def _affine(header, raw, reading, path):
         _check_agreement(given, path)
     return given[reading.form or next(iter(given))], ''
 
-# %% ../../nbs/data/niftifile.ipynb #77bafd6e
+# %% ../../nbs/data/niftifile.ipynb #a1e52b7e
 def _form(get, code, path, name):
     "One of the two orientations, or `None`"
     if not 0 < int(code) <= 5:
@@ -102,7 +103,7 @@ def _form(get, code, path, name):
     except Exception as e:
         raise ValueError(f'{path.name} has an unusable {name}: {_first_line(e)}') from e
 
-# %% ../../nbs/data/niftifile.ipynb #18110941
+# %% ../../nbs/data/niftifile.ipynb #d2e93691
 def _check_agreement(forms, path):
     "Raise where sform and qform differ in directions or sizes"
     nib = _nibabel()
@@ -115,11 +116,11 @@ def _check_agreement(forms, path):
             'Say which counts: form=sform or form=qform.'
         )
 
-# %% ../../nbs/data/niftifile.ipynb #3c9436fc
+# %% ../../nbs/data/niftifile.ipynb #4cbe4711
 def _by(sizes):
     return ' x '.join(f'{float(mm):g}' for mm in sizes) + ' mm'
 
-# %% ../../nbs/data/niftifile.ipynb #98f4c0cf
+# %% ../../nbs/data/niftifile.ipynb #3eb854bc
 def _check_affine(affine, sizes, path):
     "Raise for an orientation that cannot be; `sizes` are those of the voxels in mm"
     if not np.isfinite(affine).all() or not (np.array(sizes) > 0).all():
@@ -132,7 +133,7 @@ def _check_affine(affine, sizes, path):
     tilt = np.degrees(np.arccos(np.abs(directions).max(0).min().clip(0, 1)))
     return f'tilted by {tilt:.0f} degrees against the axes of the body' if tilt > 10 else ''
 
-# %% ../../nbs/data/niftifile.ipynb #dabc87bd
+# %% ../../nbs/data/niftifile.ipynb #f2df1a21
 class _Opened(NamedTuple):
     "A file whose header has been checked"
 
@@ -141,7 +142,7 @@ class _Opened(NamedTuple):
     affine: np.ndarray  # `(4, 4)`, from the file's voxels to mm
     remark: str
 
-# %% ../../nbs/data/niftifile.ipynb #6928301a
+# %% ../../nbs/data/niftifile.ipynb #829401fc
 def _check_header(path, reading):
     "Open a file and check all but its numbers"
     image, raw = _open(path)
@@ -157,7 +158,7 @@ def _check_header(path, reading):
     shape = (*image.shape, 1, 1)[:3]
     return _Opened(image, shape, affine, '; '.join(text for text in (told, tilted) if text))
 
-# %% ../../nbs/data/niftifile.ipynb #ec643396
+# %% ../../nbs/data/niftifile.ipynb #ee9e2842
 def _turned(array, opened):
     "Numbers whose axes lead to the right, to the front and to the head"
     nib = _nibabel()
@@ -166,27 +167,38 @@ def _turned(array, opened):
     sizes = tuple(float(f'{mm:.6g}') for mm in np.linalg.norm(affine[:3, :3], axis=0))
     return Volume(nib.orientations.apply_orientation(array, turn), sizes, affine, opened.remark)
 
-# %% ../../nbs/data/niftifile.ipynb #9c3a0334
+# %% ../../nbs/data/niftifile.ipynb #b51b9a6d
 @lru_cache(maxsize=2)
 def load_volume(
-    path: Path,  # `.nii` or `.nii.gz`
+    path: Path,  # `.nii`, `.nii.gz` or `.mha`
     reading: Reading = Reading(),  # What the file leaves open
 ) -> tuple:  # `Volume`, and the XML of the extended header ('' if there is none)
     "Read a NIfTI file; `ValueError` says in one sentence what is wrong with it"
+    if path.name.lower().endswith('.mha'):
+        return _metaimage(path), ''
     opened = _check_header(path, reading)
     array = _array(opened.image, reading, path)
     return _turned(array, opened), _extension(opened.image.header)
 
+# %% ../../nbs/data/niftifile.ipynb #9913156e
+def _metaimage(path):
+    "A MetaImage as a volume"
+    array, affine = read_metaimage(path)
+    tilted = _check_affine(affine, np.linalg.norm(affine[:3, :3], axis=0), path)
+    return _turned(array, _Opened(None, array.shape, affine, tilted))
 
+# %% ../../nbs/data/niftifile.ipynb #83f96265
 def volume_grid(
-    path: Path,  # `.nii` or `.nii.gz`
+    path: Path,  # `.nii`, `.nii.gz` or `.mha`
     reading: Reading = Reading(),  # What the file leaves open
 ) -> Volume:  # Its array takes no memory and holds zeros
     "Shape, spacing and place of a volume, without reading its numbers"
+    if path.name.lower().endswith('.mha'):
+        return _metaimage(path)
     opened = _check_header(path, reading)
     return _turned(np.broadcast_to(np.uint8(0), opened.shape), opened)
 
-# %% ../../nbs/data/niftifile.ipynb #a946a932
+# %% ../../nbs/data/niftifile.ipynb #315361f9
 def _check_sizes(sizes, raw, reading, path):
     "Raise where the orientation has other voxels than the header says beside it"
     said = np.array(raw['pixdim'][1:4], float)
@@ -203,7 +215,7 @@ def _extension(header):
     texts = [text for text in texts if isinstance(text, bytes) and b'LabelTable' in text]
     return texts[0].rstrip(b'\0 \n') if texts else ''
 
-# %% ../../nbs/data/niftifile.ipynb #2b962634
+# %% ../../nbs/data/niftifile.ipynb #095ba563
 def _array(image, reading, path):
     "The numbers of one volume, `(X, Y, Z)`"
     shape = (*image.shape, 1, 1)[: max(image.ndim, 3)]
