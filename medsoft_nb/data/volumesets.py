@@ -7,7 +7,7 @@ Docs: https://example.github.io/medsoft_nb/data/volumesets.html.md"""
 # %% auto #0
 __all__ = ['totalsegmentator_sources', 'verse_sources', 'spider_sources', 'nnunet_sources']
 
-# %% ../../nbs/data/volumesets.ipynb #064bc1b5
+# %% ../../nbs/data/volumesets.ipynb #5231c775
 import json
 from pathlib import Path
 from ..core.settings import settings_from
@@ -16,8 +16,9 @@ from .columns import ManifestError, raise_faults
 from .folder import SUFFIXES
 from .nifti import NiftiSettings, volume_sources
 from .pictures import LayoutSettings, Picture, picture_sources
+from .segmentations import number_names
 
-# %% ../../nbs/data/volumesets.ipynb #8b9783eb
+# %% ../../nbs/data/volumesets.ipynb #f0bf35e0
 def _volume_settings(settings, names=None):
     "Settings of a set of volumes; its names count where none are told"
     names = names if settings.names is None else settings.names
@@ -35,7 +36,7 @@ def _paired(cases, folder, settings, names=None):
     plain = [{k: v for k, v in case.items() if k != 'seg'} for case in cases]
     return volume_sources(plain, folder, _volume_settings(settings, names), lambda row: pairs[row['image_id']])
 
-# %% ../../nbs/data/volumesets.ipynb #9a8ff6bb
+# %% ../../nbs/data/volumesets.ipynb #48a93bfa
 def totalsegmentator_sources(folder: Path, settings: LayoutSettings) -> list:  # Of `Source`s
     "Folders with a `ct.nii.gz` or `mri.nii.gz` and a folder of masks"
     cases = []
@@ -45,7 +46,7 @@ def totalsegmentator_sources(folder: Path, settings: LayoutSettings) -> list:  #
         cases.append(dict(image_id=case_name(name), path=f'{name}/{path.name}', patient_id=path.parent.name, **kind))
     return _paired(cases, folder, settings)
 
-# %% ../../nbs/data/volumesets.ipynb #4c7fe326
+# %% ../../nbs/data/volumesets.ipynb #2d100168
 def verse_sources(folder: Path, settings: LayoutSettings) -> list:  # Of `Source`s
     "CT of the spine with numbered vertebrae, as VerSe is arranged by subject"
     cases = []
@@ -59,7 +60,7 @@ def verse_sources(folder: Path, settings: LayoutSettings) -> list:  # Of `Source
         cases.append(case | dict(patient_id=path.parent.name.removeprefix('sub-')))
     return _paired(cases, folder, settings, 'verse')
 
-# %% ../../nbs/data/volumesets.ipynb #8c045bf1
+# %% ../../nbs/data/volumesets.ipynb #3ab912d5
 def spider_sources(folder: Path, settings: LayoutSettings) -> list:  # Of `Source`s
     "Lumbar MR with numbered vertebrae, canal and discs, as SPIDER has them"
     cases = []
@@ -69,7 +70,7 @@ def spider_sources(folder: Path, settings: LayoutSettings) -> list:  # Of `Sourc
         cases.append(case | dict(modality='MR', sequence=sequence))
     return _paired(cases, folder, settings, 'spider')
 
-# %% ../../nbs/data/volumesets.ipynb #0fa875b5
+# %% ../../nbs/data/volumesets.ipynb #a74c1ca5
 def nnunet_sources(folder: Path, settings: LayoutSettings) -> list:  # Of `Source`s
     "The training images of an nnU-Net data set; one channel of each"
     names, modality, channel = _dataset(folder, settings)
@@ -86,18 +87,18 @@ def nnunet_sources(folder: Path, settings: LayoutSettings) -> list:  # Of `Sourc
         return _paired(cases, folder, settings, names)
     return picture_sources([_numbered(case, folder, names, settings) for case in cases], folder, settings)
 
-# %% ../../nbs/data/volumesets.ipynb #cf8cc305
+# %% ../../nbs/data/volumesets.ipynb #da2f07b0
 def _numbered(case, folder, names, settings):
     "The case of a picture whose mask has numbers with names"
     mask = inside(folder, case['seg'])
     if not mask.is_file():
         raise ManifestError(f'{case["path"]}: no segmentation {case["seg"]}.')
     patterns = dict(structures=tuple(settings.structures), lesions=tuple(settings.lesions))
-    named = tuple((names if settings.names is None else dict(settings.names)).items())
+    named = tuple((names if settings.names is None else number_names(settings.names)).items())
     picture = Picture(inside(folder, case['path']), (mask,), 'numbers', named, **patterns)
     return {k: v for k, v in case.items() if k != 'seg'} | dict(picture=picture)
 
-# %% ../../nbs/data/volumesets.ipynb #aee0225d
+# %% ../../nbs/data/volumesets.ipynb #3f4530ba
 def _dataset(folder, settings):
     "Names of numbers, modality, and the number of the channel"
     path = folder / 'dataset.json'
