@@ -8,7 +8,7 @@ Docs: https://example.github.io/medsoft_nb/data/nifti.html.md"""
 __all__ = ['SUFFIXES', 'SMALLEST', 'NiftiSettings', 'Labels', 'load_labels', 'find_segmentation', 'nifti_sources',
            'volume_sources', 'read_slice']
 
-# %% ../../nbs/data/nifti.ipynb #71343056
+# %% ../../nbs/data/nifti.ipynb #65843de2
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -18,7 +18,7 @@ from ..core.logs import progress
 from .cases import case_name, case_rows, CaseSettings, files_below
 from .columns import HEALTHY, ManifestError
 from .importing import Pixels, Source
-from .niftifile import load_volume, Reading, volume_grid
+from .niftifile import file_state, load_volume, Reading, volume_grid
 from .segmentations import check_patterns, merge_masks, number_names, number_roles
 from medsoft_nb.data.volumes import (
     check_grid,
@@ -32,7 +32,7 @@ from medsoft_nb.data.volumes import (
     Volume,
 )
 
-# %% ../../nbs/data/nifti.ipynb #0f3e7060
+# %% ../../nbs/data/nifti.ipynb #f444f93b
 class NiftiSettings(CaseSettings):
     "Which slices of volumes are imported, and what their segmentations mean"
 
@@ -67,23 +67,35 @@ class NiftiSettings(CaseSettings):
             raise ValueError('every n-th slice: n is 1 or more')
         return slices
 
-# %% ../../nbs/data/nifti.ipynb #24c1c373
+# %% ../../nbs/data/nifti.ipynb #0f1db06b
 class Labels(NamedTuple):
     "A segmentation with names"
 
     volume: Volume  # Its array holds whole numbers
     names: dict  # Number -> name
 
-# %% ../../nbs/data/nifti.ipynb #3701a8f6
-@lru_cache(maxsize=2)
+# %% ../../nbs/data/nifti.ipynb #94a40adc
 def load_labels(
     path: Path,  # NIfTI file, or folder of binary masks
     reading: Reading = Reading(),
 ) -> Labels:  # Names of a folder are those of its files; of a file, those in its header
     "Read a segmentation; `ValueError` where it has fractions or negative numbers, or masks do not fit together"
+    return _load_labels(path, file_state(path), reading)
+
+# %% ../../nbs/data/nifti.ipynb #f5c854cb
+@lru_cache(maxsize=2)
+def _load_labels(path, state, reading):
     if not path.is_dir():
         volume, header = load_volume(path, reading)
         return Labels(_whole(volume, path), number_names(None, header))
+    return _from_masks(path, reading)
+
+# %% ../../nbs/data/nifti.ipynb #a78626bd
+SUFFIXES = ('.nii', '.nii.gz')
+
+# %% ../../nbs/data/nifti.ipynb #c5ad7099
+def _from_masks(path, reading):
+    "A folder of binary masks as one segmentation"
     volumes = {case_name(file.name): load_volume(file, reading)[0] for file in files_below(path, SUFFIXES)}
     if not volumes:
         raise ValueError(f'{path} has no NIfTI masks.')
@@ -95,10 +107,7 @@ def load_labels(
     merged, names = merge_masks({name: volume.array > 0 for name, volume in volumes.items()})
     return Labels(Volume(merged, first.spacing, first.affine, first.remark), names)
 
-# %% ../../nbs/data/nifti.ipynb #3b278e3a
-SUFFIXES = ('.nii', '.nii.gz')
-
-# %% ../../nbs/data/nifti.ipynb #ba0ecbbd
+# %% ../../nbs/data/nifti.ipynb #389a4ef4
 def _whole(volume, path):
     "A segmentation in whole numbers"
     array = volume.array
@@ -108,7 +117,7 @@ def _whole(volume, path):
         raise ValueError(f'{what}; whole numbers from 0 to 65535 are expected.')
     return Volume(array.astype(np.uint16), volume.spacing, volume.affine, volume.remark)
 
-# %% ../../nbs/data/nifti.ipynb #142bace5
+# %% ../../nbs/data/nifti.ipynb #71dd0bfb
 def find_segmentation(
     image: Path,  # A volume
     images: Path,  # Its folder, or the volume itself
@@ -128,7 +137,7 @@ def find_segmentation(
         raise ValueError(f'{n} of {name} in {segmentations}; expected {stem}.nii.gz, or a folder {stem} of masks.')
     return found[0]
 
-# %% ../../nbs/data/nifti.ipynb #28253198
+# %% ../../nbs/data/nifti.ipynb #6d839850
 def _only_segmentation(image, images, segmentations):
     "The segmentation where there is one image"
     if not images.is_file():
@@ -138,7 +147,7 @@ def _only_segmentation(image, images, segmentations):
         raise ValueError(f'segmentation {segmentations} does not exist.')
     return same if segmentations.is_dir() and same.exists() else segmentations
 
-# %% ../../nbs/data/nifti.ipynb #69959df3
+# %% ../../nbs/data/nifti.ipynb #0db944d2
 def nifti_sources(
     images: str | Path,  # A NIfTI file, or a folder of them; subfolders are searched too
     settings: NiftiSettings,
@@ -156,7 +165,7 @@ def _segmentation(images, settings, case):
     image = images if images.is_file() else images / case['path']
     return find_segmentation(image, images, settings.segmentations)
 
-# %% ../../nbs/data/nifti.ipynb #679d6eea
+# %% ../../nbs/data/nifti.ipynb #a7eb1c31
 def volume_sources(
     cases: list,  # Of dicts, see `case_rows`; `path` leads from `images` to a volume
     images: Path,  # Folder, or one volume
@@ -179,7 +188,7 @@ def volume_sources(
         check_patterns([*settings.structures, *settings.lesions], sorted(names))
     return sources
 
-# %% ../../nbs/data/nifti.ipynb #83b0abc7
+# %% ../../nbs/data/nifti.ipynb #7d358cba
 def _broken(row, text, settings):
     "A source that says what is wrong with its file"
     row = {name: value for name, value in row.items() if name != 'path'}
@@ -189,7 +198,7 @@ def _broken(row, text, settings):
 def _refuse(text):
     raise ValueError(text)
 
-# %% ../../nbs/data/nifti.ipynb #48c300ae
+# %% ../../nbs/data/nifti.ipynb #4b4985fb
 def _slices_of(row, image, segmentation, settings):
     "Sources of one volume, and the names of its structures"
     reading = Reading(settings.volume, settings.form, settings.orientation)
@@ -205,7 +214,7 @@ def _slices_of(row, image, segmentation, settings):
         return [_broken(row, 'none of the structures is in this volume.', settings)], known
     return [_source(row, job, index, grid.array.shape, labels, settings) for index in indices], known
 
-# %% ../../nbs/data/nifti.ipynb #e16f70db
+# %% ../../nbs/data/nifti.ipynb #757e663a
 def _named_labels(segmentation, grid, reading, settings):
     "Numbers of a segmentation on the grid of its image, and their names"
     if segmentation is None:
@@ -216,7 +225,7 @@ def _named_labels(segmentation, grid, reading, settings):
     check_grid(grid, volume, f'segmentation {segmentation.name}')
     return volume.array, names if settings.names is None else number_names(settings.names)
 
-# %% ../../nbs/data/nifti.ipynb #7ddb16e5
+# %% ../../nbs/data/nifti.ipynb #5717c065
 class _Job(NamedTuple):
     "What is read of a volume"
 
@@ -228,7 +237,7 @@ class _Job(NamedTuple):
     lesions: tuple  # Numbers
     resample: bool
 
-# %% ../../nbs/data/nifti.ipynb #63c7ec2e
+# %% ../../nbs/data/nifti.ipynb #96eca079
 def _source(row, job, index, shape, labels, settings):
     "The source of one slice"
     size = shape[PLANES.index(job.plane)]
@@ -239,7 +248,7 @@ def _source(row, job, index, shape, labels, settings):
         row['label'] = _slice_label(row, plane_slice(labels, job.plane, index), job.lesions, settings)
     return Source(row, partial(read_slice, job, index, row['modality'] == 'CT'))
 
-# %% ../../nbs/data/nifti.ipynb #1cbaa0cb
+# %% ../../nbs/data/nifti.ipynb #b0962117
 def _slice_label(row, numbers, lesions, settings):
     "The label of a slice whose lesions are known"
     if not np.isin(numbers, lesions).any():
@@ -248,7 +257,7 @@ def _slice_label(row, numbers, lesions, settings):
         raise ValueError(f'slice {row["slice"]} has a lesion, but the image is labelled {HEALTHY}.')
     return row['label'] or settings.lesion_label
 
-# %% ../../nbs/data/nifti.ipynb #4e95198b
+# %% ../../nbs/data/nifti.ipynb #64e6a00f
 def read_slice(
     job: _Job,  # What to read
     index: int,  # Number of the slice
@@ -268,10 +277,10 @@ def read_slice(
     structures, lesion = _masks(job, index, spacing)
     return Pixels(image, structures, lesion, fields)
 
-# %% ../../nbs/data/nifti.ipynb #1f53f120
+# %% ../../nbs/data/nifti.ipynb #bf27f124
 SMALLEST = 8  # Pixels along a side of a slice
 
-# %% ../../nbs/data/nifti.ipynb #052f28fd
+# %% ../../nbs/data/nifti.ipynb #82f124c2
 def _masks(job, index, spacing):
     "Structures and lesion of a slice, or `None`"
     if job.segmentation is None:

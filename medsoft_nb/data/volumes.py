@@ -8,13 +8,13 @@ Docs: https://example.github.io/medsoft_nb/data/volumes.html.md"""
 __all__ = ['PLANES', 'SQUARE', 'CT_OFFSET', 'Volume', 'plane_slice', 'slice_spacing', 'choose_slices', 'pixel_size',
            'square_pixels', 'grey_values', 'check_grid']
 
-# %% ../../nbs/data/volumes.ipynb #2e4eb906
+# %% ../../nbs/data/volumes.ipynb #37fe10bd
 from dataclasses import dataclass
 from typing import Literal
 import numpy as np
 from scipy import ndimage as ndi
 
-# %% ../../nbs/data/volumes.ipynb #38743f0b
+# %% ../../nbs/data/volumes.ipynb #27a57f2e
 PLANES = ('sagittal', 'coronal', 'axial')  # Number of the axis that a slice of the plane is cut across
 
 
@@ -27,7 +27,7 @@ class Volume:
     affine: np.ndarray  # `(4, 4)`, from voxels to mm
     remark: str = ''  # What was assumed of it
 
-# %% ../../nbs/data/volumes.ipynb #121b5c12
+# %% ../../nbs/data/volumes.ipynb #fb45beea
 def plane_slice(
     array: np.ndarray,  # `(X, Y, Z)`, axes to the right, to the front and to the head
     plane: Literal[PLANES],
@@ -36,7 +36,7 @@ def plane_slice(
     "A slice as it is shown"
     return np.take(array, index, PLANES.index(plane)).T[::-1, ::-1]
 
-# %% ../../nbs/data/volumes.ipynb #fbdf3e3d
+# %% ../../nbs/data/volumes.ipynb #4a08cbd3
 def slice_spacing(
     spacing: tuple,  # Size of a voxel along each axis in mm
     plane: Literal[PLANES],
@@ -45,7 +45,7 @@ def slice_spacing(
     width, height = [mm for axis, mm in enumerate(spacing) if axis != PLANES.index(plane)]
     return height, width
 
-# %% ../../nbs/data/volumes.ipynb #31453a78
+# %% ../../nbs/data/volumes.ipynb #13f93aea
 def choose_slices(
     shape: tuple,  # `(X, Y, Z)`
     plane: Literal[PLANES],
@@ -67,7 +67,7 @@ def _middle(mask, axis):
     counts = mask.sum(tuple(a for a in range(3) if a != axis)).cumsum()
     return int(np.searchsorted(counts, counts[-1] / 2))
 
-# %% ../../nbs/data/volumes.ipynb #e6910cc2
+# %% ../../nbs/data/volumes.ipynb #e03c83f6
 SQUARE = 0.01  # Relative difference of height and width up to which pixels count as square
 
 
@@ -84,7 +84,7 @@ def pixel_size(
         )
     return float(f'{min(spacing):.6g}')
 
-# %% ../../nbs/data/volumes.ipynb #39c7e011
+# %% ../../nbs/data/volumes.ipynb #4cddd211
 def square_pixels(
     image: np.ndarray,  # `(H, W)`
     spacing: tuple,  # Height and width of a pixel in mm
@@ -100,10 +100,10 @@ def square_pixels(
     new = ndi.map_coordinates(numbers, at, order=order, mode='nearest')
     return (np.round(new) if image.dtype.kind in 'iu' and order else new).astype(image.dtype)
 
-# %% ../../nbs/data/volumes.ipynb #69e1ad4c
+# %% ../../nbs/data/volumes.ipynb #6605e3fd
 CT_OFFSET = 1024  # Added to Hounsfield units
 
-# %% ../../nbs/data/volumes.ipynb #4aae1c6f
+# %% ../../nbs/data/volumes.ipynb #a8bdbf82
 def grey_values(
     image: np.ndarray,  # `(H, W)`; Hounsfield units if CT
     ct: bool,
@@ -121,18 +121,19 @@ def grey_values(
     remarks += ['Hounsfield units are rounded'] if (rounded != image).any() else []
     return np.uint16(np.maximum(rounded, -CT_OFFSET) + CT_OFFSET), '; '.join(remarks)
 
-# %% ../../nbs/data/volumes.ipynb #8afe748b
+# %% ../../nbs/data/volumes.ipynb #31ba658d
 def _raw(image):
     "Numbers as they are, in the smallest type that images have for them"
     whole = image.dtype.kind in 'iu' or (image == np.round(image)).all()
     if whole and image.min() >= 0 and image.max() < 2**16:
         return image.astype(np.uint16)
-    small = image.astype(np.float32)
+    with np.errstate(over='ignore'):
+        small = image.astype(np.float32)
     if not np.isfinite(small).all() or not np.allclose(small, image, rtol=1e-6):
         raise ValueError(f'values from {image.min():g} to {image.max():g} do not fit into 32-bit float.')
     return small
 
-# %% ../../nbs/data/volumes.ipynb #7fd50389
+# %% ../../nbs/data/volumes.ipynb #9d09a8be
 def check_grid(
     volume: Volume,
     other: Volume,
