@@ -88,7 +88,9 @@ def verse(folder):
     for k in range(3):
         hu, labels = body(k)
         volume(folder / 'rawdata' / f'sub-{k}' / f'sub-{k}_ct.nii.gz', hu)
-        volume(folder / 'derivatives' / f'sub-{k}' / f'sub-{k}_seg-vert_msk.nii.gz', labels + 19 * (labels > 0))
+        volume(
+            folder / 'derivatives' / f'sub-{k}' / f'sub-{k}_seg-vert_msk.nii.gz', np.uint8(labels + 19 * (labels > 0))
+        )
 
 
 def totalsegmentator(folder):

@@ -7,8 +7,8 @@ Docs: https://example.github.io/medsoft_nb/data/cases.html.md"""
 # %% auto #0
 __all__ = ['VOLUMES', 'DICOM', 'CaseSettings', 'case_name', 'inside', 'files_below', 'case_rows']
 
-# %% ../../nbs/data/cases.ipynb #a71fd85b
-import re
+# %% ../../nbs/data/cases.ipynb #d090d9a7
+import os, re
 from pathlib import Path
 from typing import Literal
 import pandas as pd
@@ -20,7 +20,7 @@ from .folder import SUFFIXES
 from .ids import clean_id
 from .tables import map_labels, read_table
 
-# %% ../../nbs/data/cases.ipynb #2dfbefb8
+# %% ../../nbs/data/cases.ipynb #cd1315c6
 class CaseSettings(Settings):
     "What files do not say of patients, findings and images"
 
@@ -43,7 +43,7 @@ class CaseSettings(Settings):
             raise ValueError(r'it needs a group named patient, e.g. (?P<patient>P\d+)_')
         return rule
 
-# %% ../../nbs/data/cases.ipynb #94559f89
+# %% ../../nbs/data/cases.ipynb #ebb32cf4
 VOLUMES = ('.nii.gz', '.nii', '.mha', '.mhd', '.nrrd')
 DICOM = ('.dcm', '.dicom')
 
@@ -59,14 +59,15 @@ def case_name(
             break
     return name.replace('/', '_')
 
-# %% ../../nbs/data/cases.ipynb #415e97e1
+# %% ../../nbs/data/cases.ipynb #9e83cafc
 def inside(
     folder: str | Path,
     path: str | Path,  # Relative to `folder`, or in it
 ) -> Path:
     "A path that stays in a folder; `ManifestError` for one that leaves it, also through a link"
-    if re.search(r'[\0-\x1f]', str(path)):
-        raise ManifestError(f'{str(path)!r} cannot be the name of a file.')
+    longest = max(len(os.fsencode(part)) for part in re.split(r'[/\\]', str(path)))
+    if longest > 255 or len(os.fsencode(path)) > 2000 or re.search(r'[\0-\x1f]', str(path)):
+        raise ManifestError(f'{str(path)[:200]!r} cannot be the name of a file.')
     full = Path(folder) / str(path).replace('\\', '/')
     try:
         real = full.resolve()
@@ -77,7 +78,7 @@ def inside(
         raise ManifestError(f'{str(path)!r} leads out of {folder}. Copy what it points to into the folder.')
     return full
 
-# %% ../../nbs/data/cases.ipynb #263abe64
+# %% ../../nbs/data/cases.ipynb #9c0dc17e
 def files_below(
     folder: str | Path,
     suffixes: tuple = SUFFIXES,  # In lower case
@@ -90,7 +91,7 @@ def files_below(
     seen = [p for p in paths if not any(part.startswith('.') for part in p.relative_to(folder).parts)]
     return [inside(folder, p.relative_to(folder)) for p in seen if p.is_file()]
 
-# %% ../../nbs/data/cases.ipynb #6c7b4b78
+# %% ../../nbs/data/cases.ipynb #996e654b
 def case_rows(
     cases: list,  # A dict for each image: `image_id`, `path` (relative), and what is known of it
     settings: CaseSettings,
@@ -112,7 +113,7 @@ def case_rows(
         row['label'] = label
     return rows
 
-# %% ../../nbs/data/cases.ipynb #56d50edc
+# %% ../../nbs/data/cases.ipynb #dd2ba47c
 def _check_names(names, where):
     "Raise where two images have one name, or names that differ in the case of letters alone"
     groups = {}
@@ -121,7 +122,7 @@ def _check_names(names, where):
     same = [group for group in groups.values() if len(group) > 1]
     raise_faults([f'images {g[0]!r} and {g[1]!r} would have one name. Rename one.' for g in same], str(where))
 
-# %% ../../nbs/data/cases.ipynb #75edff6f
+# %% ../../nbs/data/cases.ipynb #dfe14a1b
 def _with_table(cases, settings):
     "Cases with what the table says of them; those without a row are left out"
     df = read_table(settings.table, settings.columns)
@@ -139,7 +140,7 @@ def _with_table(cases, settings):
     told = df.drop(columns=[c for c in ('image_id', 'image') if c in df]).to_dict('records')
     return [known[k] | {f: text for f, text in row.items() if text != ''} for k, row in zip(keys, told)]
 
-# %% ../../nbs/data/cases.ipynb #e8afe1a1
+# %% ../../nbs/data/cases.ipynb #a82da252
 def _told(case, settings):
     "What the settings say of a case, where the table and the layout do not"
     found = re.search(settings.patient, case['path']) if settings.patient else None
@@ -150,7 +151,7 @@ def _told(case, settings):
     modality = case.get('modality') or settings.modality
     return dict(patient_id=clean_id(patient or ''), modality=modality, origin=settings.origin)
 
-# %% ../../nbs/data/cases.ipynb #cf473640
+# %% ../../nbs/data/cases.ipynb #81d8e1e2
 def _lacking(row, settings, labels):
     "What is not known of a row that must be"
     if not row['patient_id'] and settings.patient:

@@ -8,7 +8,7 @@ Docs: https://example.github.io/medsoft_nb/data/shapes.html.md"""
 __all__ = ['Shape', 'make_shape', 'finite_numbers', 'main_shapes', 'Annotated', 'read_annotated', 'box_text', 'draw_polygons',
            'annotated_sources']
 
-# %% ../../nbs/data/shapes.ipynb #51e7f352
+# %% ../../nbs/data/shapes.ipynb #1094a5b8
 import math
 from functools import partial
 from pathlib import Path
@@ -19,7 +19,7 @@ from .cases import case_rows
 from .importing import Pixels, Source
 from .pictures import LayoutSettings
 
-# %% ../../nbs/data/shapes.ipynb #3510aaed
+# %% ../../nbs/data/shapes.ipynb #74688664
 class Shape(NamedTuple):
     "What an annotation outlines, in fractions of the image or in pixels"
 
@@ -27,7 +27,7 @@ class Shape(NamedTuple):
     box: tuple  # x, y, width, height
     polygons: tuple = ()  # Each a tuple of points `(x, y)`
 
-# %% ../../nbs/data/shapes.ipynb #538f3d14
+# %% ../../nbs/data/shapes.ipynb #a96e9558
 def make_shape(
     label: str,
     box: list,  # x, y, width, height; empty: that of the polygons
@@ -36,16 +36,15 @@ def make_shape(
     "A checked shape; `ValueError` says what is wrong"
     if not str(label).strip():
         raise ValueError('an annotation has no label.')
-    outlines = tuple(_points(numbers) for numbers in polygons)
-    if outlines and not len(box):
+    outlines, box = tuple(_points(numbers) for numbers in polygons), tuple(finite_numbers(box))
+    if outlines and not box:
         x, y = np.concatenate(outlines).T
         box = (x.min(), y.min(), np.ptp(x), np.ptp(y))
-    box = tuple(finite_numbers(box))
     if len(box) != 4 or box[2] <= 0 or box[3] <= 0:
         raise ValueError(f'box {list(box)} is not x, y, width, height with a width and a height above 0.')
     return Shape(str(label).strip(), box, outlines)
 
-# %% ../../nbs/data/shapes.ipynb #2d21d716
+# %% ../../nbs/data/shapes.ipynb #44c83ab1
 def _points(numbers):
     "Pairs of a polygon"
     numbers = finite_numbers(numbers)
@@ -53,7 +52,7 @@ def _points(numbers):
         raise ValueError(f'a polygon has {len(numbers)} numbers; three points or more are expected.')
     return tuple(zip(numbers[::2], numbers[1::2]))
 
-# %% ../../nbs/data/shapes.ipynb #46fb7b75
+# %% ../../nbs/data/shapes.ipynb #20b15175
 def finite_numbers(
     values,  # Numbers, or texts that are numbers
 ) -> list:  # Of floats
@@ -66,7 +65,7 @@ def finite_numbers(
         raise ValueError(f'{str(values)[:80]} are not all finite.')
     return numbers
 
-# %% ../../nbs/data/shapes.ipynb #e1bad8bf
+# %% ../../nbs/data/shapes.ipynb #4ffd5255
 def main_shapes(
     shapes: list,  # Of an image
 ) -> tuple:  # Label, its shapes with the largest first, and a remark
@@ -83,7 +82,7 @@ def main_shapes(
     remarks += [f'also annotated: {", ".join(others)}'] if others else []
     return label, kept, '; '.join(remarks)
 
-# %% ../../nbs/data/shapes.ipynb #1acc2b57
+# %% ../../nbs/data/shapes.ipynb #fdb134ad
 class Annotated(NamedTuple):
     "An image file with the shapes of one label"
 
@@ -93,7 +92,7 @@ class Annotated(NamedTuple):
     size: tuple | None = None  # Width and height that the annotation says
     fractions: bool = False  # Shapes are in fractions of the image
 
-# %% ../../nbs/data/shapes.ipynb #229dbee0
+# %% ../../nbs/data/shapes.ipynb #71b1ac39
 def read_annotated(
     annotated: Annotated,
     image: np.ndarray | None = None,  # `(H, W)` or `(H, W, 3)`, where it is read already
@@ -116,7 +115,7 @@ def read_annotated(
     size = (width, height) if annotated.fractions else (1, 1)
     return Pixels(image, lesion_mask=draw_polygons(outlines, size, (height, width)), fields=fields)
 
-# %% ../../nbs/data/shapes.ipynb #5e45b1b9
+# %% ../../nbs/data/shapes.ipynb #743613d4
 def box_text(
     box: tuple,  # x, y, width, height
     scale: tuple,  # Width and height of the image in the units of the box
@@ -128,7 +127,7 @@ def box_text(
     left, top, right, bottom = max(x, 0), max(y, 0), min(x + w, 1), min(y + h, 1)
     return ','.join(f'{v:.6g}' for v in (left, top, right - left, bottom - top))
 
-# %% ../../nbs/data/shapes.ipynb #05bdf5eb
+# %% ../../nbs/data/shapes.ipynb #31253b00
 def draw_polygons(
     polygons: list,  # Of points `(x, y)`
     scale: tuple,  # What to multiply x and y with to have pixels
@@ -147,7 +146,7 @@ def draw_polygons(
         raise ValueError('its polygons hold no pixel.')
     return mask
 
-# %% ../../nbs/data/shapes.ipynb #1a62d092
+# %% ../../nbs/data/shapes.ipynb #05c3e778
 def annotated_sources(
     cases: list,  # Dicts, see `case_rows`, each with an `annotated` that has no label yet: its shapes are all
     folder: Path,

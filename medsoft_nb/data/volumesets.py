@@ -7,7 +7,7 @@ Docs: https://example.github.io/medsoft_nb/data/volumesets.html.md"""
 # %% auto #0
 __all__ = ['totalsegmentator_sources', 'verse_sources', 'spider_sources', 'nnunet_sources']
 
-# %% ../../nbs/data/volumesets.ipynb #5231c775
+# %% ../../nbs/data/volumesets.ipynb #73f5d316
 import json
 from pathlib import Path
 from ..core.settings import settings_from
@@ -18,7 +18,7 @@ from .nifti import NiftiSettings, volume_sources
 from .pictures import LayoutSettings, Picture, picture_sources
 from .segmentations import number_names
 
-# %% ../../nbs/data/volumesets.ipynb #f0bf35e0
+# %% ../../nbs/data/volumesets.ipynb #c7d4b386
 def _volume_settings(settings, names=None):
     "Settings of a set of volumes; its names count where none are told"
     names = names if settings.names is None else settings.names
@@ -36,7 +36,7 @@ def _paired(cases, folder, settings, names=None):
     plain = [{k: v for k, v in case.items() if k != 'seg'} for case in cases]
     return volume_sources(plain, folder, _volume_settings(settings, names), lambda row: pairs[row['image_id']])
 
-# %% ../../nbs/data/volumesets.ipynb #48a93bfa
+# %% ../../nbs/data/volumesets.ipynb #fe54b9e6
 def totalsegmentator_sources(folder: Path, settings: LayoutSettings) -> list:  # Of `Source`s
     "Folders with a `ct.nii.gz` or `mri.nii.gz` and a folder of masks"
     cases = []
@@ -46,7 +46,7 @@ def totalsegmentator_sources(folder: Path, settings: LayoutSettings) -> list:  #
         cases.append(dict(image_id=case_name(name), path=f'{name}/{path.name}', patient_id=path.parent.name, **kind))
     return _paired(cases, folder, settings)
 
-# %% ../../nbs/data/volumesets.ipynb #2d100168
+# %% ../../nbs/data/volumesets.ipynb #921508ec
 def verse_sources(folder: Path, settings: LayoutSettings) -> list:  # Of `Source`s
     "CT of the spine with numbered vertebrae, as VerSe is arranged by subject"
     cases = []
@@ -60,7 +60,7 @@ def verse_sources(folder: Path, settings: LayoutSettings) -> list:  # Of `Source
         cases.append(case | dict(patient_id=path.parent.name.removeprefix('sub-')))
     return _paired(cases, folder, settings, 'verse')
 
-# %% ../../nbs/data/volumesets.ipynb #3ab912d5
+# %% ../../nbs/data/volumesets.ipynb #88874246
 def spider_sources(folder: Path, settings: LayoutSettings) -> list:  # Of `Source`s
     "Lumbar MR with numbered vertebrae, canal and discs, as SPIDER has them"
     cases = []
@@ -70,7 +70,7 @@ def spider_sources(folder: Path, settings: LayoutSettings) -> list:  # Of `Sourc
         cases.append(case | dict(modality='MR', sequence=sequence))
     return _paired(cases, folder, settings, 'spider')
 
-# %% ../../nbs/data/volumesets.ipynb #a74c1ca5
+# %% ../../nbs/data/volumesets.ipynb #207e6f18
 def nnunet_sources(folder: Path, settings: LayoutSettings) -> list:  # Of `Source`s
     "The training images of an nnU-Net data set; one channel of each"
     names, modality, channel = _dataset(folder, settings)
@@ -87,7 +87,7 @@ def nnunet_sources(folder: Path, settings: LayoutSettings) -> list:  # Of `Sourc
         return _paired(cases, folder, settings, names)
     return picture_sources([_numbered(case, folder, names, settings) for case in cases], folder, settings)
 
-# %% ../../nbs/data/volumesets.ipynb #da2f07b0
+# %% ../../nbs/data/volumesets.ipynb #b37b5f0d
 def _numbered(case, folder, names, settings):
     "The case of a picture whose mask has numbers with names"
     mask = inside(folder, case['seg'])
@@ -98,7 +98,7 @@ def _numbered(case, folder, names, settings):
     picture = Picture(inside(folder, case['path']), (mask,), 'numbers', named, **patterns)
     return {k: v for k, v in case.items() if k != 'seg'} | dict(picture=picture)
 
-# %% ../../nbs/data/volumesets.ipynb #3f4530ba
+# %% ../../nbs/data/volumesets.ipynb #e9157446
 def _dataset(folder, settings):
     "Names of numbers, modality, and the number of the channel"
     path = folder / 'dataset.json'
@@ -109,8 +109,9 @@ def _dataset(folder, settings):
         pairs = [(v, k) if isinstance(v, int) else (k, v) for k, v in labels.items() if not isinstance(v, list)]
         names = {int(number): str(name) for number, name in pairs if int(number) > 0}
         kinds = {int(number): str(kind) for number, kind in channels.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:
-        raise ManifestError(f'{path} cannot be read as that of nnU-Net ({type(e).__name__}: {e}).') from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        needs = '"labels" (name and number) and "channel_names" (number and name)'
+        raise ManifestError(f'{path} cannot be read as that of nnU-Net: it is JSON with {needs}.') from None
     if len(kinds) > 1 and settings.channel is None:
         said = ', '.join(f'{number} {kind}' for number, kind in kinds.items())
         raise ManifestError(f'{folder} has several channels ({said}). Pick one: channel=0.')
