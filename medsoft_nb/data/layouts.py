@@ -7,7 +7,7 @@ Docs: https://example.github.io/medsoft_nb/data/layouts.html.md"""
 # %% auto #0
 __all__ = ['LAYOUTS', 'ANNOTATIONS', 'find_layout', 'layout_sources']
 
-# %% ../../nbs/data/layouts.ipynb #34d1e327
+# %% ../../nbs/data/layouts.ipynb #1904cbf9
 from functools import partial
 from pathlib import Path
 from ..core.settings import did_you_mean
@@ -25,34 +25,34 @@ from medsoft_nb.data.pictures import (
 from .shapes import annotated_sources
 from .volumesets import nnunet_sources, spider_sources, totalsegmentator_sources, verse_sources
 
-# %% ../../nbs/data/layouts.ipynb #4d70b16a
+# %% ../../nbs/data/layouts.ipynb #e163baef
 def _has(folder, *patterns):
     "Whether a folder has a path for each pattern"
     return all(next(folder.glob(pattern), None) is not None for pattern in patterns)
 
-# %% ../../nbs/data/layouts.ipynb #39314e33
+# %% ../../nbs/data/layouts.ipynb #829e62f5
 def _is_verse(folder):
     return _has(folder, '**/rawdata', '**/derivatives')
 
-# %% ../../nbs/data/layouts.ipynb #aab8196a
+# %% ../../nbs/data/layouts.ipynb #7e174550
 def _is_medsoft(folder):
     here = [folder, *(path.parent for path in folder.glob('*/image.*'))]
     return any(_has(path, 'image.*') and (_has(path, 'mask.*') or _has(path, 'prompt.txt')) for path in here)
 
-# %% ../../nbs/data/layouts.ipynb #a502f6df
+# %% ../../nbs/data/layouts.ipynb #ba766844
 def _is_voc(folder):
     return any(b'<annotation' in path.read_bytes()[:2000] for path in files_below(folder, ('.xml',))[:5])
 
-# %% ../../nbs/data/layouts.ipynb #584aa51c
+# %% ../../nbs/data/layouts.ipynb #52f37abd
 def _has_masks(folder):
-    return any('_mask' in path.stem.lower() for path in files_below(folder))
+    return _has(folder, 'images/*', 'masks/*') or any('_mask' in path.stem.lower() for path in files_below(folder))
 
-# %% ../../nbs/data/layouts.ipynb #2757c2a7
+# %% ../../nbs/data/layouts.ipynb #bba49f03
 def _is_imagefolder(folder):
     files = files_below(folder)
     return bool(files) and all(len(path.relative_to(folder).parts) > 1 for path in files)
 
-# %% ../../nbs/data/layouts.ipynb #b2ea68ae
+# %% ../../nbs/data/layouts.ipynb #4879e2f2
 def _pictures(cases, folder, settings):
     return picture_sources(cases(folder, settings), folder, settings)
 
@@ -76,7 +76,7 @@ LAYOUTS = {
 }  # Name -> whether a folder has it, and what reads it
 ANNOTATIONS = ('coco', 'voc', 'yolo')
 
-# %% ../../nbs/data/layouts.ipynb #3b0eabc8
+# %% ../../nbs/data/layouts.ipynb #f103e7f5
 def find_layout(folder: str | Path) -> str:  # A key of `LAYOUTS`
     "How a folder is arranged; `ManifestError` where no layout is recognised, or several are"
     folder = Path(folder)
@@ -90,7 +90,7 @@ def find_layout(folder: str | Path) -> str:  # A key of `LAYOUTS`
         raise ManifestError(f'{folder} could be {" or ".join(others)}. Say which: layout={others[0]}.')
     return found
 
-# %% ../../nbs/data/layouts.ipynb #844cde1c
+# %% ../../nbs/data/layouts.ipynb #f6f0ccb1
 def layout_sources(
     folder: str | Path, settings: LayoutSettings = LayoutSettings()
 ) -> list:  # Of `Source`s for `import_sources`

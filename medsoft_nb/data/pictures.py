@@ -8,7 +8,7 @@ Docs: https://example.github.io/medsoft_nb/data/pictures.html.md"""
 __all__ = ['LayoutSettings', 'Picture', 'read_picture', 'lesion_image_label', 'picture_sources', 'masks_cases',
            'imagefolder_cases', 'lgg_cases', 'medsoft_cases']
 
-# %% ../../nbs/data/pictures.ipynb #93d72637
+# %% ../../nbs/data/pictures.ipynb #eda876d0
 import re
 from functools import partial
 from pathlib import Path
@@ -24,7 +24,7 @@ from .nifti import NiftiSettings
 from .segmentations import merge_masks, number_roles
 from .volumes import PLANES
 
-# %% ../../nbs/data/pictures.ipynb #39eb7204
+# %% ../../nbs/data/pictures.ipynb #56ede895
 class LayoutSettings(NiftiSettings):
     "What the layout of a folder does not say"
 
@@ -37,7 +37,7 @@ class LayoutSettings(NiftiSettings):
     )
     channel: int | None = Field(None, ge=0, description='Channel of images that have several, from 0')
 
-# %% ../../nbs/data/pictures.ipynb #132cc07f
+# %% ../../nbs/data/pictures.ipynb #8ddd9576
 class Picture(NamedTuple):
     "The files of one image, and what is to be done with them"
 
@@ -49,7 +49,7 @@ class Picture(NamedTuple):
     lesions: tuple = ()  # Patterns of names
     channel: int | None = None  # The one to keep of a picture in colour
 
-# %% ../../nbs/data/pictures.ipynb #b4c54361
+# %% ../../nbs/data/pictures.ipynb #1e536c7b
 def read_picture(
     picture: Picture,
     label: str,  # What is known of the image; '' if nothing is
@@ -67,7 +67,7 @@ def read_picture(
         fields['label'] = lesion_image_label(lesion, label, lesion_label)
     return Pixels(image, structures, lesion if lesion is not None and lesion.any() else None, fields)
 
-# %% ../../nbs/data/pictures.ipynb #cf3fd0d6
+# %% ../../nbs/data/pictures.ipynb #138ad468
 def lesion_image_label(
     lesion: np.ndarray,  # Lesion mask of an image
     label: str,  # What is known of the image; '' if nothing is
@@ -80,7 +80,7 @@ def lesion_image_label(
         raise ValueError(f'it is labelled {label}, but its lesion mask is empty.')
     return (label or lesion_label) if lesion.any() else HEALTHY
 
-# %% ../../nbs/data/pictures.ipynb #04b94056
+# %% ../../nbs/data/pictures.ipynb #54493c8b
 def _read_masks(picture, shape):
     "Structures and lesion of a picture, `None` where nothing is known of them"
     masks = {path.stem: _checked_mask(path, shape, picture.role) for path in picture.masks}
@@ -98,7 +98,7 @@ def _read_masks(picture, shape):
     lesion = np.isin(numbers, lesions) if picture.lesions else None
     return np.where(np.isin(numbers, structures), numbers, 0), lesion
 
-# %% ../../nbs/data/pictures.ipynb #ae119c61
+# %% ../../nbs/data/pictures.ipynb #e70da3f7
 def _checked_mask(path, shape, role):
     "A mask that fits its image"
     mask = read_mask(path)
@@ -107,7 +107,7 @@ def _checked_mask(path, shape, role):
         raise ValueError(f'mask {path.name} {fault}')
     return mask
 
-# %% ../../nbs/data/pictures.ipynb #f9b4e2e8
+# %% ../../nbs/data/pictures.ipynb #886b762a
 def picture_sources(
     cases: list,  # Dicts, see `case_rows`, each with a `picture`
     folder: Path,
@@ -130,9 +130,11 @@ def picture_sources(
         sources.append(Source(row | dict(label=row['label'] or settings.lesion_label), read))
     return sources
 
-# %% ../../nbs/data/pictures.ipynb #06073bf1
+# %% ../../nbs/data/pictures.ipynb #c6cbf60c
 def masks_cases(folder: Path, settings: LayoutSettings) -> list:  # Of cases
     "Pictures with masks of their names and a suffix, in the same folder or in another one"
+    if (folder / 'images').is_dir() and (folder / 'masks').is_dir():
+        return _two_folders(folder, settings)
     files = files_below(folder)
     pattern = re.compile(rf'(?P<name>.+){re.escape(settings.mask_suffix)}([-_]?\w+)?$', re.IGNORECASE)
     masks, images = {}, []
@@ -153,8 +155,23 @@ def masks_cases(folder: Path, settings: LayoutSettings) -> list:  # Of cases
         raise ManifestError(f'mask {lost} has no image beside it ({sum(map(len, masks.values()))} such masks).')
     return cases
 
-# %% ../../nbs/data/pictures.ipynb #e610b6d7
+# %% ../../nbs/data/pictures.ipynb #34a2cfe1
+def _two_folders(folder, settings):
+    "Pictures in `images`, and masks of the same names in `masks`"
+    masks = {case_name(p.relative_to(folder / 'masks')): p for p in files_below(folder / 'masks')}
+    cases = []
+    for path in files_below(folder / 'images'):
+        name = path.relative_to(folder / 'images')
+        mask = masks.pop(case_name(name), None)
+        picture = Picture(path, (mask,) if mask else (), settings.masks, channel=settings.channel)
+        cases.append(dict(image_id=case_name(name), path=name.as_posix(), picture=picture))
+    if masks:
+        raise ManifestError(f'mask {min(masks)} has no image of its name ({len(masks)} such masks).')
+    return cases
+
+# %% ../../nbs/data/pictures.ipynb #4fef3733
 _SPLITS = {'train': 'train', 'training': 'train', 'val': 'val', 'valid': 'val', 'validation': 'val', 'test': 'test'}
+_NO_LABELS = ('image', 'images', 'mask', 'masks', 'label', 'labels', 'annotations', 'segmentations', *_SPLITS)
 
 
 def imagefolder_cases(folder: Path, settings: LayoutSettings) -> list:  # Of cases
@@ -165,17 +182,17 @@ def imagefolder_cases(folder: Path, settings: LayoutSettings) -> list:  # Of cas
         parts = list(name.parts[:-1])
         split = _SPLITS.get(parts[0].lower(), '') if len(parts) > 1 else ''
         label = parts[1 if split else 0] if parts else ''
-        if not label:
-            raise ManifestError(f'{name} lies in no folder of a label.')
+        if not label or label.lower() in _NO_LABELS:
+            raise ManifestError(f'{name} lies in no folder of a label, such as lytic.')
         picture = Picture(path, channel=settings.channel)
         case = dict(image_id=case_name(name), path=name.as_posix(), picture=picture, label=label)
         cases.append(case | (dict(split=split) if split in SPLITS[1:] else {}))
     return cases
 
-# %% ../../nbs/data/pictures.ipynb #7070521a
+# %% ../../nbs/data/pictures.ipynb #3cb7a518
 _LGG = re.compile(r'(?P<patient>TCGA_\w+?_\w+?)_\d+_(?P<slice>\d+)$')
 
-# %% ../../nbs/data/pictures.ipynb #63657b11
+# %% ../../nbs/data/pictures.ipynb #8c649968
 def lgg_cases(folder: Path, settings: LayoutSettings) -> list:  # Of cases
     "FLAIR slices of TCGA-LGG, as kaggle_3m has them"
     cases, last = [], {}
@@ -195,7 +212,7 @@ def lgg_cases(folder: Path, settings: LayoutSettings) -> list:  # Of cases
         case['position'] = round((case['slice'] - 1) / (last[case['picture'].image.parent] - 1), 4)
     return cases
 
-# %% ../../nbs/data/pictures.ipynb #1924ee95
+# %% ../../nbs/data/pictures.ipynb #df3f9410
 def medsoft_cases(folder: Path, settings: LayoutSettings) -> list:  # Of cases
     "Samples as they were released: image, mask and prompt in a folder"
     cases = []
@@ -208,7 +225,7 @@ def medsoft_cases(folder: Path, settings: LayoutSettings) -> list:  # Of cases
         cases.append(case | dict(picture=Picture(path, masks, settings.masks, channel=settings.channel)))
     return cases
 
-# %% ../../nbs/data/pictures.ipynb #771e5e6f
+# %% ../../nbs/data/pictures.ipynb #31a94613
 def _text(path):
     "The words of a short text file"
     if path.stat().st_size > 10_000:
