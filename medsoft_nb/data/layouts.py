@@ -7,12 +7,13 @@ Docs: https://example.github.io/medsoft_nb/data/layouts.html.md"""
 # %% auto #0
 __all__ = ['LAYOUTS', 'ANNOTATIONS', 'find_layout', 'layout_sources']
 
-# %% ../../nbs/data/layouts.ipynb #1904cbf9
+# %% ../../nbs/data/layouts.ipynb #cc1c0172
 from functools import partial
 from pathlib import Path
 from ..core.settings import did_you_mean
 from .boxes import coco_cases, coco_files, voc_cases, yolo_cases
 from .cases import files_below
+from .challenges import is_vindr, read_study, rsna_cases, vindr_cases
 from .columns import ManifestError
 from medsoft_nb.data.pictures import (
     imagefolder_cases,
@@ -25,43 +26,49 @@ from medsoft_nb.data.pictures import (
 from .shapes import annotated_sources
 from .volumesets import nnunet_sources, spider_sources, totalsegmentator_sources, verse_sources
 
-# %% ../../nbs/data/layouts.ipynb #e163baef
+# %% ../../nbs/data/layouts.ipynb #06956e89
 def _has(folder, *patterns):
     "Whether a folder has a path for each pattern"
     return all(next(folder.glob(pattern), None) is not None for pattern in patterns)
 
-# %% ../../nbs/data/layouts.ipynb #829e62f5
+# %% ../../nbs/data/layouts.ipynb #1fa7411a
 def _is_verse(folder):
     return _has(folder, '**/rawdata', '**/derivatives')
 
-# %% ../../nbs/data/layouts.ipynb #7e174550
+# %% ../../nbs/data/layouts.ipynb #d7829163
 def _is_medsoft(folder):
     here = [folder, *(path.parent for path in folder.glob('*/image.*'))]
     return any(_has(path, 'image.*') and (_has(path, 'mask.*') or _has(path, 'prompt.txt')) for path in here)
 
-# %% ../../nbs/data/layouts.ipynb #ba766844
+# %% ../../nbs/data/layouts.ipynb #888e42aa
 def _is_voc(folder):
     return any(b'<annotation' in path.read_bytes()[:2000] for path in files_below(folder, ('.xml',))[:5])
 
-# %% ../../nbs/data/layouts.ipynb #52f37abd
+# %% ../../nbs/data/layouts.ipynb #c840008a
 def _has_masks(folder):
     return _has(folder, 'images/*', 'masks/*') or any('_mask' in path.stem.lower() for path in files_below(folder))
 
-# %% ../../nbs/data/layouts.ipynb #bba49f03
+# %% ../../nbs/data/layouts.ipynb #f31e128d
 def _is_imagefolder(folder):
     files = files_below(folder)
     return bool(files) and all(len(path.relative_to(folder).parts) > 1 for path in files)
 
-# %% ../../nbs/data/layouts.ipynb #4879e2f2
+# %% ../../nbs/data/layouts.ipynb #42d10a5e
 def _pictures(cases, folder, settings):
     return picture_sources(cases(folder, settings), folder, settings)
 
-
+# %% ../../nbs/data/layouts.ipynb #2cb10e73
 def _annotated(cases, folder, settings):
     return annotated_sources(cases(folder, settings), folder, settings)
 
+# %% ../../nbs/data/layouts.ipynb #c8ac5029
+def _studies(cases, folder, settings):
+    return annotated_sources(cases(folder, settings), folder, settings, read_study)
 
+# %% ../../nbs/data/layouts.ipynb #0de1cf2a
 LAYOUTS = {
+    'rsna': (lambda folder: _has(folder, 'train.csv', 'train_bounding_boxes.csv'), partial(_studies, rsna_cases)),
+    'vindr': (is_vindr, partial(_studies, vindr_cases)),
     'nnunet': (lambda folder: _has(folder, 'imagesTr', 'dataset.json'), nnunet_sources),
     'verse': (_is_verse, verse_sources),
     'spider': (lambda folder: _has(folder, 'images/*.mha', 'masks/*.mha'), spider_sources),
@@ -76,7 +83,7 @@ LAYOUTS = {
 }  # Name -> whether a folder has it, and what reads it
 ANNOTATIONS = ('coco', 'voc', 'yolo')
 
-# %% ../../nbs/data/layouts.ipynb #f103e7f5
+# %% ../../nbs/data/layouts.ipynb #cde46486
 def find_layout(folder: str | Path) -> str:  # A key of `LAYOUTS`
     "How a folder is arranged; `ManifestError` where no layout is recognised, or several are"
     folder = Path(folder)
@@ -90,7 +97,7 @@ def find_layout(folder: str | Path) -> str:  # A key of `LAYOUTS`
         raise ManifestError(f'{folder} could be {" or ".join(others)}. Say which: layout={others[0]}.')
     return found
 
-# %% ../../nbs/data/layouts.ipynb #f6f0ccb1
+# %% ../../nbs/data/layouts.ipynb #38f396fa
 def layout_sources(
     folder: str | Path, settings: LayoutSettings = LayoutSettings()
 ) -> list:  # Of `Source`s for `import_sources`

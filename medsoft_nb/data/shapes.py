@@ -8,7 +8,7 @@ Docs: https://example.github.io/medsoft_nb/data/shapes.html.md"""
 __all__ = ['Shape', 'make_shape', 'finite_numbers', 'main_shapes', 'Annotated', 'read_annotated', 'box_text', 'draw_polygons',
            'annotated_sources']
 
-# %% ../../nbs/data/shapes.ipynb #1094a5b8
+# %% ../../nbs/data/shapes.ipynb #50b6e990
 import math
 from functools import partial
 from pathlib import Path
@@ -19,7 +19,7 @@ from .cases import case_rows
 from .importing import Pixels, Source
 from .pictures import LayoutSettings
 
-# %% ../../nbs/data/shapes.ipynb #74688664
+# %% ../../nbs/data/shapes.ipynb #7617df82
 class Shape(NamedTuple):
     "What an annotation outlines, in fractions of the image or in pixels"
 
@@ -27,7 +27,7 @@ class Shape(NamedTuple):
     box: tuple  # x, y, width, height
     polygons: tuple = ()  # Each a tuple of points `(x, y)`
 
-# %% ../../nbs/data/shapes.ipynb #a96e9558
+# %% ../../nbs/data/shapes.ipynb #a4ee0030
 def make_shape(
     label: str,
     box: list,  # x, y, width, height; empty: that of the polygons
@@ -44,7 +44,7 @@ def make_shape(
         raise ValueError(f'box {list(box)} is not x, y, width, height with a width and a height above 0.')
     return Shape(str(label).strip(), box, outlines)
 
-# %% ../../nbs/data/shapes.ipynb #44c83ab1
+# %% ../../nbs/data/shapes.ipynb #23b82b0d
 def _points(numbers):
     "Pairs of a polygon"
     numbers = finite_numbers(numbers)
@@ -52,7 +52,7 @@ def _points(numbers):
         raise ValueError(f'a polygon has {len(numbers)} numbers; three points or more are expected.')
     return tuple(zip(numbers[::2], numbers[1::2]))
 
-# %% ../../nbs/data/shapes.ipynb #20b15175
+# %% ../../nbs/data/shapes.ipynb #00e9d057
 def finite_numbers(
     values,  # Numbers, or texts that are numbers
 ) -> list:  # Of floats
@@ -65,7 +65,7 @@ def finite_numbers(
         raise ValueError(f'{str(values)[:80]} are not all finite.')
     return numbers
 
-# %% ../../nbs/data/shapes.ipynb #4ffd5255
+# %% ../../nbs/data/shapes.ipynb #7ce5f956
 def main_shapes(
     shapes: list,  # Of an image
 ) -> tuple:  # Label, its shapes with the largest first, and a remark
@@ -82,7 +82,7 @@ def main_shapes(
     remarks += [f'also annotated: {", ".join(others)}'] if others else []
     return label, kept, '; '.join(remarks)
 
-# %% ../../nbs/data/shapes.ipynb #fdb134ad
+# %% ../../nbs/data/shapes.ipynb #562f8157
 class Annotated(NamedTuple):
     "An image file with the shapes of one label"
 
@@ -92,7 +92,7 @@ class Annotated(NamedTuple):
     size: tuple | None = None  # Width and height that the annotation says
     fractions: bool = False  # Shapes are in fractions of the image
 
-# %% ../../nbs/data/shapes.ipynb #71b1ac39
+# %% ../../nbs/data/shapes.ipynb #334bb9ad
 def read_annotated(
     annotated: Annotated,
     image: np.ndarray | None = None,  # `(H, W)` or `(H, W, 3)`, where it is read already
@@ -115,7 +115,7 @@ def read_annotated(
     size = (width, height) if annotated.fractions else (1, 1)
     return Pixels(image, lesion_mask=draw_polygons(outlines, size, (height, width)), fields=fields)
 
-# %% ../../nbs/data/shapes.ipynb #743613d4
+# %% ../../nbs/data/shapes.ipynb #f4b756d6
 def box_text(
     box: tuple,  # x, y, width, height
     scale: tuple,  # Width and height of the image in the units of the box
@@ -127,7 +127,7 @@ def box_text(
     left, top, right, bottom = max(x, 0), max(y, 0), min(x + w, 1), min(y + h, 1)
     return ','.join(f'{v:.6g}' for v in (left, top, right - left, bottom - top))
 
-# %% ../../nbs/data/shapes.ipynb #31253b00
+# %% ../../nbs/data/shapes.ipynb #b154c75c
 def draw_polygons(
     polygons: list,  # Of points `(x, y)`
     scale: tuple,  # What to multiply x and y with to have pixels
@@ -146,7 +146,7 @@ def draw_polygons(
         raise ValueError('its polygons hold no pixel.')
     return mask
 
-# %% ../../nbs/data/shapes.ipynb #05c3e778
+# %% ../../nbs/data/shapes.ipynb #27c223a1
 def annotated_sources(
     cases: list,  # Dicts, see `case_rows`, each with an `annotated` that has no label yet: its shapes are all
     folder: Path,
@@ -159,7 +159,11 @@ def annotated_sources(
     for case in cases:
         label, kept, remark = main_shapes(case['annotated'].shapes)
         annotated = case['annotated']._replace(shapes=tuple(kept), remark=remark)
-        made.append({k: v for k, v in told.items() if v} | case | dict(label=label, annotated=annotated))
+        made.append(
+            {k: v for k, v in told.items() if v}
+            | case
+            | dict(label=label or case.get('label', ''), annotated=annotated)
+        )
     rows = case_rows(made, settings, folder)
     plain = [{k: v for k, v in row.items() if k not in ('annotated', 'path')} for row in rows]
     return [Source(row, partial(read, full['annotated'])) for row, full in zip(plain, rows)]
