@@ -112,6 +112,40 @@ def spider(folder):
             itk.WriteImage(image, str(folder / part / f'{k}_t2.mha'), True)
 
 
+def dicom(path, array, **fields):
+    pydicom = pytest.importorskip('pydicom')
+    file = pydicom.Dataset()
+    file.SOPClassUID, file.SOPInstanceUID = pydicom.uid.CTImageStorage, pydicom.uid.generate_uid()
+    file.Rows, file.Columns = array.shape
+    file.BitsAllocated = file.BitsStored = 16
+    file.HighBit, file.PixelRepresentation, file.SamplesPerPixel = 15, 0, 1
+    file.PhotometricInterpretation, file.PixelData = 'MONOCHROME2', array.astype('<u2').tobytes()
+    file.PixelSpacing, file.PatientName = [0.4, 0.4], 'Somebody'
+    for field, value in fields.items():
+        setattr(file, field, value)
+    file.file_meta = pydicom.dataset.FileMetaDataset()
+    file.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
+    path.parent.mkdir(parents=True, exist_ok=True)
+    file.save_as(path, enforce_file_format=True)
+
+
+def rsna(folder):
+    text(folder / 'train.csv', 'StudyInstanceUID,patient_overall\n1.2.0,0\n1.2.1,1\n1.2.2,1\n')
+    boxes = ''.join(f'1.2.{k},6.0,4.0,6.0,5.0,2\n' for k in (1, 2))
+    text(folder / 'train_bounding_boxes.csv', 'StudyInstanceUID,x,y,width,height,slice_number\n' + boxes)
+    axial = dict(Modality='CT', RescaleSlope=1, RescaleIntercept=-1024, ImageOrientationPatient=[1, 0, 0, 0, 1, 0])
+    for k in range(3):
+        for number in (1, 2, 3):
+            dicom(folder / 'train_images' / f'1.2.{k}' / f'{number}.dcm', noise('rsna', k, number), **axial)
+
+
+def vindr(folder):
+    rows = 'study_id,image_id,lesion_type,xmin,ymin,xmax,ymax\n0,x0,No finding,,,,\n'
+    text(folder / 'annotations' / 'train.csv', rows + ''.join(f'{k},x{k},lytic,6,4,12,9\n' for k in (1, 2)))
+    for k in range(3):
+        dicom(folder / 'train_images' / f'x{k}.dicom', noise('vindr', k), Modality='DX')
+
+
 COCO = dict(
     images=[dict(id=k, file_name=f'P{k}.png', width=32, height=24) for k in range(3)],
     categories=[dict(id=5, name='lytic')],
@@ -156,8 +190,10 @@ MAKE = dict(
     coco=coco,
     voc=voc,
     yolo=yolo,
+    rsna=rsna,
+    vindr=vindr,
 )
-KNOW = ('lgg', 'verse', 'totalsegmentator', 'spider')  # Layouts that say who the patients are
+KNOW = ('rsna', 'vindr', 'lgg', 'verse', 'totalsegmentator', 'spider')  # Layouts that say who the patients are
 
 
 def settings_of(name):
@@ -195,14 +231,18 @@ def test_layout(tmp_path, name):
         assert set(m.df.modality) == {'MR' if name == 'spider' else 'CT'}
         assert all(m.structures(i) is not None for i in range(len(m)))
     else:
-        assert set(m.df.plane) == ({'axial'} if name == 'lgg' else {''})  # nobody said it
+        assert set(m.df.plane) == ({'axial'} if name in ('lgg', 'rsna') else {''})  # nobody said it
     if name in ('masks', 'medsoft', 'lgg', 'coco', 'voc', 'yolo', 'imagefolder'):
         assert m.df.label.tolist() == ['healthy', 'lytic', 'lytic'] or name == 'voc'
         assert m.df.label.value_counts().to_dict() == dict(lytic=2, healthy=1)
+    if name in ('rsna', 'vindr'):
+        table = m.df.to_csv()
+        assert set(m.df.spacing_mm) == {0.4} and 'Somebody' not in table and '1.2.' not in table
     if name in ('masks', 'medsoft', 'lgg', 'coco'):
         np.testing.assert_array_equal(m.lesion_mask(1), lesion() > 0)
-    if name in ('coco', 'voc', 'yolo'):
-        box = [float(v) for v in m.df.box[m.df.patient_id == 'P1'].iloc[0].split(',')]
+    if name in ('coco', 'voc', 'yolo', 'rsna', 'vindr'):
+        row = np.flatnonzero(m.df.label != 'healthy')[0]
+        box = [float(v) for v in m.df.box[row].split(',')]
         np.testing.assert_allclose(box, [6 / 32, 4 / 24, 6 / 32, 5 / 24], atol=1e-5)
 
 
@@ -335,6 +375,24 @@ BROKEN = {
     'nnunet no labels': ('nnunet', lambda f: text(f / 'dataset.json', '{"labels": 3}'), 'cannot be read as that'),
     'nnunet without mask': ('nnunet', lambda f: next(f.glob('labelsTr/*')).unlink(), 'no segmentation'),
     'verse without mask': ('verse', lambda f: next(f.glob('derivatives/*/*')).unlink(), 'no segmentation'),
+    'rsna cut short': (
+        'rsna',
+        lambda f: text(f / 'train_images' / '1.2.1' / '2.dcm', b'DICM'),
+        'cannot be read as DICOM',
+    ),
+    'rsna leaves the folder': (
+        'rsna',
+        lambda f: text(f / 'train.csv', 'StudyInstanceUID,patient_overall\n../..,0\n'),
+        'leads out of',
+    ),
+    'rsna box of words': (
+        'rsna',
+        lambda f: text(
+            f / 'train_bounding_boxes.csv', 'StudyInstanceUID,x,y,width,height,slice_number\n1.2.1,a,4,6,5,2\n'
+        ),
+        'no numbers',
+    ),
+    'vindr no image': ('vindr', lambda f: (f / 'train_images' / 'x1.dicom').unlink(), 'x1: there is no such image'),
     'spider cut short': (
         'spider',
         lambda f: text(f / 'masks' / '1_t2.mha', (f / 'masks' / '1_t2.mha').read_bytes()[:-40]),
