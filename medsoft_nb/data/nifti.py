@@ -8,7 +8,8 @@ Docs: https://example.github.io/medsoft_nb/data/nifti.html.md"""
 __all__ = ['SUFFIXES', 'SMALLEST', 'NiftiSettings', 'Labels', 'load_labels', 'find_segmentation', 'nifti_sources',
            'volume_sources', 'read_slice']
 
-# %% ../../nbs/data/nifti.ipynb #65843de2
+# %% ../../nbs/data/nifti.ipynb #de0f89bf
+from fnmatch import fnmatchcase
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -27,12 +28,13 @@ from medsoft_nb.data.volumes import (
     pixel_size,
     plane_slice,
     PLANES,
+    slice_counts,
     slice_spacing,
     square_pixels,
     Volume,
 )
 
-# %% ../../nbs/data/nifti.ipynb #f444f93b
+# %% ../../nbs/data/nifti.ipynb #d6ba1df1
 class NiftiSettings(CaseSettings):
     "Which slices of volumes are imported, and what their segmentations mean"
 
@@ -67,57 +69,66 @@ class NiftiSettings(CaseSettings):
             raise ValueError('every n-th slice: n is 1 or more')
         return slices
 
-# %% ../../nbs/data/nifti.ipynb #0f1db06b
+# %% ../../nbs/data/nifti.ipynb #aba87a4c
 class Labels(NamedTuple):
     "A segmentation with names"
 
     volume: Volume  # Its array holds whole numbers
     names: dict  # Number -> name
 
-# %% ../../nbs/data/nifti.ipynb #94a40adc
+# %% ../../nbs/data/nifti.ipynb #392e8e9d
 def load_labels(
     path: Path,  # NIfTI file, or folder of binary masks
     reading: Reading = Reading(),
+    wanted: tuple = (),  # Patterns of names: masks of a folder that are read; empty: all
 ) -> Labels:  # Names of a folder are those of its files; of a file, those in its header
     "Read a segmentation; `ValueError` where it has fractions or negative numbers, or masks do not fit together"
-    return _load_labels(path, file_state(path), reading)
+    return _load_labels(path, file_state(path), reading, wanted)
 
-# %% ../../nbs/data/nifti.ipynb #f5c854cb
+# %% ../../nbs/data/nifti.ipynb #6137da77
 @lru_cache(maxsize=2)
-def _load_labels(path, state, reading):
-    if not path.is_dir():
-        volume, header = load_volume(path, reading)
-        return Labels(_whole(volume, path), number_names(None, header))
-    return _from_masks(path, reading)
+def _load_labels(path, state, reading, wanted):
+    if path.is_dir():
+        return _from_masks(path, reading, wanted)
+    volume, header = load_volume(path, reading)
+    return Labels(_whole(volume, path), number_names(None, header))
 
-# %% ../../nbs/data/nifti.ipynb #a78626bd
+# %% ../../nbs/data/nifti.ipynb #9cd81b38
 SUFFIXES = ('.nii', '.nii.gz')
 
-# %% ../../nbs/data/nifti.ipynb #c5ad7099
-def _from_masks(path, reading):
+# %% ../../nbs/data/nifti.ipynb #26e6f3c0
+def _from_masks(path, reading, wanted):
     "A folder of binary masks as one segmentation"
-    volumes = {case_name(file.name): load_volume(file, reading)[0] for file in files_below(path, SUFFIXES)}
-    if not volumes:
-        raise ValueError(f'{path} has no NIfTI masks.')
-    first = next(iter(volumes.values()))
-    for name, volume in volumes.items():
-        check_grid(first, volume, f'mask {name}')
-        if len(np.unique(volume.array)) > 2 or volume.array.min() != 0 and volume.array.any():
-            raise ValueError(f'mask {name} of {path} is not binary.')
-    merged, names = merge_masks({name: volume.array > 0 for name, volume in volumes.items()})
+    files = {case_name(file.name): file for file in files_below(path, SUFFIXES)}
+    named = {name: file for name, file in files.items() if not wanted or any(fnmatchcase(name, w) for w in wanted)}
+    if not named:
+        raise ValueError(f'{path} has no mask that is wanted; it has {", ".join([*files][:10]) or "none"}.')
+    first = volume_grid(next(iter(named.values())), reading)
+    merged, names = merge_masks((name, _mask(file, first, reading)) for name, file in named.items())
     return Labels(Volume(merged, first.spacing, first.affine, first.remark), names)
 
-# %% ../../nbs/data/nifti.ipynb #389a4ef4
+# %% ../../nbs/data/nifti.ipynb #0fd0ade2
+def _mask(file, first, reading):
+    "A binary mask on the grid of the first one"
+    volume, _ = load_volume(file, reading)
+    check_grid(first, volume, f'mask {file.name}')
+    array = volume.array
+    if not ((array == 0) | (array == array.max())).all():
+        raise ValueError(f'mask {file.name} is not binary.')
+    return array > 0
+
+# %% ../../nbs/data/nifti.ipynb #c555344f
 def _whole(volume, path):
     "A segmentation in whole numbers"
     array = volume.array
     lowest, highest = array.min(), array.max()
-    if not np.isfinite(lowest + highest) or lowest < 0 or highest > 65535 or (array != np.round(array)).any():
+    whole = array.dtype.kind in 'iu' or np.isfinite(lowest + highest) and (array == np.round(array)).all()
+    if not whole or lowest < 0 or highest > 65535:
         what = f'segmentation {path.name} has values from {lowest:g} to {highest:g}'
         raise ValueError(f'{what}; whole numbers from 0 to 65535 are expected.')
     return Volume(array.astype(np.uint16), volume.spacing, volume.affine, volume.remark)
 
-# %% ../../nbs/data/nifti.ipynb #71dd0bfb
+# %% ../../nbs/data/nifti.ipynb #369e0df1
 def find_segmentation(
     image: Path,  # A volume
     images: Path,  # Its folder, or the volume itself
@@ -137,7 +148,7 @@ def find_segmentation(
         raise ValueError(f'{n} of {name} in {segmentations}; expected {stem}.nii.gz, or a folder {stem} of masks.')
     return found[0]
 
-# %% ../../nbs/data/nifti.ipynb #6d839850
+# %% ../../nbs/data/nifti.ipynb #baf94272
 def _only_segmentation(image, images, segmentations):
     "The segmentation where there is one image"
     if not images.is_file():
@@ -147,7 +158,7 @@ def _only_segmentation(image, images, segmentations):
         raise ValueError(f'segmentation {segmentations} does not exist.')
     return same if segmentations.is_dir() and same.exists() else segmentations
 
-# %% ../../nbs/data/nifti.ipynb #0db944d2
+# %% ../../nbs/data/nifti.ipynb #ce6969e8
 def nifti_sources(
     images: str | Path,  # A NIfTI file, or a folder of them; subfolders are searched too
     settings: NiftiSettings,
@@ -165,7 +176,7 @@ def _segmentation(images, settings, case):
     image = images if images.is_file() else images / case['path']
     return find_segmentation(image, images, settings.segmentations)
 
-# %% ../../nbs/data/nifti.ipynb #a7eb1c31
+# %% ../../nbs/data/nifti.ipynb #53565daa
 def volume_sources(
     cases: list,  # Of dicts, see `case_rows`; `path` leads from `images` to a volume
     images: Path,  # Folder, or one volume
@@ -188,7 +199,7 @@ def volume_sources(
         check_patterns([*settings.structures, *settings.lesions], sorted(names))
     return sources
 
-# %% ../../nbs/data/nifti.ipynb #7d358cba
+# %% ../../nbs/data/nifti.ipynb #a378a646
 def _broken(row, text, settings):
     "A source that says what is wrong with its file"
     row = {name: value for name, value in row.items() if name != 'path'}
@@ -198,34 +209,42 @@ def _broken(row, text, settings):
 def _refuse(text):
     raise ValueError(text)
 
-# %% ../../nbs/data/nifti.ipynb #4b4985fb
+# %% ../../nbs/data/nifti.ipynb #9705978d
 def _slices_of(row, image, segmentation, settings):
     "Sources of one volume, and the names of its structures"
     reading = Reading(settings.volume, settings.form, settings.orientation)
     grid = volume_grid(image, reading)
     labels, names = _named_labels(segmentation, grid, reading, settings)
-    numbers = [] if labels is None else [int(k) for k in np.unique(labels[labels > 0])]
+    counts = np.zeros((grid.array.shape[PLANES.index(settings.plane)], 1), int)
+    counts = counts if labels is None else slice_counts(labels, settings.plane)
+    numbers = [int(k) for k in np.flatnonzero(counts.any(0)) if k]
     structures, lesions = number_roles(numbers, names, settings.structures, settings.lesions)
     known = set(names.values()) | {names.get(k, str(k)) for k in numbers}
-    chosen = labels if labels is None else np.where(np.isin(labels, structures + lesions), labels, 0)
-    indices = choose_slices(grid.array.shape, settings.plane, settings.slices, chosen)
+    indices = choose_slices(len(counts), settings.slices, counts[:, structures + lesions])
     job = _Job(image, segmentation, reading, settings.plane, tuple(structures), tuple(lesions), settings.resample)
+    job = job._replace(wanted=_wanted(settings))
     if not indices:
         return [_broken(row, 'none of the structures is in this volume.', settings)], known
-    return [_source(row, job, index, grid.array.shape, labels, settings) for index in indices], known
+    lesion = counts[:, lesions].any(1)
+    return [_source(row, job, k, len(counts), bool(lesion[k]), settings) for k in indices], known
 
-# %% ../../nbs/data/nifti.ipynb #757e663a
+# %% ../../nbs/data/nifti.ipynb #5967fd40
+def _wanted(settings):
+    "Patterns of the masks that are read of a folder"
+    return (*settings.structures, *settings.lesions) if settings.structures else ()
+
+# %% ../../nbs/data/nifti.ipynb #e2dead23
 def _named_labels(segmentation, grid, reading, settings):
     "Numbers of a segmentation on the grid of its image, and their names"
     if segmentation is None:
         if settings.slices == 'structures' or settings.lesions:
             raise ManifestError('slices through structures need segmentations. Give them, or slices=middle, all or n.')
         return None, {}
-    volume, names = load_labels(segmentation, reading._replace(volume=None))
+    volume, names = load_labels(segmentation, reading._replace(volume=None), _wanted(settings))
     check_grid(grid, volume, f'segmentation {segmentation.name}')
     return volume.array, names if settings.names is None else number_names(settings.names)
 
-# %% ../../nbs/data/nifti.ipynb #5717c065
+# %% ../../nbs/data/nifti.ipynb #4ad22d99
 class _Job(NamedTuple):
     "What is read of a volume"
 
@@ -236,28 +255,28 @@ class _Job(NamedTuple):
     structures: tuple  # Numbers
     lesions: tuple  # Numbers
     resample: bool
+    wanted: tuple = ()  # Patterns of masks in a folder
 
-# %% ../../nbs/data/nifti.ipynb #96eca079
-def _source(row, job, index, shape, labels, settings):
-    "The source of one slice"
-    size = shape[PLANES.index(job.plane)]
+# %% ../../nbs/data/nifti.ipynb #fe868c69
+def _source(row, job, index, size, lesion, settings):
+    "The source of one slice of `size`"
     row = {name: value for name, value in row.items() if name != 'path'}
     row['image_id'] = f'{row["image_id"]}_{job.plane}_{index:04d}'
     row |= dict(plane=job.plane, slice=index, position=round(index / max(size - 1, 1), 4))
     if settings.lesions:
-        row['label'] = _slice_label(row, plane_slice(labels, job.plane, index), job.lesions, settings)
+        row['label'] = _slice_label(row, lesion, settings)
     return Source(row, partial(read_slice, job, index, row['modality'] == 'CT'))
 
-# %% ../../nbs/data/nifti.ipynb #b0962117
-def _slice_label(row, numbers, lesions, settings):
+# %% ../../nbs/data/nifti.ipynb #684e4fd1
+def _slice_label(row, lesion, settings):
     "The label of a slice whose lesions are known"
-    if not np.isin(numbers, lesions).any():
+    if not lesion:
         return HEALTHY
     if row['label'] == HEALTHY:
         raise ValueError(f'slice {row["slice"]} has a lesion, but the image is labelled {HEALTHY}.')
     return row['label'] or settings.lesion_label
 
-# %% ../../nbs/data/nifti.ipynb #64e6a00f
+# %% ../../nbs/data/nifti.ipynb #58c07924
 def read_slice(
     job: _Job,  # What to read
     index: int,  # Number of the slice
@@ -277,15 +296,15 @@ def read_slice(
     structures, lesion = _masks(job, index, spacing)
     return Pixels(image, structures, lesion, fields)
 
-# %% ../../nbs/data/nifti.ipynb #bf27f124
+# %% ../../nbs/data/nifti.ipynb #bc3739d4
 SMALLEST = 8  # Pixels along a side of a slice
 
-# %% ../../nbs/data/nifti.ipynb #82f124c2
+# %% ../../nbs/data/nifti.ipynb #2fcdc5af
 def _masks(job, index, spacing):
     "Structures and lesion of a slice, or `None`"
     if job.segmentation is None:
         return None, None
-    labels = load_labels(job.segmentation, job.reading._replace(volume=None)).volume
+    labels = load_labels(job.segmentation, job.reading._replace(volume=None), job.wanted).volume
     numbers = square_pixels(plane_slice(labels.array, job.plane, index), spacing, order=0)
     structures = np.where(np.isin(numbers, job.structures), numbers, 0)
     lesion = np.isin(numbers, job.lesions)

@@ -8,7 +8,7 @@ Docs: https://example.github.io/medsoft_nb/data/pictures.html.md"""
 __all__ = ['LayoutSettings', 'Picture', 'read_picture', 'lesion_image_label', 'picture_sources', 'masks_cases',
            'imagefolder_cases', 'lgg_cases', 'medsoft_cases']
 
-# %% ../../nbs/data/pictures.ipynb #eda876d0
+# %% ../../nbs/data/pictures.ipynb #e1a775ea
 import re
 from functools import partial
 from pathlib import Path
@@ -24,7 +24,7 @@ from .nifti import NiftiSettings
 from .segmentations import merge_masks, number_roles
 from .volumes import PLANES
 
-# %% ../../nbs/data/pictures.ipynb #56ede895
+# %% ../../nbs/data/pictures.ipynb #a8f2d98d
 class LayoutSettings(NiftiSettings):
     "What the layout of a folder does not say"
 
@@ -37,7 +37,7 @@ class LayoutSettings(NiftiSettings):
     )
     channel: int | None = Field(None, ge=0, description='Channel of images that have several, from 0')
 
-# %% ../../nbs/data/pictures.ipynb #8ddd9576
+# %% ../../nbs/data/pictures.ipynb #16372f8e
 class Picture(NamedTuple):
     "The files of one image, and what is to be done with them"
 
@@ -49,7 +49,7 @@ class Picture(NamedTuple):
     lesions: tuple = ()  # Patterns of names
     channel: int | None = None  # The one to keep of a picture in colour
 
-# %% ../../nbs/data/pictures.ipynb #1e536c7b
+# %% ../../nbs/data/pictures.ipynb #c6c8a1cc
 def read_picture(
     picture: Picture,
     label: str,  # What is known of the image; '' if nothing is
@@ -67,7 +67,7 @@ def read_picture(
         fields['label'] = lesion_image_label(lesion, label, lesion_label)
     return Pixels(image, structures, lesion if lesion is not None and lesion.any() else None, fields)
 
-# %% ../../nbs/data/pictures.ipynb #138ad468
+# %% ../../nbs/data/pictures.ipynb #a9f0c3c1
 def lesion_image_label(
     lesion: np.ndarray,  # Lesion mask of an image
     label: str,  # What is known of the image; '' if nothing is
@@ -80,7 +80,7 @@ def lesion_image_label(
         raise ValueError(f'it is labelled {label}, but its lesion mask is empty.')
     return (label or lesion_label) if lesion.any() else HEALTHY
 
-# %% ../../nbs/data/pictures.ipynb #54493c8b
+# %% ../../nbs/data/pictures.ipynb #089f3347
 def _read_masks(picture, shape):
     "Structures and lesion of a picture, `None` where nothing is known of them"
     masks = {path.stem: _checked_mask(path, shape, picture.role) for path in picture.masks}
@@ -89,7 +89,7 @@ def _read_masks(picture, shape):
     if picture.role == 'lesion':
         return None, np.any([mask > 0 for mask in masks.values()], axis=0)
     if len(masks) > 1:
-        return merge_masks({name: mask > 0 for name, mask in masks.items()})[0], None
+        return merge_masks([(name, mask > 0) for name, mask in masks.items()])[0], None
     numbers = next(iter(masks.values()))
     if picture.role == 'structures':
         return numbers, None
@@ -98,7 +98,7 @@ def _read_masks(picture, shape):
     lesion = np.isin(numbers, lesions) if picture.lesions else None
     return np.where(np.isin(numbers, structures), numbers, 0), lesion
 
-# %% ../../nbs/data/pictures.ipynb #e70da3f7
+# %% ../../nbs/data/pictures.ipynb #4b18b3f1
 def _checked_mask(path, shape, role):
     "A mask that fits its image"
     mask = read_mask(path)
@@ -107,7 +107,7 @@ def _checked_mask(path, shape, role):
         raise ValueError(f'mask {path.name} {fault}')
     return mask
 
-# %% ../../nbs/data/pictures.ipynb #886b762a
+# %% ../../nbs/data/pictures.ipynb #9be7de12
 def picture_sources(
     cases: list,  # Dicts, see `case_rows`, each with a `picture`
     folder: Path,
@@ -130,7 +130,7 @@ def picture_sources(
         sources.append(Source(row | dict(label=row['label'] or settings.lesion_label), read))
     return sources
 
-# %% ../../nbs/data/pictures.ipynb #c6cbf60c
+# %% ../../nbs/data/pictures.ipynb #36b95271
 def masks_cases(folder: Path, settings: LayoutSettings) -> list:  # Of cases
     "Pictures with masks of their names and a suffix, in the same folder or in another one"
     if (folder / 'images').is_dir() and (folder / 'masks').is_dir():
@@ -155,7 +155,7 @@ def masks_cases(folder: Path, settings: LayoutSettings) -> list:  # Of cases
         raise ManifestError(f'mask {lost} has no image beside it ({sum(map(len, masks.values()))} such masks).')
     return cases
 
-# %% ../../nbs/data/pictures.ipynb #34a2cfe1
+# %% ../../nbs/data/pictures.ipynb #fc28492b
 def _two_folders(folder, settings):
     "Pictures in `images`, and masks of the same names in `masks`"
     masks = {case_name(p.relative_to(folder / 'masks')): p for p in files_below(folder / 'masks')}
@@ -169,7 +169,7 @@ def _two_folders(folder, settings):
         raise ManifestError(f'mask {min(masks)} has no image of its name ({len(masks)} such masks).')
     return cases
 
-# %% ../../nbs/data/pictures.ipynb #4fef3733
+# %% ../../nbs/data/pictures.ipynb #9cb203db
 _SPLITS = {'train': 'train', 'training': 'train', 'val': 'val', 'valid': 'val', 'validation': 'val', 'test': 'test'}
 _NO_LABELS = ('image', 'images', 'mask', 'masks', 'label', 'labels', 'annotations', 'segmentations', *_SPLITS)
 
@@ -189,10 +189,10 @@ def imagefolder_cases(folder: Path, settings: LayoutSettings) -> list:  # Of cas
         cases.append(case | (dict(split=split) if split in SPLITS[1:] else {}))
     return cases
 
-# %% ../../nbs/data/pictures.ipynb #3cb7a518
+# %% ../../nbs/data/pictures.ipynb #73117aea
 _LGG = re.compile(r'(?P<patient>TCGA_\w+?_\w+?)_\d+_(?P<slice>\d+)$')
 
-# %% ../../nbs/data/pictures.ipynb #8c649968
+# %% ../../nbs/data/pictures.ipynb #6dd5c4e1
 def lgg_cases(folder: Path, settings: LayoutSettings) -> list:  # Of cases
     "FLAIR slices of TCGA-LGG, as kaggle_3m has them"
     cases, last = [], {}
@@ -212,7 +212,7 @@ def lgg_cases(folder: Path, settings: LayoutSettings) -> list:  # Of cases
         case['position'] = round((case['slice'] - 1) / (last[case['picture'].image.parent] - 1), 4)
     return cases
 
-# %% ../../nbs/data/pictures.ipynb #df3f9410
+# %% ../../nbs/data/pictures.ipynb #a7279cf5
 def medsoft_cases(folder: Path, settings: LayoutSettings) -> list:  # Of cases
     "Samples as they were released: image, mask and prompt in a folder"
     cases = []
@@ -225,7 +225,7 @@ def medsoft_cases(folder: Path, settings: LayoutSettings) -> list:  # Of cases
         cases.append(case | dict(picture=Picture(path, masks, settings.masks, channel=settings.channel)))
     return cases
 
-# %% ../../nbs/data/pictures.ipynb #31a94613
+# %% ../../nbs/data/pictures.ipynb #d8f5f31b
 def _text(path):
     "The words of a short text file"
     if path.stat().st_size > 10_000:

@@ -7,7 +7,7 @@ Docs: https://example.github.io/medsoft_nb/data/segmentations.html.md"""
 # %% auto #0
 __all__ = ['NUMBERS', 'number_names', 'parse_xml', 'header_names', 'number_roles', 'check_patterns', 'merge_masks']
 
-# %% ../../nbs/data/segmentations.ipynb #e3d58533
+# %% ../../nbs/data/segmentations.ipynb #25439304
 import re
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -17,7 +17,7 @@ from ..core.settings import did_you_mean
 from .columns import ManifestError
 from .tables import read_cells
 
-# %% ../../nbs/data/segmentations.ipynb #1498c205
+# %% ../../nbs/data/segmentations.ipynb #9a4caf46
 def _spine(cervical, thoracic, lumbar, step=1):
     "Number -> name of vertebrae, from the numbers of C1, T1 and L1"
     parts = (('C', 7, cervical), ('T', 12, thoracic), ('L', 5, lumbar))
@@ -30,7 +30,7 @@ def _discs(numbers):
     names = [name.removeprefix('vertebrae_') for name in spine][1:]
     return {number: f'disc_{names[k]}_{names[k + 1]}' for k, number in enumerate(numbers)}
 
-# %% ../../nbs/data/segmentations.ipynb #74fc3740
+# %% ../../nbs/data/segmentations.ipynb #ebfd40ef
 NUMBERS = {
     'totalsegmentator': {25: 'sacrum', 26: 'vertebrae_S1'} | _spine(50, 43, 31, -1),
     'totalspineseg': {1: 'spinal_cord', 2: 'spinal_canal', 50: 'sacrum'}
@@ -43,7 +43,7 @@ NUMBERS = {
     | {200 + k: f'disc_{k}' for k in range(1, 26)},
 }
 
-# %% ../../nbs/data/segmentations.ipynb #b8dad195
+# %% ../../nbs/data/segmentations.ipynb #241d5eb9
 def number_names(
     names: dict | str | Path | None,  # Number -> name, a CSV with these columns, a key of `NUMBERS`, or none
     header: str = '',  # XML of the file's extended header, used where `names` is none
@@ -62,7 +62,7 @@ def number_names(
         raise ManifestError(f'table of names {names} needs the columns number and name; found: {", ".join(table)}.')
     return _checked_names(zip(table.number, table.name), f'table of names {names}')
 
-# %% ../../nbs/data/segmentations.ipynb #a146160f
+# %% ../../nbs/data/segmentations.ipynb #48f68a7e
 def _checked_names(pairs, what):
     "Pairs as a mapping; each number is a whole one above 0 and occurs once"
     names = {}
@@ -74,7 +74,7 @@ def _checked_names(pairs, what):
         names[int(number)] = str(name).strip()
     return names
 
-# %% ../../nbs/data/segmentations.ipynb #8f41478e
+# %% ../../nbs/data/segmentations.ipynb #c2dd8bdb
 def parse_xml(
     text: str | bytes,
     what: str,  # What it is, in errors
@@ -91,7 +91,7 @@ def parse_xml(
     except (ElementTree.ParseError, ValueError, RecursionError) as e:
         raise ValueError(f'{what} cannot be read as XML: {e}.') from None
 
-# %% ../../nbs/data/segmentations.ipynb #26e67f19
+# %% ../../nbs/data/segmentations.ipynb #51aabc11
 def header_names(
     header: str | bytes,  # The extended header of a NIfTI file, as TotalSegmentator writes it
 ) -> dict:  # Number -> name
@@ -99,7 +99,7 @@ def header_names(
     labels = parse_xml(header, 'the extended header').iter('Label')
     return _checked_names(((label.get('Key'), label.text or '') for label in labels), 'the extended header')
 
-# %% ../../nbs/data/segmentations.ipynb #5888061b
+# %% ../../nbs/data/segmentations.ipynb #8d56fdc1
 def number_roles(
     numbers: list,  # That occur in a segmentation, without 0
     names: dict,  # Number -> name
@@ -116,7 +116,7 @@ def number_roles(
     rest = [number for number in numbers if number not in lesion]
     return [number for number in rest if not structures or match(number, structures)], lesion
 
-# %% ../../nbs/data/segmentations.ipynb #5bb1e426
+# %% ../../nbs/data/segmentations.ipynb #83131741
 def check_patterns(
     patterns: list,
     names: list,  # All names that there are
@@ -126,18 +126,19 @@ def check_patterns(
         if not any(fnmatchcase(name, pattern) for name in names):
             raise ManifestError(f'no structure is named {pattern!r}.{did_you_mean(pattern, sorted(names)[:60])}')
 
-# %% ../../nbs/data/segmentations.ipynb #186d792a
+# %% ../../nbs/data/segmentations.ipynb #6088c431
 def merge_masks(
-    masks: dict,  # Name -> bool array of one shape
+    masks,  # Pairs of name and bool array, all of one shape; a generator, so that one is in memory at a time
 ) -> tuple:  # uint16 array with a number a mask, and number -> name
     "Masks of one structure each as one segmentation; `ValueError` where they overlap"
     names, merged = {}, None
-    for number, (name, mask) in enumerate(masks.items(), 1):
+    for number, (name, mask) in enumerate(masks, 1):
         merged = np.zeros(mask.shape, np.uint16) if merged is None else merged
-        shared = mask & (merged > 0)
+        shared = merged[mask]
         if shared.any():
-            other = names[int(merged[shared][0])]
-            raise ValueError(f'masks {other} and {name} overlap in {int(shared.sum())} voxels. Which one is right?')
+            other = names[int(shared[shared > 0][0])]
+            n = int((shared > 0).sum())
+            raise ValueError(f'masks {other} and {name} overlap in {n} voxels. Which one is right?')
         merged[mask] = number
         names[number] = name
     return merged, names
