@@ -8,13 +8,13 @@ Docs: https://example.github.io/medsoft_nb/data/volumes.html.md"""
 __all__ = ['PLANES', 'SQUARE', 'CT_OFFSET', 'Volume', 'plane_slice', 'slice_spacing', 'slice_counts', 'choose_slices',
            'pixel_size', 'square_pixels', 'grey_values', 'check_grid']
 
-# %% ../../nbs/data/volumes.ipynb #2c9f50f7
+# %% ../../nbs/data/volumes.ipynb #369a29af
 from dataclasses import dataclass
 from typing import Literal
 import numpy as np
 from scipy import ndimage as ndi
 
-# %% ../../nbs/data/volumes.ipynb #9b80a83e
+# %% ../../nbs/data/volumes.ipynb #b1ce7c7d
 PLANES = ('sagittal', 'coronal', 'axial')  # Number of the axis that a slice of the plane is cut across
 
 
@@ -27,16 +27,16 @@ class Volume:
     affine: np.ndarray  # `(4, 4)`, from voxels to mm
     remark: str = ''  # What was assumed of it
 
-# %% ../../nbs/data/volumes.ipynb #ca39a9df
+# %% ../../nbs/data/volumes.ipynb #6a964a3a
 def plane_slice(
     array: np.ndarray,  # `(X, Y, Z)`, axes to the right, to the front and to the head
     plane: Literal[PLANES],
     index: int,  # Number of the slice along its axis
 ) -> np.ndarray:  # `(rows, columns)`
     "A slice as it is shown"
-    return np.take(array, index, PLANES.index(plane)).T[::-1, ::-1]
+    return np.moveaxis(array, PLANES.index(plane), 0)[index].T[::-1, ::-1]
 
-# %% ../../nbs/data/volumes.ipynb #8249a12a
+# %% ../../nbs/data/volumes.ipynb #0ab8415c
 def slice_spacing(
     spacing: tuple,  # Size of a voxel along each axis in mm
     plane: Literal[PLANES],
@@ -45,7 +45,7 @@ def slice_spacing(
     width, height = [mm for axis, mm in enumerate(spacing) if axis != PLANES.index(plane)]
     return height, width
 
-# %% ../../nbs/data/volumes.ipynb #18d85766
+# %% ../../nbs/data/volumes.ipynb #2ae1fe60
 def slice_counts(
     labels: np.ndarray,  # Numbers of structures, `(X, Y, Z)`, whole and from 0
     plane: Literal[PLANES],
@@ -68,7 +68,7 @@ def choose_slices(
     sums = counts[:, counts.any(0)].cumsum(0)
     return sorted({int(np.searchsorted(column, column[-1] / 2)) for column in sums.T})
 
-# %% ../../nbs/data/volumes.ipynb #58db6af2
+# %% ../../nbs/data/volumes.ipynb #51e6e417
 SQUARE = 0.01  # Relative difference of height and width up to which pixels count as square
 
 
@@ -85,7 +85,7 @@ def pixel_size(
         )
     return float(f'{min(spacing):.6g}')
 
-# %% ../../nbs/data/volumes.ipynb #1150c46c
+# %% ../../nbs/data/volumes.ipynb #68489e25
 def square_pixels(
     image: np.ndarray,  # `(H, W)`
     spacing: tuple,  # Height and width of a pixel in mm
@@ -101,10 +101,10 @@ def square_pixels(
     new = ndi.map_coordinates(numbers, at, order=order, mode='nearest')
     return (np.round(new) if image.dtype.kind in 'iu' and order else new).astype(image.dtype)
 
-# %% ../../nbs/data/volumes.ipynb #3e096c81
+# %% ../../nbs/data/volumes.ipynb #5dd7f828
 CT_OFFSET = 1024  # Added to Hounsfield units
 
-# %% ../../nbs/data/volumes.ipynb #8a14f8c0
+# %% ../../nbs/data/volumes.ipynb #fdd0e226
 def grey_values(
     image: np.ndarray,  # `(H, W)`; Hounsfield units if CT
     ct: bool,
@@ -122,7 +122,7 @@ def grey_values(
     remarks += ['Hounsfield units are rounded'] if (rounded != image).any() else []
     return np.uint16(np.maximum(rounded, -CT_OFFSET) + CT_OFFSET), '; '.join(remarks)
 
-# %% ../../nbs/data/volumes.ipynb #115f54ae
+# %% ../../nbs/data/volumes.ipynb #5e13db0d
 def _raw(image):
     "Numbers as they are, in the smallest type that images have for them"
     whole = image.dtype.kind in 'iu' or (image == np.round(image)).all()
@@ -134,7 +134,7 @@ def _raw(image):
         raise ValueError(f'values from {image.min():g} to {image.max():g} do not fit into 32-bit float.')
     return small
 
-# %% ../../nbs/data/volumes.ipynb #903b56b5
+# %% ../../nbs/data/volumes.ipynb #41e4faeb
 def check_grid(
     volume: Volume,
     other: Volume,
