@@ -7,76 +7,50 @@ Docs: https://example.github.io/medsoft_nb/data/challenges.html.md"""
 # %% auto #0
 __all__ = ['MODALITIES', 'read_grey', 'read_study', 'rsna_cases', 'is_vindr', 'vindr_cases']
 
-# %% ../../nbs/data/challenges.ipynb #00410a49
-import hashlib
+# %% ../../nbs/data/challenges.ipynb #88148f3b
 from pathlib import Path
 import numpy as np, pandas as pd
 from ..core.logs import get_logger
 from .cases import case_name, DICOM, files_below, inside
 from .columns import HEALTHY, ManifestError, raise_faults
+from .dicomfile import read_frames, read_pixels
 from .folder import SUFFIXES
+from .identity import pseudonym, read_salt
 from .importing import Pixels
 from .pictures import LayoutSettings
 from .shapes import Annotated, finite_numbers, make_shape, read_annotated
 from .tables import read_cells
-from .volumes import grey_values, pixel_size
+from .volumes import CT_OFFSET, grey_values, pixel_size
 
-# %% ../../nbs/data/challenges.ipynb #d9d796e1
+# %% ../../nbs/data/challenges.ipynb #a00768c8
 MODALITIES = dict(CT='CT', MR='MR', CR='radiograph', DX='radiograph', DR='radiograph')
 
-# %% ../../nbs/data/challenges.ipynb #bd9ba2c3
+# %% ../../nbs/data/challenges.ipynb #7acca839
 def read_grey(
     path: Path,  # DICOM file of one image in grey
-) -> tuple:  # Image, and the fields `modality` and `spacing_mm` where they are known
+) -> tuple:  # Image, and fields of the manifest: `modality`, `offset`, and `spacing_mm` where it is known
     "Grey values as they are stored here; `ValueError` says what cannot be read"
-    try:
-        import pydicom
-    except ImportError:
-        raise ImportError("DICOM files need pydicom: pip install 'medsoft_nb[dicom]'") from None
-    try:
-        file = pydicom.dcmread(path)
-        array, kind = file.pixel_array, str(file.get('Modality', ''))
-    except Exception as e:  # decoders raise all kinds
-        first = (str(e).strip().splitlines() or [type(e).__name__])[0].rstrip('.')
-        raise ValueError(f'{path.name} cannot be read as DICOM: {first}.') from None
-    if array.ndim != 2:
-        raise ValueError(f'{path.name} has pixels of shape {array.shape}; one image in grey is expected.')
-    fields = dict(modality=MODALITIES.get(kind, ''))
-    fields |= _dicom_spacing(file, path)
-    if kind == 'CT':
-        _check_axial(file, path)
-    image, remark = grey_values(_rescaled(file, array, path), kind == 'CT')
-    return image, fields | (dict(remark=remark) if remark else {})
+    frames = read_frames(path)
+    image = read_pixels(frames[0]) if len(frames) == 1 else np.zeros(0)
+    if image.ndim != 2:
+        raise ValueError(f'{path.name} has {len(frames)} images, or one in colour; one image in grey is expected.')
+    ct = frames[0].modality == 'CT'
+    if ct:
+        _check_axial(frames[0])
+    fields = dict(modality=MODALITIES.get(frames[0].modality, ''), offset=CT_OFFSET if ct else 0)
+    if frames[0].spacing:
+        fields['spacing_mm'] = pixel_size(frames[0].spacing, False)
+    image, remark = grey_values(image, ct)
+    return image, fields | dict(remark=remark)
 
-# %% ../../nbs/data/challenges.ipynb #f23d9312
-def _rescaled(file, array, path):
-    "Numbers of the modality: Hounsfield units of CT; black is low"
-    slope, intercept = finite_numbers([file.get('RescaleSlope', 1), file.get('RescaleIntercept', 0)])
-    if slope == 0:
-        raise ValueError(f'{path.name} has the rescale slope 0.')
-    if file.get('PhotometricInterpretation') == 'MONOCHROME1':
-        array = 2 ** int(file.BitsStored) - 1 - array.astype(np.int64)
-    return array if (slope, intercept) == (1, 0) else array * slope + intercept
-
-# %% ../../nbs/data/challenges.ipynb #42b3805a
-def _dicom_spacing(file, path):
-    "Size of a pixel, where the file says it"
-    said = file.get('PixelSpacing') or file.get('ImagerPixelSpacing')
-    if not said:
-        return {}
-    spacing = finite_numbers(said)
-    if len(spacing) != 2 or min(spacing) <= 0:
-        raise ValueError(f'{path.name} has pixels of {spacing} mm; two sizes above 0 are expected.')
-    return dict(spacing_mm=pixel_size(tuple(spacing), False))
-
-# %% ../../nbs/data/challenges.ipynb #9485f3df
-def _check_axial(file, path):
+# %% ../../nbs/data/challenges.ipynb #a62c09bf
+def _check_axial(frame):
     "Raise unless a slice is axial, the front up and the patient's right on the left"
-    said = file.get('ImageOrientationPatient')
-    if not said or np.abs(np.array(finite_numbers(said)) - [1, 0, 0, 0, 1, 0]).max() > 0.35:
-        raise ValueError(f'{path.name} is not axial in the usual position (ImageOrientationPatient {said}).')
+    said = frame.orientation
+    if not said or np.abs(np.array(said) - [1, 0, 0, 0, 1, 0]).max() > 0.35:
+        raise ValueError(f'{frame.path.name} is not axial in the usual position (ImageOrientationPatient {said}).')
 
-# %% ../../nbs/data/challenges.ipynb #afad5d85
+# %% ../../nbs/data/challenges.ipynb #d8711c24
 def read_study(
     annotated: Annotated,  # DICOM, or a picture that it was converted to
 ) -> Pixels:
@@ -88,7 +62,7 @@ def read_study(
     remark = '; '.join(text for text in (fields.get('remark'), pixels.fields.get('remark')) if text)
     return pixels._replace(fields=fields | pixels.fields | dict(remark=remark))
 
-# %% ../../nbs/data/challenges.ipynb #3200bbae
+# %% ../../nbs/data/challenges.ipynb #a4801632
 def _table(path, columns):
     "A table with the columns that it needs"
     table = read_cells(path)
@@ -97,7 +71,7 @@ def _table(path, columns):
         raise ManifestError(f'table {path} lacks the column {missing[0]!r}. Found: {", ".join(table)}.')
     return table
 
-# %% ../../nbs/data/challenges.ipynb #c8a5534e
+# %% ../../nbs/data/challenges.ipynb #e7540b93
 def rsna_cases(folder: Path, settings: LayoutSettings) -> list:  # Of cases
     "Slices with a fracture, and slices of studies without one"
     studies = _table(folder / 'train.csv', ('StudyInstanceUID', 'patient_overall'))
@@ -120,13 +94,13 @@ def rsna_cases(folder: Path, settings: LayoutSettings) -> list:  # Of cases
         get_logger().warning('%d studies have a fracture but no box, and are left out.', unplaced)
     return cases
 
-# %% ../../nbs/data/challenges.ipynb #37543251
+# %% ../../nbs/data/challenges.ipynb #cfe2255d
 def _slice_number(text):
     if not text.isdigit():
         raise ValueError(f'slice_number is {text!r}.')
     return int(text)
 
-# %% ../../nbs/data/challenges.ipynb #b7082d2e
+# %% ../../nbs/data/challenges.ipynb #2f8fd738
 def _study_cases(folder, study, boxes, settings):
     "Cases of one study"
     place = inside(folder, f'train_images/{study}')
@@ -138,7 +112,7 @@ def _study_cases(folder, study, boxes, settings):
         raise ManifestError(f'train_images/{study} has no slice {lost[0]}, which has a box.')
     step = settings.slices if isinstance(settings.slices, int) else 1
     some = sorted(files)[::step] if step > 1 or settings.slices == 'all' else [sorted(files)[len(files) // 2]]
-    patient = hashlib.sha256(study.encode()).hexdigest()[:12]
+    patient = pseudonym(study, read_salt(), 'p')
     cases = []
     for number in sorted(boxes) if boxes else some:
         annotated = Annotated(files[number], tuple(boxes.get(number, ())))
@@ -147,18 +121,18 @@ def _study_cases(folder, study, boxes, settings):
         cases.append(case if boxes else case | dict(label=HEALTHY))
     return cases
 
-# %% ../../nbs/data/challenges.ipynb #51dfdbf6
+# %% ../../nbs/data/challenges.ipynb #307eb909
 def _vindr_tables(folder):
     "CSV files with a column of types of lesions"
     paths = [p for p in files_below(folder, ('.csv',)) if len(p.relative_to(folder).parts) <= 2]
-    return [p for p in paths if b'lesion_type' in p.open('rb').read(1000)]
+    return [p for p in paths if b'lesion_type' in p.read_bytes()[:1000]]
 
-# %% ../../nbs/data/challenges.ipynb #5afbad17
+# %% ../../nbs/data/challenges.ipynb #c9480877
 def is_vindr(folder: Path) -> bool:
     "Whether a folder has a table as VinDr-SpineXR has it"
     return bool(_vindr_tables(folder))
 
-# %% ../../nbs/data/challenges.ipynb #6b1ef475
+# %% ../../nbs/data/challenges.ipynb #7f7fcb3c
 def vindr_cases(folder: Path, settings: LayoutSettings) -> list:  # Of cases
     "Radiographs with their boxes; `No finding` is healthy"
     columns = ('image_id', 'lesion_type', 'xmin', 'ymin', 'xmax', 'ymax')
@@ -173,7 +147,7 @@ def vindr_cases(folder: Path, settings: LayoutSettings) -> list:  # Of cases
     raise_faults(faults, str(folder))
     return cases
 
-# %% ../../nbs/data/challenges.ipynb #b11d0e2b
+# %% ../../nbs/data/challenges.ipynb #ff4f5174
 def _vindr_case(name, rows, files, folder):
     "The case of one radiograph"
     if name not in files:

@@ -8,7 +8,7 @@ Docs: https://example.github.io/medsoft_nb/data/nifti.html.md"""
 __all__ = ['SUFFIXES', 'SMALLEST', 'NiftiSettings', 'Labels', 'load_labels', 'find_segmentation', 'nifti_sources',
            'volume_sources', 'read_slice']
 
-# %% ../../nbs/data/nifti.ipynb #de0f89bf
+# %% ../../nbs/data/nifti.ipynb #31dfcfea
 from fnmatch import fnmatchcase
 from functools import lru_cache, partial
 from pathlib import Path
@@ -24,6 +24,7 @@ from .segmentations import check_patterns, merge_masks, number_names, number_rol
 from medsoft_nb.data.volumes import (
     check_grid,
     choose_slices,
+    CT_OFFSET,
     grey_values,
     pixel_size,
     plane_slice,
@@ -34,7 +35,7 @@ from medsoft_nb.data.volumes import (
     Volume,
 )
 
-# %% ../../nbs/data/nifti.ipynb #d6ba1df1
+# %% ../../nbs/data/nifti.ipynb #ddbf0dc1
 class NiftiSettings(CaseSettings):
     "Which slices of volumes are imported, and what their segmentations mean"
 
@@ -69,14 +70,14 @@ class NiftiSettings(CaseSettings):
             raise ValueError('every n-th slice: n is 1 or more')
         return slices
 
-# %% ../../nbs/data/nifti.ipynb #aba87a4c
+# %% ../../nbs/data/nifti.ipynb #ddfa2fb0
 class Labels(NamedTuple):
     "A segmentation with names"
 
     volume: Volume  # Its array holds whole numbers
     names: dict  # Number -> name
 
-# %% ../../nbs/data/nifti.ipynb #392e8e9d
+# %% ../../nbs/data/nifti.ipynb #7800acf1
 def load_labels(
     path: Path,  # NIfTI file, or folder of binary masks
     reading: Reading = Reading(),
@@ -85,7 +86,7 @@ def load_labels(
     "Read a segmentation; `ValueError` where it has fractions or negative numbers, or masks do not fit together"
     return _load_labels(path, file_state(path), reading, wanted)
 
-# %% ../../nbs/data/nifti.ipynb #6137da77
+# %% ../../nbs/data/nifti.ipynb #e513f0f4
 @lru_cache(maxsize=2)
 def _load_labels(path, state, reading, wanted):
     if path.is_dir():
@@ -93,10 +94,10 @@ def _load_labels(path, state, reading, wanted):
     volume, header = load_volume(path, reading)
     return Labels(_whole(volume, path), number_names(None, header))
 
-# %% ../../nbs/data/nifti.ipynb #9cd81b38
+# %% ../../nbs/data/nifti.ipynb #7a8b28dd
 SUFFIXES = ('.nii', '.nii.gz')
 
-# %% ../../nbs/data/nifti.ipynb #26e6f3c0
+# %% ../../nbs/data/nifti.ipynb #b65bdca5
 def _from_masks(path, reading, wanted):
     "A folder of binary masks as one segmentation"
     files = {case_name(file.name): file for file in files_below(path, SUFFIXES)}
@@ -107,7 +108,7 @@ def _from_masks(path, reading, wanted):
     merged, names = merge_masks((name, _mask(file, first, reading)) for name, file in named.items())
     return Labels(Volume(merged, first.spacing, first.affine, first.remark), names)
 
-# %% ../../nbs/data/nifti.ipynb #0fd0ade2
+# %% ../../nbs/data/nifti.ipynb #30bd581f
 def _mask(file, first, reading):
     "A binary mask on the grid of the first one"
     volume, _ = load_volume(file, reading)
@@ -117,7 +118,7 @@ def _mask(file, first, reading):
         raise ValueError(f'mask {file.name} is not binary.')
     return array > 0
 
-# %% ../../nbs/data/nifti.ipynb #c555344f
+# %% ../../nbs/data/nifti.ipynb #780ee5f1
 def _whole(volume, path):
     "A segmentation in whole numbers"
     array = volume.array
@@ -128,7 +129,7 @@ def _whole(volume, path):
         raise ValueError(f'{what}; whole numbers from 0 to 65535 are expected.')
     return Volume(array.astype(np.uint16), volume.spacing, volume.affine, volume.remark)
 
-# %% ../../nbs/data/nifti.ipynb #369e0df1
+# %% ../../nbs/data/nifti.ipynb #dcef6921
 def find_segmentation(
     image: Path,  # A volume
     images: Path,  # Its folder, or the volume itself
@@ -148,7 +149,7 @@ def find_segmentation(
         raise ValueError(f'{n} of {name} in {segmentations}; expected {stem}.nii.gz, or a folder {stem} of masks.')
     return found[0]
 
-# %% ../../nbs/data/nifti.ipynb #baf94272
+# %% ../../nbs/data/nifti.ipynb #d5d07285
 def _only_segmentation(image, images, segmentations):
     "The segmentation where there is one image"
     if not images.is_file():
@@ -158,7 +159,7 @@ def _only_segmentation(image, images, segmentations):
         raise ValueError(f'segmentation {segmentations} does not exist.')
     return same if segmentations.is_dir() and same.exists() else segmentations
 
-# %% ../../nbs/data/nifti.ipynb #ce6969e8
+# %% ../../nbs/data/nifti.ipynb #e373fbf1
 def nifti_sources(
     images: str | Path,  # A NIfTI file, or a folder of them; subfolders are searched too
     settings: NiftiSettings,
@@ -176,7 +177,7 @@ def _segmentation(images, settings, case):
     image = images if images.is_file() else images / case['path']
     return find_segmentation(image, images, settings.segmentations)
 
-# %% ../../nbs/data/nifti.ipynb #53565daa
+# %% ../../nbs/data/nifti.ipynb #fc72569d
 def volume_sources(
     cases: list,  # Of dicts, see `case_rows`; `path` leads from `images` to a volume
     images: Path,  # Folder, or one volume
@@ -199,7 +200,7 @@ def volume_sources(
         check_patterns([*settings.structures, *settings.lesions], sorted(names))
     return sources
 
-# %% ../../nbs/data/nifti.ipynb #a378a646
+# %% ../../nbs/data/nifti.ipynb #354654ce
 def _broken(row, text, settings):
     "A source that says what is wrong with its file"
     row = {name: value for name, value in row.items() if name != 'path'}
@@ -209,7 +210,7 @@ def _broken(row, text, settings):
 def _refuse(text):
     raise ValueError(text)
 
-# %% ../../nbs/data/nifti.ipynb #9705978d
+# %% ../../nbs/data/nifti.ipynb #6a7e7f82
 def _slices_of(row, image, segmentation, settings):
     "Sources of one volume, and the names of its structures"
     reading = Reading(settings.volume, settings.form, settings.orientation)
@@ -228,12 +229,12 @@ def _slices_of(row, image, segmentation, settings):
     lesion = counts[:, lesions].any(1)
     return [_source(row, job, k, len(counts), bool(lesion[k]), settings) for k in indices], known
 
-# %% ../../nbs/data/nifti.ipynb #5967fd40
+# %% ../../nbs/data/nifti.ipynb #ac366d32
 def _wanted(settings):
     "Patterns of the masks that are read of a folder"
     return (*settings.structures, *settings.lesions) if settings.structures else ()
 
-# %% ../../nbs/data/nifti.ipynb #e2dead23
+# %% ../../nbs/data/nifti.ipynb #9559b793
 def _named_labels(segmentation, grid, reading, settings):
     "Numbers of a segmentation on the grid of its image, and their names"
     if segmentation is None:
@@ -244,7 +245,7 @@ def _named_labels(segmentation, grid, reading, settings):
     check_grid(grid, volume, f'segmentation {segmentation.name}')
     return volume.array, names if settings.names is None else number_names(settings.names)
 
-# %% ../../nbs/data/nifti.ipynb #4ad22d99
+# %% ../../nbs/data/nifti.ipynb #a936dcbe
 class _Job(NamedTuple):
     "What is read of a volume"
 
@@ -257,7 +258,7 @@ class _Job(NamedTuple):
     resample: bool
     wanted: tuple = ()  # Patterns of masks in a folder
 
-# %% ../../nbs/data/nifti.ipynb #fe868c69
+# %% ../../nbs/data/nifti.ipynb #a1ac2797
 def _source(row, job, index, size, lesion, settings):
     "The source of one slice of `size`"
     row = {name: value for name, value in row.items() if name != 'path'}
@@ -267,7 +268,7 @@ def _source(row, job, index, size, lesion, settings):
         row['label'] = _slice_label(row, lesion, settings)
     return Source(row, partial(read_slice, job, index, row['modality'] == 'CT'))
 
-# %% ../../nbs/data/nifti.ipynb #684e4fd1
+# %% ../../nbs/data/nifti.ipynb #fbaaabd7
 def _slice_label(row, lesion, settings):
     "The label of a slice whose lesions are known"
     if not lesion:
@@ -276,7 +277,7 @@ def _slice_label(row, lesion, settings):
         raise ValueError(f'slice {row["slice"]} has a lesion, but the image is labelled {HEALTHY}.')
     return row['label'] or settings.lesion_label
 
-# %% ../../nbs/data/nifti.ipynb #58c07924
+# %% ../../nbs/data/nifti.ipynb #e7503266
 def read_slice(
     job: _Job,  # What to read
     index: int,  # Number of the slice
@@ -287,7 +288,7 @@ def read_slice(
     if ct and volume.array.min() >= 0:
         raise ValueError('is CT, but no value is below 0, as that of air: these are not Hounsfield units.')
     spacing = slice_spacing(volume.spacing, job.plane)
-    fields = dict(spacing_mm=pixel_size(spacing, job.resample))
+    fields = dict(spacing_mm=pixel_size(spacing, job.resample), offset=CT_OFFSET if ct else 0)
     image = square_pixels(plane_slice(volume.array, job.plane, index), spacing)
     if min(image.shape) < SMALLEST:
         raise ValueError(f'slice of {image.shape[1]} x {image.shape[0]} pixels. Choose another plane.')
@@ -296,10 +297,10 @@ def read_slice(
     structures, lesion = _masks(job, index, spacing)
     return Pixels(image, structures, lesion, fields)
 
-# %% ../../nbs/data/nifti.ipynb #bc3739d4
+# %% ../../nbs/data/nifti.ipynb #e7c08450
 SMALLEST = 8  # Pixels along a side of a slice
 
-# %% ../../nbs/data/nifti.ipynb #2fcdc5af
+# %% ../../nbs/data/nifti.ipynb #7a3f49ef
 def _masks(job, index, spacing):
     "Structures and lesion of a slice, or `None`"
     if job.segmentation is None:
