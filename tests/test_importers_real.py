@@ -30,6 +30,7 @@ def imported(tmp_path_factory):
             columns=dict(image_id="file", patient_id="subset,exam", label="pathology"),
             label_map={"healthy": "healthy", "*": "other"},
             modality="MR",
+            plane="sagittal",
             spacing_mm=1,
         ),
     )

@@ -33,13 +33,17 @@ app.add_typer(data, name='data')
 
 # %% ../../nbs/apps/data_commands.ipynb #e002
 IMPORT_HELP = command_help(
-    'Make a manifest of a folder of images, instance masks and a table.',
+    'Make a manifest of DICOM files, NIfTI volumes, a known data set, or a folder of images with a table. It finds '
+    'out which it is.',
+    'medsoft data import dicom --default-label healthy --plane sagittal --out data/ct',
+    'medsoft data import scans --masks segmentations --structure "vertebrae_*" --default-label healthy '
+    '--patient "(?P<patient>s[0-9]+)" --modality CT --out data/mine',
     'medsoft data import scans/images --masks scans/masks --table scans/index.csv --column image_id=file '
     '--column patient_id=subset,exam --column label=finding --label-map normal=healthy --modality MR --out data/mine',
 )
 MasksOption = Annotated[
     Optional[Path],
-    typer.Option(help='Folder of masks of vertebrae, a brain, ... (each its own number), with the same file names'),
+    typer.Option(help='Masks of vertebrae, a brain, ... (each its own number), or segmentations of volumes'),
 ]
 LesionMasksOption = Annotated[
     Optional[Path], typer.Option(help='Folder of masks of the lesions, with the same file names')
@@ -55,33 +59,36 @@ LabelMapOption = Annotated[
 # %% ../../nbs/apps/data_commands.ipynb #c1259
 @data.command('import', help=IMPORT_HELP)
 def data_import(
-    images: Annotated[Path, typer.Argument(metavar='IMAGES', help='Folder of images')],
+    source: Annotated[Path, typer.Argument(metavar='SOURCE', help='Folder, or one file')],
     out: OutOption,
+    kind: Annotated[str, typer.Option(help='table, dicom, nifti, nnunet, coco, ...; found out if omitted')] = '',
     masks: MasksOption = None,
     lesion_masks: LesionMasksOption = None,
-    table: Annotated[Optional[Path], typer.Option(help='CSV with a row an image')] = None,
+    table: Annotated[Optional[Path], typer.Option(help='CSV with a row an image, or a patient of DICOM')] = None,
     column: ColumnOption = [],
     label_map: LabelMapOption = [],
     default_label: Annotated[str, typer.Option(help='Label of images without one, e.g. healthy')] = '',
+    patient: Annotated[str, typer.Option(help='Rule for paths: regular expression with (?P<patient>...)')] = '',
     modality: Annotated[str, typer.Option(help='e.g. MR, CT, radiograph')] = '',
-    plane: Annotated[str, typer.Option(help='sagittal, axial or coronal')] = 'sagittal',
+    plane: Annotated[str, typer.Option(help='sagittal, axial or coronal; volumes are cut in it')] = '',
+    slices: Annotated[str, typer.Option(help='Of volumes: structures, middle, all, or n for every n-th')] = '',
+    structure: Annotated[list[str], typer.Option(help='Name or pattern of a structure. May be repeated')] = [],
+    lesion: Annotated[list[str], typer.Option(help='Name or pattern of a lesion. May be repeated')] = [],
+    window: Annotated[str, typer.Option(help='8-bit pictures of DICOM: own, bone, soft_tissue, brain, lung')] = '',
+    resample: Annotated[bool, typer.Option('--resample', help='To square pixels, where they are not')] = False,
     spacing_mm: Annotated[Optional[float], typer.Option(help='Size of a pixel in mm')] = None,
+    workers: Annotated[Optional[int], typer.Option(min=1, help='Processes; one for each core if omitted')] = None,
+    skip_unreadable: Annotated[bool, typer.Option('--skip-unreadable', help='Leave out what is broken')] = False,
 ):
-    from medsoft_nb.data.folder import ImportSettings, import_folder
+    from medsoft_nb.data.sources import import_any
     from medsoft_nb.running.remarks import manifest_remarks
 
-    settings = ImportSettings(
-        structures=masks,
-        lesion_masks=lesion_masks,
-        table=table,
-        columns=read_pairs(column, '--column'),
-        label_map=read_pairs(label_map, '--label-map'),
-        default_label=default_label,
-        modality=modality,
-        plane=plane,
-        spacing_mm=spacing_mm,
-    )
-    made = import_folder(images, out, settings)
+    given = dict(masks=masks, lesion_masks=lesion_masks, table=table, default_label=default_label, patient=patient)
+    given |= dict(modality=modality, plane=plane, window=window, resample=resample, spacing_mm=spacing_mm)
+    given |= dict(columns=read_pairs(column, '--column'), label_map=read_pairs(label_map, '--label-map'))
+    given |= dict(slices=int(slices) if slices.isdigit() else slices, structures=structure, lesions=lesion)
+    settings = {name: value for name, value in given.items() if value}
+    made = import_any(source, out, kind, workers, skip_unreadable, **settings)
     out_console.print(f'{len(made)} images, {made.df.patient_id.nunique()} patients: {out}/manifest.csv')
     print_counts(made)
     for remark in manifest_remarks(made):

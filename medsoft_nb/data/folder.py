@@ -38,7 +38,7 @@ class ImportSettings(Settings):
     label_map: dict[str, str] = Field({}, description='Label in the table -> label here, see `map_labels`')
     default_label: str = Field('', description='Label of images without one, e.g. healthy')
     modality: str = Field('', description='MR, CT or radiograph, where the table does not say')
-    plane: str = Field('sagittal', description='sagittal, coronal or axial, where the table does not say')
+    plane: str = Field('', description='sagittal, coronal or axial, where the table does not say; empty: unknown')
     spacing_mm: float | None = Field(None, gt=0, description='Size of a pixel in mm, where the table does not say')
     origin: Literal[ORIGINS[1:]] = Field('real', description='Where the images come from')
     copy_images: bool = Field(True, description='Copy the images unchanged; otherwise point to where they are')
