@@ -138,3 +138,48 @@ def test_a_prompt_that_would_be_cut_is_refused_before_anything_is_written(folder
     code, text = medsoft(command[0], path, *command[1:], '--out', folder / 'made')
     assert code == 2 and "05: the prompt 'photograph of skin" in text and 'would be cut off' in text, text
     assert not (folder / 'made').exists()
+
+
+KNOWLEDGE = """organ: skin
+diseases:
+  blister: bright round spot
+"""
+COMPOSED = dict(
+    blister='axial image of the skin, blister, bright round spot',
+    healthy='axial image of the skin, healthy skin, normal tissue without a lesion',
+)
+
+
+@pytest.fixture(scope='module')
+def bare(folder, manifest):
+    "The same images without a prompt, and three lines that say what a blister is"
+    m = Manifest.load(manifest)
+    (folder / 'skin.yml').write_text(KNOWLEDGE)
+    return Manifest(m.df.assign(prompt=''), m.root).save(folder / 'mine/bare.csv')
+
+
+@pytest.mark.parametrize('how', ['option', 'profile', 'environment'])
+def test_three_lines_of_knowledge_stand_for_all_prompts(folder, bare, how, monkeypatch):
+    profile, words = (folder / 'smallest.yml').read_text(), []
+    if how == 'option':
+        words = ['--knowledge', folder / 'skin.yml']
+    if how == 'profile':
+        profile += f'knowledge: {folder / "skin.yml"}\n'
+    if how == 'environment':
+        monkeypatch.setenv('MEDSOFT_KNOWLEDGE', str(folder / 'skin.yml'))
+    (folder / 'own.yml').write_text(profile)
+    given = ['reproduce', '--profile', folder / 'own.yml', '--manifest', bare, '--out', folder / 'told', '--dry-run']
+    code, text = medsoft(*given, *words)
+    assert code == 0, text
+
+
+def test_own_knowledge_is_painted_with(folder, bare):
+    "Its words are in the rows, without a vertebra; a file that is wrong is refused before anything is written"
+    given = ['generate', bare, '--base', folder / 'base', '-n', 1, '--steps', 1, '--roi', 32, '--out', folder / 'told']
+    code, text = medsoft(*given, '--labels', 'blister,healthy', '--knowledge', folder / 'skin.yml')
+    assert code == 0, text
+    df = Manifest.load(folder / 'told/manifest.csv').df
+    assert dict(zip(df.label, df.prompt)) == COMPOSED
+    (folder / 'wrong.yml').write_text(KNOWLEDGE.replace('organ', 'organs'))
+    code, text = medsoft(*given[:-1], folder / 'wrong', '--knowledge', folder / 'wrong.yml')
+    assert code == 2 and "unknown key 'organs'. Did you mean 'organ'?" in text and not (folder / 'wrong').exists()

@@ -25,6 +25,7 @@ from medsoft_nb.apps.options import (
     DeviceOption,
     DtypeOption,
     err_console,
+    KnowledgeOption,
     out_console,
     OutOption,
     PortOption,
@@ -80,6 +81,7 @@ def studio(
     base: BaseOption = 'medsoft-tiny',
     port: PortOption = 0,
     token: Annotated[str, typer.Option(help='Token of the address; a random one if empty')] = '',
+    knowledge: KnowledgeOption = None,
     device: DeviceOption = None,
     dtype: DtypeOption = None,
 ):
@@ -151,6 +153,7 @@ def reproduce(
     threads: ThreadsOption = None,
     gres: GresOption = None,
     table_only: TableOption = False,
+    knowledge: KnowledgeOption = None,
     device: DeviceOption = None,
     dtype: DtypeOption = None,
 ):

@@ -17,6 +17,7 @@ from medsoft_nb.apps.options import (
     app,
     command_help,
     err_console,
+    KnowledgeOption,
     ManifestArg,
     out_console,
     OutOption,
@@ -151,7 +152,11 @@ VALIDATE_HELP = command_help(
 
 # %% ../../nbs/apps/data_commands.ipynb #c1263
 @data.command(help=VALIDATE_HELP)
-def validate(manifest: ManifestArg, files: Annotated[bool, typer.Option(help='Open every image and mask too')] = True):
+def validate(
+    manifest: ManifestArg,
+    files: Annotated[bool, typer.Option(help='Open every image and mask too')] = True,
+    knowledge: KnowledgeOption = None,
+):
     from medsoft_nb.data.manifest import Manifest, validate
     from medsoft_nb.running.remarks import manifest_remarks
 

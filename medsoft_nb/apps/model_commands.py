@@ -30,6 +30,7 @@ from medsoft_nb.apps.options import (
     GroupOption,
     GuidanceOption,
     IntervalOption,
+    KnowledgeOption,
     LearningRateOption,
     ManifestArg,
     out_console,
@@ -133,6 +134,7 @@ def train(
     seed: SeedOption = 0,
     cache: CacheOption = None,
     report_to: ReportOption = None,
+    knowledge: KnowledgeOption = None,
     device: DeviceOption = None,
     dtype: DtypeOption = None,
 ):
@@ -244,6 +246,7 @@ def generate(
     resolution: ResolutionOption = None,
     seed: SeedOption = 0,
     shard: ShardOption = '1/1',
+    knowledge: KnowledgeOption = None,
     device: DeviceOption = None,
     dtype: DtypeOption = None,
 ):

@@ -12,9 +12,9 @@ __all__ = ['app', 'out_console', 'err_console', 'ManifestArg', 'OutOption', 'See
            'GroupOption', 'ExtractorOption', 'BackboneOption', 'ClassifyStepsOption', 'AccumulateOption',
            'CheckpointingOption', 'DoraOption', 'FullOption', 'ScheduleOption', 'WarmupOption', 'EmaOption',
            'MinSnrOption', 'BackgroundWeightOption', 'ValidateEveryOption', 'KeepBestOption', 'PatienceOption',
-           'MscLayersOption', 'MscHeadsOption', 'DeviceOption', 'DtypeOption', 'ReportOption', 'command_help',
-           'setting_option', 'from_options', 'use_device', 'use_dtype', 'use_trackers', 'read_pairs', 'read_words',
-           'print_table', 'print_counts']
+           'MscLayersOption', 'MscHeadsOption', 'DeviceOption', 'DtypeOption', 'KnowledgeOption', 'ReportOption',
+           'command_help', 'setting_option', 'from_options', 'use_device', 'use_dtype', 'use_knowledge', 'use_trackers',
+           'read_pairs', 'read_words', 'print_table', 'print_counts']
 
 # %% ../../nbs/apps/options.ipynb #c1255
 from pathlib import Path
@@ -178,6 +178,28 @@ def use_dtype(
 
 DtypeOption = Annotated[
     Optional[str], typer.Option(callback=use_dtype, help='Precision of the weights: float32, bfloat16 or float16')
+]
+
+# %% ../../nbs/apps/options.ipynb #23b4b107
+def use_knowledge(
+    context: typer.Context,  # Of the command that was given the option
+    path: Path | None,  # As in `knowledge.base.load_knowledge`; `None` changes nothing
+) -> Path | None:  # The path
+    "Extend the knowledge base until the command ends, also for the processes that it starts"
+    if path:
+        from medsoft_nb.knowledge.base import load_knowledge
+        from medsoft_nb.running.jobs import environment
+
+        load_knowledge(path)
+        context.with_resource(environment(MEDSOFT_KNOWLEDGE=str(path.resolve())))
+    return path
+
+
+KnowledgeOption = Annotated[
+    Optional[Path],
+    typer.Option(
+        callback=use_knowledge, is_eager=True, help='YAML that extends the knowledge base, e.g. own diseases'
+    ),
 ]
 
 # %% ../../nbs/apps/options.ipynb #acb13ab4

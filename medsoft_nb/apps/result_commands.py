@@ -20,6 +20,7 @@ from medsoft_nb.apps.options import (
     DeviceOption,
     err_console,
     ExtractorOption,
+    KnowledgeOption,
     ManifestArg,
     out_console,
     OutOption,
@@ -72,6 +73,7 @@ def evaluate(
     train: LearnedFromOption = None,
     extractor: ExtractorOption = 'efficientnet-lite0',
     seed: SeedOption = 0,
+    knowledge: KnowledgeOption = None,
     device: DeviceOption = None,
 ):
     from medsoft_nb.data.manifest import HEALTHY, Manifest
@@ -128,6 +130,7 @@ def export(
     train: TrainOption = None,
     held_out: HeldOutOption = None,
     drop: Annotated[bool, typer.Option('--drop', help='Leave copies out instead of refusing')] = False,
+    knowledge: KnowledgeOption = None,
     device: DeviceOption = None,
 ):
     from medsoft_nb.data.manifest import Manifest
@@ -162,6 +165,7 @@ def classify(
     backbone: BackboneOption = 'cnn',
     steps: ClassifyStepsOption = 300,
     seeds: Annotated[int, typer.Option(min=1, help='Number of seeds')] = 3,
+    knowledge: KnowledgeOption = None,
     device: DeviceOption = None,
 ):
     from medsoft_nb.core.files import make_folder

@@ -18,8 +18,8 @@ from ..knowledge.prompts import compose
 def row_prompt(
     row,  # Of a manifest's table
 ) -> str:
-    "The manifest's prompt where there is one, else one composed from label and modality"
-    return own_prompt(row) or compose(row['label'], row.get('modality', ''))
+    "The manifest's prompt where there is one, else one composed from label, modality and plane"
+    return own_prompt(row) or compose(row['label'], row.get('modality', ''), plane=row.get('plane', ''))
 
 # %% ../../nbs/data/prompts.ipynb #t006
 def own_prompt(

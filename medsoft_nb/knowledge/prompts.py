@@ -23,6 +23,10 @@ def check_level(
     "Level of a vertebra; `ValueError` if there is none such, or if the disease does not occur there"
     if not level:
         return ''
+    if organ := find_disease(label, knowledge).get('organ'):
+        raise ValueError(
+            f'level {str(level)!r} was asked for, but images of {label!r} show the {organ}; leave it out.'
+        )
     vertebra = re.sub('^TH(?=[0-9])', 'T', str(level).strip().upper())
     if vertebra not in LEVELS:
         raise ValueError(
@@ -64,14 +68,16 @@ def compose(
     severity: str | int | None = None,  # Grade of the knowledge base, by word or number
     seed: int | None = None,  # Draws a variant; the canonical prompt if `None`
     knowledge: str | Path | None = None,  # YAML of your own
+    plane: str = 'sagittal',  # As in a manifest; empty where it is unknown
 ) -> str:  # About a dozen words
     "Prompt with the disease's name and its appearance in this modality"
     label, key = find_label(label, knowledge), find_modality(modality, knowledge)
     level, word = check_level(label, level, knowledge), severity_word(label, severity, knowledge)
     disease = find_disease(label, knowledge)
     name, appearance = disease['name'], phrases(label, modality, knowledge)[0]
-    image = f'sagittal {load_knowledge(knowledge)["modalities"][key]["name"] if key else "image"} of the spine'
-    site = f'of {level}' if level else 'of a vertebral body'
+    taken = load_knowledge(knowledge)['modalities'][key]['name'] if key else 'image'
+    image = f'{plane} {taken} of the {disease.get("organ", "spine")}'.strip()
+    site = f'of {level}' if level else '' if 'organ' in disease else 'of a vertebral body'
     if seed is not None:
         r = rng('prompt', label, modality, level, word, seed)
         image = image if key else ''

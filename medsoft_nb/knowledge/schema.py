@@ -71,7 +71,9 @@ def _check_grades(grades):
 
 # %% ../../nbs/knowledge/schema.ipynb #c0101
 def _check_modalities(table, info: ValidationInfo):
-    "Raise unless the keys are modalities and none is empty"
+    "A text alone stands for any modality; raise unless the keys are modalities and none is empty"
+    if isinstance(table, str) or isinstance(table, dict) and 'say' in table:
+        return dict(any=table)
     check_keys(table, info.context['modalities'])
     for key, value in table.items():
         if value is None or value == []:
@@ -87,6 +89,7 @@ _MaskTable = Annotated[dict[str, AnyMask], BeforeValidator(_check_modalities)]
 class Disease(Entry):
     "What is known of a disease; a file of your own may override single fields of a shipped one"
 
+    organ: Text | None = Field(None, description='What the image shows, as a prompt says it; the spine if left out')
     name: Text | None = Field(None, description='As a prompt says it')
     synonyms: list[Text] | None = Field(None, description='Other names, also drawn for prompts with a seed')
     also: list[Text] | None = Field(None, description='Names that are understood, but not used')
@@ -101,6 +104,12 @@ class Disease(Entry):
         None, description='Its grades'
     )
     not_: _StatementList | None = Field(None, alias='not', description='What it must not look like')
+
+    @model_validator(mode='before')
+    @classmethod
+    def from_text(cls, disease):
+        "A plain text is its appearance"
+        return dict(appearance=disease) if isinstance(disease, str) else disease
 
 # %% ../../nbs/knowledge/schema.ipynb #a008
 class Citation(Entry):
@@ -142,6 +151,7 @@ class KnowledgeFile(Entry):
     version: Annotated[int, AfterValidator(_check_version)] = VERSION
     modalities: dict[str, Modality] = {}
     references: dict[str, Citation] = {}
+    organ: Text | None = Field(None, description='Of all diseases of the file, such as brain; the spine if left out')
     diseases: Annotated[dict[str, Disease], BeforeValidator(_check_labels)]
 
 # %% ../../nbs/knowledge/schema.ipynb #a012

@@ -11,7 +11,6 @@ __all__ = ['GenerateConfig', 'with_lora', 'with_controller', 'with_unet', 'lesio
 # %% ../../nbs/painting/generate.ipynb #q001
 import copy
 from contextlib import contextmanager
-from itertools import product
 from pathlib import Path
 from typing import Literal
 import numpy as np
@@ -133,7 +132,7 @@ def lesion_prompt(label: str, place: Placement, backgrounds: Manifest, donors: M
         own = own_prompt(background)
     else:
         own = '' if place.donor is None else own_prompt(donors.df.iloc[place.donor.row])
-    return own or compose(label, background.modality)
+    return own or compose(label, background.modality, plane=background.plane)
 
 # %% ../../nbs/painting/generate.ipynb #zn001
 def possible_prompts(
@@ -158,7 +157,8 @@ def possible_prompts(
             prompt = own_prompt(row)
             bare |= set() if prompt else {row.label}
             places.setdefault(prompt, row.image_id)
-    composed = {compose(*pair): pair[0] for pair in product(sorted(bare), set(backgrounds.df.modality))}
+    kinds = sorted(set(zip(backgrounds.df.modality, backgrounds.df.plane)))
+    composed = {compose(label, m, plane=plane): label for label in sorted(bare) for m, plane in kinds}
     return composed | places
 
 # %% ../../nbs/painting/generate.ipynb #q009

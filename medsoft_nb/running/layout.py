@@ -13,6 +13,7 @@ from itertools import groupby, product
 from pathlib import Path
 from ..core.files import data_path
 from ..data.manifest import Manifest, ManifestError, PATHS
+from ..knowledge.base import own_knowledge
 from .checks import check_experiment
 from .jobs import Job
 from .notebooks import check_parameters, declared_parameters
@@ -96,9 +97,9 @@ def _absolute(parameters):
 
 # %% ../../nbs/running/layout.ipynb #c1186
 def _files(parameters):
-    "Files and folders that `parameters` name: manifests, and models that are shipped or given as folders"
+    "Files and folders that a job depends on: manifests, models that are shipped or given as folders, own knowledge"
     named = [parameters[name] for name in PATH_SETTINGS if parameters.get(name)]
-    found = []
+    found = [Path(own_knowledge())] if own_knowledge() else []
     for value in named:
         found += [path for path in (Path(value), data_path('models', value)) if path.exists()]
     if parameters.get('manifest'):
