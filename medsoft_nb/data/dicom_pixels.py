@@ -8,8 +8,9 @@ Docs: https://example.github.io/medsoft_nb/data/dicom_pixels.html.md"""
 __all__ = ['GREY', 'COLOUR', 'AIR', 'WINDOWS', 'Values', 'read_values', 'windowed', 'Look', 'read_image', 'read_volume',
            'volume_shape', 'read_reformat']
 
-# %% ../../nbs/data/dicom_pixels.ipynb #c2d2ba66
+# %% ../../nbs/data/dicom_pixels.ipynb #3a4df665
 import warnings
+from dataclasses import replace
 from functools import lru_cache
 from typing import Literal, NamedTuple
 import numpy as np
@@ -18,7 +19,7 @@ from .dicom_series import slice_normal, slice_plane, Stack, turned, usual_view
 from .importing import Pixels
 from .volumes import CT_OFFSET, grey_values, pixel_size, plane_slice, PLANES, slice_spacing, square_pixels
 
-# %% ../../nbs/data/dicom_pixels.ipynb #4f37eff6
+# %% ../../nbs/data/dicom_pixels.ipynb #3eeff88f
 GREY = ('MONOCHROME1', 'MONOCHROME2')
 COLOUR = ('RGB', 'PALETTE COLOR')  # And those whose names begin with YBR
 AIR = -1024  # HU
@@ -31,7 +32,7 @@ class Values(NamedTuple):
     inverted: tuple | None = None  # Lowest and highest value possible, where the image was inverted
     remark: str = ''
 
-# %% ../../nbs/data/dicom_pixels.ipynb #2496b157
+# %% ../../nbs/data/dicom_pixels.ipynb #58ce2bdf
 def read_values(
     header: Header,
     raw: bool = False,  # Values as stored, without the scale
@@ -60,14 +61,13 @@ def read_values(
         return Values(ends[0] + ends[1] - image, ends, remark)
     return Values(image, remark=remark)
 
-# %% ../../nbs/data/dicom_pixels.ipynb #856adb0f
+# %% ../../nbs/data/dicom_pixels.ipynb #f605048d
 def _decode(header):
     "The header with all tags, and the stored values of the image"
-    pydicom = pydicom_package()
     from pydicom.pixels import pixel_array
 
     try:
-        ds = pydicom.dcmread(header.path, force=True)
+        ds = _load(header.path, header.state)
         if 'PixelData' not in ds and 'FloatPixelData' not in ds and 'DoubleFloatPixelData' not in ds:
             raise ValueError('it has no pixels (PixelData).')
         _check_pixels(ds)
@@ -78,6 +78,12 @@ def _decode(header):
         raise ValueError(_no_decoder(ds, error)) from None
     except Exception as error:  # decoders raise all kinds
         raise ValueError(f'its pixels cannot be decoded ({type(error).__name__}: {_first_line(error)})') from None
+
+
+@lru_cache(maxsize=1)
+def _load(path, state):
+    "A whole file; the frames of one file follow each other"
+    return pydicom_package().dcmread(path, force=True)
 
 
 def _first_line(error):
@@ -95,7 +101,7 @@ def _no_decoder(ds, error):
         )
     return f'its pixels ({name}) cannot be decoded: {_first_line(error)}'
 
-# %% ../../nbs/data/dicom_pixels.ipynb #ef37362d
+# %% ../../nbs/data/dicom_pixels.ipynb #bcda05b3
 def _check_pixels(ds):
     "Raise where a header cannot be that of an image, or an uncompressed file is too short"
     photometric, samples = str(ds.get('PhotometricInterpretation') or ''), int(ds.get('SamplesPerPixel') or 0)
@@ -130,7 +136,7 @@ def _check_fragments(ds):
             raise ValueError('its compressed pixels are cut short.')
         place += 8 + size
 
-# %% ../../nbs/data/dicom_pixels.ipynb #103feccb
+# %% ../../nbs/data/dicom_pixels.ipynb #519ae98d
 def _colour(ds, stored, photometric):
     "An image in colour, 8 bit"
     if photometric == 'PALETTE COLOR':
@@ -157,7 +163,7 @@ def _scaled(ds, header, stored):
         return stored.astype(np.int64) * int(slope) + int(intercept)
     return stored.astype(np.float64) * slope + intercept
 
-# %% ../../nbs/data/dicom_pixels.ipynb #04bc1a60
+# %% ../../nbs/data/dicom_pixels.ipynb #d83b201f
 def _padding(ds, stored):
     "Where a file says that there is no measurement, or `None`"
     first = ds.get('PixelPaddingValue')
@@ -180,7 +186,7 @@ def _ends(ds, header, raw):
     ends = _scaled(ds, header, np.array([low, high]))
     return ends.min().item(), ends.max().item()
 
-# %% ../../nbs/data/dicom_pixels.ipynb #d9e86d64
+# %% ../../nbs/data/dicom_pixels.ipynb #afa35f6a
 WINDOWS = {'bone': (400, 1800), 'soft-tissue': (40, 400), 'brain': (40, 80), 'lung': (-600, 1500)}  # HU
 
 
@@ -203,9 +209,16 @@ def _choose_window(header, name, inverted):
     if header.window is None:
         raise ValueError('it has no window of its own (WindowCenter and WindowWidth). Choose another window.')
     centre, width = header.window
-    return (sum(inverted) - centre + 1, width) if inverted else (centre, width)
+    return _own_window(header, inverted)
 
-# %% ../../nbs/data/dicom_pixels.ipynb #6c438fa3
+
+def _own_window(header, inverted):
+    "The window of a file, in the values of an image that may be inverted; or `None`"
+    if header.window is None or not inverted:
+        return header.window
+    return sum(inverted) - header.window[0] + 1, header.window[1]
+
+# %% ../../nbs/data/dicom_pixels.ipynb #f959f400
 class Look(NamedTuple):
     "How images are imported"
 
@@ -219,14 +232,16 @@ def read_image(
     look: Look,
 ) -> Pixels:
     "One image as it is usually shown"
-    values = read_values(header, raw and not look.window)
+    raw = raw and not look.window
+    values = read_values(header, raw)
+    header = _unscaled(header) if raw else header
     view = usual_view(header.orientation, slice_plane(header.orientation)[0])
     image = np.ascontiguousarray(turned(values.image, view))
     spacing = header.spacing and (header.spacing[::-1] if view[0] else header.spacing)
     remarks = [header.remark, values.remark, 'turned to the usual view' if any(view) else '']
     return _finished(image, spacing, header, look, [text for text in remarks if text], values.inverted)
 
-# %% ../../nbs/data/dicom_pixels.ipynb #5e72da39
+# %% ../../nbs/data/dicom_pixels.ipynb #56123419
 def _finished(image, spacing, header, look, remarks, inverted=None):
     "An image as it is stored, with what the manifest says of it"
     fields = {}
@@ -235,7 +250,7 @@ def _finished(image, spacing, header, look, remarks, inverted=None):
         image = _square(image, spacing)
     if image.ndim == 3:
         return Pixels(image, fields=fields | dict(remark='; '.join(remarks)))
-    window = _choose_window(header, look.window, inverted) if look.window else header.window
+    window = _choose_window(header, look.window, inverted) if look.window else _own_window(header, inverted)
     if window is not None:
         fields['window'] = f'{window[0]:.10g},{window[1]:.10g}'
     if look.window:
@@ -245,6 +260,15 @@ def _finished(image, spacing, header, look, remarks, inverted=None):
     else:
         image, _ = grey_values(image, ct=False)
     return Pixels(image, fields=fields | dict(remark='; '.join(remarks)))
+
+
+def _unscaled(header):
+    "A header whose window is one of the values as stored"
+    if header.window is None or header.scale is None:
+        return header
+    slope, intercept = header.scale
+    centre, width = header.window
+    return replace(header, window=((centre - intercept) / slope, width / abs(slope)))
 
 
 def _square(image, spacing):
@@ -260,7 +284,7 @@ def _hounsfield(image):
         return np.uint16(image + CT_OFFSET), CT_OFFSET
     return image.astype(np.float32), 0
 
-# %% ../../nbs/data/dicom_pixels.ipynb #5b1ab853
+# %% ../../nbs/data/dicom_pixels.ipynb #af91b8ec
 @lru_cache(maxsize=1)
 def read_volume(
     stack: Stack,
@@ -305,7 +329,7 @@ def _axes(stack):
 
 _ORDERS = ((0, 1, 2), (0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0))
 
-# %% ../../nbs/data/dicom_pixels.ipynb #ab7958fe
+# %% ../../nbs/data/dicom_pixels.ipynb #738d147d
 def read_reformat(
     stack: Stack,
     plane: Literal[PLANES],
