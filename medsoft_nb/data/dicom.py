@@ -7,7 +7,7 @@ Docs: https://example.github.io/medsoft_nb/data/dicom.html.md"""
 # %% auto #0
 __all__ = ['DicomSettings', 'dicom_sources']
 
-# %% ../../nbs/data/dicom.ipynb #de7e318d
+# %% ../../nbs/data/dicom.ipynb #3da14ead
 from collections import Counter
 from dataclasses import replace
 from functools import partial
@@ -25,7 +25,7 @@ from .importing import Source
 from .tables import map_labels, read_table
 from .volumes import choose_slices, PLANES
 
-# %% ../../nbs/data/dicom.ipynb #d8d5ddee
+# %% ../../nbs/data/dicom.ipynb #1878b439
 class DicomSettings(CaseSettings):
     "Which images of DICOM files are imported, and how"
 
@@ -45,7 +45,7 @@ class DicomSettings(CaseSettings):
             raise ValueError('every n-th slice: n is 1 or more')
         return slices
 
-# %% ../../nbs/data/dicom.ipynb #01f189c4
+# %% ../../nbs/data/dicom.ipynb #1efdb96f
 def dicom_sources(
     folder: str | Path,  # Searched with its subfolders
     settings: DicomSettings = DicomSettings(),
@@ -65,7 +65,7 @@ def dicom_sources(
         sources += _stack_sources(stack, cases, settings, salt)
     return broken + _numbered(sources)
 
-# %% ../../nbs/data/dicom.ipynb #7aebb834
+# %% ../../nbs/data/dicom.ipynb #a1b68ad7
 _OTHERS = ('SEG', 'RTDOSE', 'RTIMAGE', 'RTSTRUCT', 'RTPLAN', 'SR', 'PR', 'KO', 'REG', 'DOC', 'OT', 'SM')
 
 
@@ -98,7 +98,7 @@ def _tell(headers):
     if unknown:
         get_logger().warning('%d images have no known modality; it stays empty.', sum(unknown.values()))
 
-# %% ../../nbs/data/dicom.ipynb #9ae3223b
+# %% ../../nbs/data/dicom.ipynb #0f2621a8
 def _broken(header, folder, salt):
     "A source that says what is wrong with its file"
     where = str(header.path.relative_to(folder))
@@ -109,7 +109,7 @@ def _broken(header, folder, salt):
 def _refuse(text):
     raise ValueError(text)
 
-# %% ../../nbs/data/dicom.ipynb #4a93d4df
+# %% ../../nbs/data/dicom.ipynb #ce2c95e1
 def _cases(headers, folder, settings):
     "Patient (in clear) and label of each file"
     paths = list(dict.fromkeys(h.path for h in headers if not h.fault))
@@ -145,7 +145,7 @@ def _by_rule(path, folder, settings):
         raise ManifestError(f'the rule {settings.patient!r} finds no patient in {where!r}.')
     return found['patient']
 
-# %% ../../nbs/data/dicom.ipynb #26b69f13
+# %% ../../nbs/data/dicom.ipynb #582b704c
 def _told(paths, identities, folder, settings):
     "Patient and label of each file as the table says"
     df = read_table(settings.table, settings.columns)
@@ -171,7 +171,7 @@ def _told(paths, identities, folder, settings):
     raise_faults([f'{key} {name!r} is not there.' for name in unused], str(settings.table))
     return told
 
-# %% ../../nbs/data/dicom.ipynb #25658ea7
+# %% ../../nbs/data/dicom.ipynb #da4fdaad
 def _stack_sources(stack, cases, settings, salt):
     "Sources of a stack"
     first, look = stack.headers[0], Look(settings.window, settings.resample)
@@ -206,7 +206,7 @@ def _acquired(row, stack, k, plane, cases, look):
         place['thickness_mm'] = header.thickness
     return Source(row | place, partial(read_image, replace(header, identity=()), stack.raw, look))
 
-# %% ../../nbs/data/dicom.ipynb #a6d4ac60
+# %% ../../nbs/data/dicom.ipynb #789a9a3e
 def _row(header, cases, settings, salt):
     "What the manifest says of a stack; patient, study and series by their hashes"
     patient, label = cases[header.path]
