@@ -18,7 +18,15 @@ from pydantic import Field, field_validator
 from ..core.logs import get_logger, progress
 from .cases import CaseSettings
 from .columns import ManifestError, raise_faults
-from .dicom_files import find_dicom, hashed, Header, load_salt, MODALITIES, pydicom_package, read_headers
+from medsoft_nb.data.dicom_files import (
+    find_dicom,
+    hashed,
+    Header,
+    load_salt,
+    MODALITIES,
+    pydicom_package,
+    read_headers,
+)
 from .dicom_pixels import Look, read_image, read_reformat, volume_shape, WINDOWS
 from .dicom_series import series_stacks, slice_plane
 from .importing import Source
@@ -90,7 +98,9 @@ def _tell(headers):
     if burned:
         text = '%d images have text burned into the pixels (BurnedInAnnotation), perhaps names. Look at them.'
         get_logger().warning(text, len(burned))
-    unsure = [h for h in headers if MODALITIES.get(h.modality, '') in ('ultrasound', 'radiograph', '') and not h.remark]
+    unsure = [
+        h for h in headers if MODALITIES.get(h.modality, '') in ('ultrasound', 'radiograph', '') and not h.remark
+    ]
     if unsure:
         text = '%d radiographs, ultrasound or other images may have names in their pixels. Look at them.'
         get_logger().warning(text, len(unsure))

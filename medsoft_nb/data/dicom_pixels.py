@@ -8,18 +8,26 @@ Docs: https://example.github.io/medsoft_nb/data/dicom_pixels.html.md"""
 __all__ = ['GREY', 'COLOUR', 'AIR', 'WINDOWS', 'Values', 'read_values', 'windowed', 'Look', 'read_image', 'read_volume',
            'volume_shape', 'read_reformat']
 
-# %% ../../nbs/data/dicom_pixels.ipynb #3a4df665
-import warnings
+# %% ../../nbs/data/dicom_pixels.ipynb #fea69d81
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import lru_cache
 from typing import Literal, NamedTuple
 import numpy as np
-from .dicom_files import Header, MOST_PIXELS, pydicom_package
+from .dicom_files import Header, MOST_PIXELS, pydicom_package, quiet_pydicom
 from .dicom_series import slice_normal, slice_plane, Stack, turned, usual_view
 from .importing import Pixels
-from .volumes import CT_OFFSET, grey_values, pixel_size, plane_slice, PLANES, slice_spacing, square_pixels
+from medsoft_nb.data.volumes import (
+    CT_OFFSET,
+    grey_values,
+    pixel_size,
+    plane_slice,
+    PLANES,
+    slice_spacing,
+    square_pixels,
+)
 
-# %% ../../nbs/data/dicom_pixels.ipynb #3eeff88f
+# %% ../../nbs/data/dicom_pixels.ipynb #2e224db1
 GREY = ('MONOCHROME1', 'MONOCHROME2')
 COLOUR = ('RGB', 'PALETTE COLOR')  # And those whose names begin with YBR
 AIR = -1024  # HU
@@ -32,14 +40,13 @@ class Values(NamedTuple):
     inverted: tuple | None = None  # Lowest and highest value possible, where the image was inverted
     remark: str = ''
 
-# %% ../../nbs/data/dicom_pixels.ipynb #58ce2bdf
+# %% ../../nbs/data/dicom_pixels.ipynb #634108a7
 def read_values(
     header: Header,
     raw: bool = False,  # Values as stored, without the scale
 ) -> Values:
     "Decode an image; `ValueError` where its pixels lack, are cut short, or need a decoder that is not there"
-    with warnings.catch_warnings(record=True) as told:
-        warnings.simplefilter('always')
+    with quiet_pydicom() as told:
         ds, stored = _decode(header)
     if any('truncated' in str(w.message) or 'missing' in str(w.message) for w in told):
         raise ValueError('its pixels are cut short.')
@@ -61,19 +68,19 @@ def read_values(
         return Values(ends[0] + ends[1] - image, ends, remark)
     return Values(image, remark=remark)
 
-# %% ../../nbs/data/dicom_pixels.ipynb #f605048d
+# %% ../../nbs/data/dicom_pixels.ipynb #4133ab1f
 def _decode(header):
     "The header with all tags, and the stored values of the image"
     from pydicom.pixels import pixel_array
 
     try:
         ds = _load(header.path, header.state)
-        if 'PixelData' not in ds and 'FloatPixelData' not in ds and 'DoubleFloatPixelData' not in ds:
+        if not any(ds.get(tag) for tag in ('PixelData', 'FloatPixelData', 'DoubleFloatPixelData')):
             raise ValueError('it has no pixels (PixelData).')
         _check_pixels(ds)
         return ds, pixel_array(ds, index=header.frame or 0)
-    except ValueError as error:
-        raise ValueError(_first_line(error)) from None
+    except ValueError:
+        raise
     except RuntimeError as error:
         raise ValueError(_no_decoder(ds, error)) from None
     except Exception as error:  # decoders raise all kinds
@@ -84,6 +91,15 @@ def _decode(header):
 def _load(path, state):
     "A whole file; the frames of one file follow each other"
     return pydicom_package().dcmread(path, force=True)
+
+
+@contextmanager
+def _file_named(header):
+    "Errors that begin with the name of the file, and end as a sentence"
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        raise ValueError(f'{header.path}: {_first_line(error)}') from None
 
 
 def _first_line(error):
@@ -101,7 +117,7 @@ def _no_decoder(ds, error):
         )
     return f'its pixels ({name}) cannot be decoded: {_first_line(error)}'
 
-# %% ../../nbs/data/dicom_pixels.ipynb #bcda05b3
+# %% ../../nbs/data/dicom_pixels.ipynb #aa2f2a47
 def _check_pixels(ds):
     "Raise where a header cannot be that of an image, or an uncompressed file is too short"
     photometric, samples = str(ds.get('PhotometricInterpretation') or ''), int(ds.get('SamplesPerPixel') or 0)
@@ -111,8 +127,6 @@ def _check_pixels(ds):
     syntax = ds.file_meta.get('TransferSyntaxUID') if hasattr(ds, 'file_meta') else None
     if syntax is None:
         ds.file_meta.TransferSyntaxUID = _assumed_syntax(ds)
-    elif syntax.is_compressed and 'PixelData' in ds and not ds.PixelData:
-        raise ValueError('it has no pixels (PixelData is empty).')
     elif syntax.is_encapsulated and not bytes(ds.PixelData[-8:]).startswith(b'\xfe\xff\xdd\xe0'):
         _check_fragments(ds)
 
@@ -136,7 +150,7 @@ def _check_fragments(ds):
             raise ValueError('its compressed pixels are cut short.')
         place += 8 + size
 
-# %% ../../nbs/data/dicom_pixels.ipynb #519ae98d
+# %% ../../nbs/data/dicom_pixels.ipynb #48970d72
 def _colour(ds, stored, photometric):
     "An image in colour, 8 bit"
     if photometric == 'PALETTE COLOR':
@@ -163,7 +177,7 @@ def _scaled(ds, header, stored):
         return stored.astype(np.int64) * int(slope) + int(intercept)
     return stored.astype(np.float64) * slope + intercept
 
-# %% ../../nbs/data/dicom_pixels.ipynb #d83b201f
+# %% ../../nbs/data/dicom_pixels.ipynb #48200cfe
 def _padding(ds, stored):
     "Where a file says that there is no measurement, or `None`"
     first = ds.get('PixelPaddingValue')
@@ -186,7 +200,7 @@ def _ends(ds, header, raw):
     ends = _scaled(ds, header, np.array([low, high]))
     return ends.min().item(), ends.max().item()
 
-# %% ../../nbs/data/dicom_pixels.ipynb #afa35f6a
+# %% ../../nbs/data/dicom_pixels.ipynb #b9431359
 WINDOWS = {'bone': (400, 1800), 'soft-tissue': (40, 400), 'brain': (40, 80), 'lung': (-600, 1500)}  # HU
 
 
@@ -218,7 +232,7 @@ def _own_window(header, inverted):
         return header.window
     return sum(inverted) - header.window[0] + 1, header.window[1]
 
-# %% ../../nbs/data/dicom_pixels.ipynb #f959f400
+# %% ../../nbs/data/dicom_pixels.ipynb #3196a764
 class Look(NamedTuple):
     "How images are imported"
 
@@ -231,8 +245,14 @@ def read_image(
     raw: bool,  # Values as stored, without the scale
     look: Look,
 ) -> Pixels:
-    "One image as it is usually shown"
+    "One image as it is usually shown; `ValueError` names the file that cannot be read"
     raw = raw and not look.window
+    with _file_named(header):
+        return _read_image(header, raw, look)
+
+
+def _read_image(header, raw, look):
+    "`read_image`, whose errors do not name the file"
     values = read_values(header, raw)
     header = _unscaled(header) if raw else header
     view = usual_view(header.orientation, slice_plane(header.orientation)[0])
@@ -241,7 +261,7 @@ def read_image(
     remarks = [header.remark, values.remark, 'turned to the usual view' if any(view) else '']
     return _finished(image, spacing, header, look, [text for text in remarks if text], values.inverted)
 
-# %% ../../nbs/data/dicom_pixels.ipynb #56123419
+# %% ../../nbs/data/dicom_pixels.ipynb #4d6c3c9b
 def _finished(image, spacing, header, look, remarks, inverted=None):
     "An image as it is stored, with what the manifest says of it"
     fields = {}
@@ -284,14 +304,17 @@ def _hounsfield(image):
         return np.uint16(image + CT_OFFSET), CT_OFFSET
     return image.astype(np.float32), 0
 
-# %% ../../nbs/data/dicom_pixels.ipynb #af91b8ec
+# %% ../../nbs/data/dicom_pixels.ipynb #c19af7af
 @lru_cache(maxsize=1)
 def read_volume(
     stack: Stack,
 ) -> tuple:  # Values `(X, Y, Z)` to the right, to the front and to the head; spacing along each axis in mm
     "A stack as a volume; `ValueError` where it is none"
     volume_shape(stack)
-    slices = [read_values(header, stack.raw).image for header in stack.headers]
+    slices = []
+    for header in stack.headers:
+        with _file_named(header):
+            slices.append(read_values(header, stack.raw).image)
     array = np.stack(slices)
     if array.ndim != 3:
         raise ValueError('colour images are no volume.')
@@ -300,13 +323,13 @@ def read_volume(
     return array, spacing
 
 
-def volume_shape(
-    stack: Stack,
-) -> tuple:  # Voxels along each axis
+def volume_shape(stack: Stack) -> tuple:  # Voxels along each axis
     "Size of the volume of a stack; `ValueError` where it is none"
     first = stack.headers[0]
     if stack.gap is None or first.spacing is None:
-        raise ValueError(f'no reformat: {stack.why or "the size of the pixels is not known"}. Import its slices instead.')
+        raise ValueError(
+            f'no reformat: {stack.why or "the size of the pixels is not known"}. Import its slices instead.'
+        )
     if not stack.plane:
         raise ValueError('no reformat: its slices are oblique. Import them as they are.')
     shape = len(stack.headers), *first.shape
@@ -329,7 +352,7 @@ def _axes(stack):
 
 _ORDERS = ((0, 1, 2), (0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0))
 
-# %% ../../nbs/data/dicom_pixels.ipynb #738d147d
+# %% ../../nbs/data/dicom_pixels.ipynb #4c67aba7
 def read_reformat(
     stack: Stack,
     plane: Literal[PLANES],

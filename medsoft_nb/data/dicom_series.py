@@ -26,9 +26,7 @@ def slice_normal(
     return normal / np.linalg.norm(normal)
 
 
-def slice_plane(
-    orientation: tuple | None,
-) -> tuple:  # Plane, '' if unknown or too oblique; tilt in degrees
+def slice_plane(orientation: tuple | None) -> tuple:  # Plane, '' if unknown or too oblique; tilt in degrees
     "Plane of a slice, by its normal"
     if orientation is None:
         return '', 0.0
