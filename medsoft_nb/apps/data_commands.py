@@ -73,9 +73,12 @@ def data_import(
     modality: Annotated[str, typer.Option(help='e.g. MR, CT, radiograph')] = '',
     plane: Annotated[str, typer.Option(help='sagittal, axial or coronal; volumes are cut in it')] = '',
     slices: Annotated[str, typer.Option(help='Of volumes: structures, middle, all, or n for every n-th')] = '',
+    names: Annotated[
+        str, typer.Option(help='Of numbers in segmentations: totalsegmentator, verse, ..., or a CSV')
+    ] = '',
     structure: Annotated[list[str], typer.Option(help='Name or pattern of a structure. May be repeated')] = [],
     lesion: Annotated[list[str], typer.Option(help='Name or pattern of a lesion. May be repeated')] = [],
-    window: Annotated[str, typer.Option(help='8-bit pictures of DICOM: own, bone, soft_tissue, brain, lung')] = '',
+    window: Annotated[str, typer.Option(help='8-bit pictures of DICOM: file, bone, soft-tissue, brain, lung')] = '',
     resample: Annotated[bool, typer.Option('--resample', help='To square pixels, where they are not')] = False,
     spacing_mm: Annotated[Optional[float], typer.Option(help='Size of a pixel in mm')] = None,
     workers: Annotated[Optional[int], typer.Option(min=1, help='Processes; one for each core if omitted')] = None,
@@ -87,7 +90,8 @@ def data_import(
     given = dict(masks=masks, lesion_masks=lesion_masks, table=table, default_label=default_label, patient=patient)
     given |= dict(modality=modality, plane=plane, window=window, resample=resample, spacing_mm=spacing_mm)
     given |= dict(columns=read_pairs(column, '--column'), label_map=read_pairs(label_map, '--label-map'))
-    given |= dict(slices=int(slices) if slices.isdigit() else slices, structures=structure, lesions=lesion)
+    given |= dict(slices=int(slices) if slices.isdigit() else slices, names=names)
+    given |= dict(structures=structure, lesions=lesion)
     settings = {name: value for name, value in given.items() if value}
     made = import_any(source, out, kind, workers, skip_unreadable, **settings)
     out_console.print(f'{len(made)} images, {made.df.patient_id.nunique()} patients: {out}/manifest.csv')

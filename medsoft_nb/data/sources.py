@@ -13,7 +13,7 @@ from ..core.settings import did_you_mean
 from .cases import files_below
 from .columns import ManifestError
 from .dicom import dicom_sources, DicomSettings
-from .dicomfile import dicom_files
+from .dicom_files import find_dicom
 from .folder import import_folder, ImportSettings
 from .importing import import_sources
 from .layouts import find_layout, layout_sources, LAYOUTS
@@ -60,7 +60,7 @@ def _volumes(folder):
 
 def _holds_dicom(folder):
     try:
-        return bool(dicom_files(folder))
+        return bool(find_dicom(folder))
     except ManifestError:
         return False
 
