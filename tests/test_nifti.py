@@ -374,6 +374,15 @@ def test_folder_of_masks(tmp_path):
     refused(tmp_path, image, settings, 'is not binary')
 
 
+def test_several_processes_give_the_same(tmp_path):
+    "Slices that several processes read, and their order"
+    image = save(tmp_path / 'x.nii.gz', block())
+    sources = nifti_sources(image, WHOLE.replace(slices='all'))
+    one, two = (import_sources(sources, tmp_path / f'out{n}', workers=n) for n in (1, 2))
+    assert one.df.drop(columns='remark').equals(two.df.drop(columns='remark')) and len(one) == 20
+    assert one.df.slice.astype(int).tolist() == list(range(20))
+
+
 @real
 def test_real_segmentation_of_another_grid(tmp_path):
     settings = NiftiSettings(segmentations=REAL / 'example_seg.nii.gz', modality='CT', patient='(?P<patient>ct)')

@@ -7,7 +7,7 @@ Docs: https://example.github.io/medsoft_nb/data/boxes.html.md"""
 # %% auto #0
 __all__ = ['read_coco', 'coco_cases', 'coco_files', 'voc_cases', 'yolo_cases', 'yolo_classes']
 
-# %% ../../nbs/data/boxes.ipynb #c9360419
+# %% ../../nbs/data/boxes.ipynb #f5a3c945
 import json
 from pathlib import Path
 import yaml
@@ -17,7 +17,7 @@ from .pictures import LayoutSettings
 from .segmentations import parse_xml
 from .shapes import Annotated, finite_numbers, make_shape
 
-# %% ../../nbs/data/boxes.ipynb #23be6c03
+# %% ../../nbs/data/boxes.ipynb #3ade3814
 def read_coco(path: Path) -> dict:
     "The content of a COCO file; `ManifestError` unless it is one"
     try:
@@ -28,9 +28,12 @@ def read_coco(path: Path) -> dict:
     lists = [content.get(part) for part in parts] if isinstance(content, dict) else []
     if not lists or not all(isinstance(part, list) and all(isinstance(x, dict) for x in part) for part in lists):
         raise ManifestError(f'{path} is not COCO: it needs lists of images, annotations and categories.')
+    wrong = [x.get('id') for x in (*lists[0], *lists[2]) if not isinstance(x.get('id'), (int, str))]
+    if wrong:
+        raise ManifestError(f'{path} has the id {str(wrong[0])[:80]!r}; a number or a text is expected.')
     return content
 
-# %% ../../nbs/data/boxes.ipynb #17be36aa
+# %% ../../nbs/data/boxes.ipynb #1925f156
 def coco_cases(
     folder: Path,
     settings: LayoutSettings,
@@ -51,7 +54,7 @@ def coco_cases(
     raise_faults(faults, str(path))
     return [_coco_case(image, shapes[image.get('id')], folder, path) for image in content['images']]
 
-# %% ../../nbs/data/boxes.ipynb #e3c13354
+# %% ../../nbs/data/boxes.ipynb #4f6e83fe
 def _known(annotation, field, known):
     "An id that an annotation has and the file knows"
     value = annotation.get(field)
@@ -59,16 +62,18 @@ def _known(annotation, field, known):
         raise ValueError(f'its {field} {value!r} is not there.')
     return value
 
-# %% ../../nbs/data/boxes.ipynb #bf9843ef
+# %% ../../nbs/data/boxes.ipynb #67fb15aa
 def _coco_shape(annotation, names):
     "The shape of an annotation"
     polygons = annotation.get('segmentation') or []
     if isinstance(polygons, dict):
         raise ValueError('its segmentation is run-length coded. Save it as polygons.')
+    if not isinstance(polygons, list):
+        raise ValueError(f'its segmentation {str(polygons)[:80]!r} is no list of polygons.')
     label = names[_known(annotation, 'category_id', names)]
     return make_shape(label, annotation.get('bbox') or [], polygons)
 
-# %% ../../nbs/data/boxes.ipynb #5d582283
+# %% ../../nbs/data/boxes.ipynb #725ff702
 def _coco_case(image, shapes, folder, path):
     "The case of one image of a COCO file"
     name = str(image.get('file_name') or '')
@@ -84,18 +89,18 @@ def _coco_case(image, shapes, folder, path):
     name = file.relative_to(folder)
     return dict(image_id=case_name(name), path=name.as_posix(), annotated=Annotated(file, tuple(shapes), size=size))
 
-# %% ../../nbs/data/boxes.ipynb #79661cbd
+# %% ../../nbs/data/boxes.ipynb #bffe6d70
 def _image_folders(folder):
     "Where images lie beside annotations"
     return [p for p in sorted(folder.iterdir()) if p.is_dir() and not p.name.startswith('.') and not p.is_symlink()]
 
-# %% ../../nbs/data/boxes.ipynb #21ec519d
+# %% ../../nbs/data/boxes.ipynb #9d7b207e
 def coco_files(folder: Path) -> list:
     "JSON files of a folder that have what COCO has"
     paths = [p for p in files_below(folder, ('.json',)) if len(p.relative_to(folder).parts) <= 3]
     return [p for p in paths if b'"annotations"' in (head := p.read_bytes()) and b'"images"' in head]
 
-# %% ../../nbs/data/boxes.ipynb #3f90e8d2
+# %% ../../nbs/data/boxes.ipynb #1e643f98
 def _only_coco(folder):
     paths = coco_files(folder)
     if len(paths) != 1:
@@ -105,7 +110,7 @@ def _only_coco(folder):
         )
     return paths[0]
 
-# %% ../../nbs/data/boxes.ipynb #3543fa27
+# %% ../../nbs/data/boxes.ipynb #06365a8c
 def voc_cases(folder: Path, settings: LayoutSettings) -> list:  # Of cases
     "Images with an XML file each, as Pascal VOC has them"
     images = {}
@@ -122,7 +127,7 @@ def voc_cases(folder: Path, settings: LayoutSettings) -> list:  # Of cases
     plain = [dict(image_id=case_name(n), path=n.as_posix(), annotated=Annotated(folder / n)) for n in rest]
     return cases + plain
 
-# %% ../../nbs/data/boxes.ipynb #a958c009
+# %% ../../nbs/data/boxes.ipynb #13fd4366
 def _voc_case(path, images, folder):
     "The case of one XML file"
     if len(images) != 1:
@@ -142,7 +147,7 @@ def _voc_case(path, images, folder):
     annotated = Annotated(images[0], tuple(shapes), size=tuple(map(int, size)))
     return dict(image_id=case_name(name), path=name.as_posix(), annotated=annotated)
 
-# %% ../../nbs/data/boxes.ipynb #56a33011
+# %% ../../nbs/data/boxes.ipynb #b275ffea
 def yolo_cases(folder: Path, settings: LayoutSettings) -> list:  # Of cases
     "Images with a text file each in `labels`, as YOLO has them"
     names, cases, faults = yolo_classes(folder), [], []
@@ -160,7 +165,7 @@ def yolo_cases(folder: Path, settings: LayoutSettings) -> list:  # Of cases
     raise_faults(faults, str(folder))
     return cases
 
-# %% ../../nbs/data/boxes.ipynb #230f308a
+# %% ../../nbs/data/boxes.ipynb #ba0981ed
 def _yolo_shapes(path, names):
     "Shapes of a text file"
     try:
@@ -175,7 +180,7 @@ def _yolo_shapes(path, names):
             raise ValueError(f', line {number}: {e}') from None
     return shapes
 
-# %% ../../nbs/data/boxes.ipynb #a8b0db25
+# %% ../../nbs/data/boxes.ipynb #215a3d47
 def _yolo_shape(words, names):
     "The shape of one line"
     if not words[0].isdigit() or int(words[0]) not in names:
@@ -191,7 +196,7 @@ def _yolo_shape(words, names):
     x, y, w, h = values
     return make_shape(names[int(words[0])], [x - w / 2, y - h / 2, w, h])
 
-# %% ../../nbs/data/boxes.ipynb #3f5bb07a
+# %% ../../nbs/data/boxes.ipynb #333b221b
 def yolo_classes(folder: Path) -> dict:  # Number -> name
     "Names of classes from `data.yaml` or `classes.txt`; `ManifestError` where there are none"
     files = [p for p in files_below(folder, ('.yaml', '.yml')) if p.stat().st_size < 100_000]
