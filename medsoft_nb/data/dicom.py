@@ -7,7 +7,7 @@ Docs: https://example.github.io/medsoft_nb/data/dicom.html.md"""
 # %% auto #0
 __all__ = ['DicomSettings', 'dicom_sources']
 
-# %% ../../nbs/data/dicom.ipynb #3da14ead
+# %% ../../nbs/data/dicom.ipynb #392e2d96
 from collections import Counter
 from dataclasses import replace
 from functools import partial
@@ -33,7 +33,7 @@ from .importing import Source
 from .tables import map_labels, read_table
 from .volumes import choose_slices, PLANES
 
-# %% ../../nbs/data/dicom.ipynb #1878b439
+# %% ../../nbs/data/dicom.ipynb #f0d61421
 class DicomSettings(CaseSettings):
     "Which images of DICOM files are imported, and how"
 
@@ -53,7 +53,7 @@ class DicomSettings(CaseSettings):
             raise ValueError('every n-th slice: n is 1 or more')
         return slices
 
-# %% ../../nbs/data/dicom.ipynb #1efdb96f
+# %% ../../nbs/data/dicom.ipynb #ba5919f1
 def dicom_sources(
     folder: str | Path,  # Searched with its subfolders
     settings: DicomSettings = DicomSettings(),
@@ -73,7 +73,7 @@ def dicom_sources(
         sources += _stack_sources(stack, cases, settings, salt)
     return broken + _numbered(sources)
 
-# %% ../../nbs/data/dicom.ipynb #a1b68ad7
+# %% ../../nbs/data/dicom.ipynb #c4e80eb1
 _OTHERS = ('SEG', 'RTDOSE', 'RTIMAGE', 'RTSTRUCT', 'RTPLAN', 'SR', 'PR', 'KO', 'REG', 'DOC', 'OT', 'SM')
 
 
@@ -98,9 +98,8 @@ def _tell(headers):
     if burned:
         text = '%d images have text burned into the pixels (BurnedInAnnotation), perhaps names. Look at them.'
         get_logger().warning(text, len(burned))
-    unsure = [
-        h for h in headers if MODALITIES.get(h.modality, '') in ('ultrasound', 'radiograph', '') and not h.remark
-    ]
+    words = ('ultrasound', 'radiograph', '')
+    unsure = [h for h in headers if MODALITIES.get(h.modality, '') in words and not h.remark]
     if unsure:
         text = '%d radiographs, ultrasound or other images may have names in their pixels. Look at them.'
         get_logger().warning(text, len(unsure))
@@ -108,7 +107,7 @@ def _tell(headers):
     if unknown:
         get_logger().warning('%d images have no known modality; it stays empty.', sum(unknown.values()))
 
-# %% ../../nbs/data/dicom.ipynb #0f2621a8
+# %% ../../nbs/data/dicom.ipynb #8a6c7f10
 def _broken(header, folder, salt):
     "A source that says what is wrong with its file"
     where = str(header.path.relative_to(folder))
@@ -119,7 +118,7 @@ def _broken(header, folder, salt):
 def _refuse(text):
     raise ValueError(text)
 
-# %% ../../nbs/data/dicom.ipynb #ce2c95e1
+# %% ../../nbs/data/dicom.ipynb #151a5eb1
 def _cases(headers, folder, settings):
     "Patient (in clear) and label of each file"
     paths = list(dict.fromkeys(h.path for h in headers if not h.fault))
@@ -142,7 +141,7 @@ def _cases(headers, folder, settings):
     lacking = [path for path, label in zip(cases, labels) if not label]
     text = 'what does it show? Give it a label in the table, or one for all others (default_label).'
     raise_faults([f'{path.relative_to(folder)}: {text}' for path in lacking], str(folder))
-    return {path: (patient, label) for (path, (patient, _)), label in zip(cases.items(), labels)}
+    return {path: (cases[path][0], label) for path, label in zip(cases, labels)}
 
 
 def _by_rule(path, folder, settings):
@@ -155,14 +154,14 @@ def _by_rule(path, folder, settings):
         raise ManifestError(f'the rule {settings.patient!r} finds no patient in {where!r}.')
     return found['patient']
 
-# %% ../../nbs/data/dicom.ipynb #582b704c
+# %% ../../nbs/data/dicom.ipynb #16aa268b
 def _told(paths, identities, folder, settings):
     "Patient and label of each file as the table says"
     df = read_table(settings.table, settings.columns)
     key = 'image' if 'image' in df else 'patient_id'
     if key not in df or 'label' not in df:
         raise ManifestError(
-            f'table {settings.table} needs a column image (path of a file or folder) or patient_id, and a column label.'
+            f'table {settings.table} needs a column image (path of a file or folder) or patient_id, and one label.'
         )
     keys = df[key].str.replace('\\', '/').str.strip('/') if key == 'image' else df[key]
     twice = sorted(set(keys[keys.duplicated()]))
@@ -181,7 +180,7 @@ def _told(paths, identities, folder, settings):
     raise_faults([f'{key} {name!r} is not there.' for name in unused], str(settings.table))
     return told
 
-# %% ../../nbs/data/dicom.ipynb #da4fdaad
+# %% ../../nbs/data/dicom.ipynb #968f3e0b
 def _stack_sources(stack, cases, settings, salt):
     "Sources of a stack"
     first, look = stack.headers[0], Look(settings.window, settings.resample)
@@ -216,7 +215,7 @@ def _acquired(row, stack, k, plane, cases, look):
         place['thickness_mm'] = header.thickness
     return Source(row | place, partial(read_image, replace(header, identity=()), stack.raw, look))
 
-# %% ../../nbs/data/dicom.ipynb #789a9a3e
+# %% ../../nbs/data/dicom.ipynb #21419366
 def _row(header, cases, settings, salt):
     "What the manifest says of a stack; patient, study and series by their hashes"
     patient, label = cases[header.path]

@@ -8,7 +8,7 @@ Docs: https://example.github.io/medsoft_nb/data/dicom_files.html.md"""
 __all__ = ['SUFFIXES', 'MOST_PIXELS', 'MODALITIES', 'pydicom_package', 'is_dicom', 'quiet_pydicom', 'find_dicom', 'Header',
            'read_headers', 'load_salt', 'hashed']
 
-# %% ../../nbs/data/dicom_files.ipynb #a16b356e
+# %% ../../nbs/data/dicom_files.ipynb #41c0f398
 import hmac, logging, os, secrets, warnings
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ import numpy as np
 from ..core.logs import get_logger
 from .columns import ManifestError
 
-# %% ../../nbs/data/dicom_files.ipynb #a0e4fc4a
+# %% ../../nbs/data/dicom_files.ipynb #5e1ac6ad
 SUFFIXES = ('.dcm', '.dicom', '.ima')  # A file with one of these names should be DICOM
 
 
@@ -29,7 +29,7 @@ def pydicom_package():  # Module
         raise ImportError("DICOM files need pydicom: pip install 'medsoft_nb[dicom]'") from None
     return pydicom
 
-# %% ../../nbs/data/dicom_files.ipynb #ddf9ad39
+# %% ../../nbs/data/dicom_files.ipynb #ee9ef340
 def is_dicom(
     path: Path,  # A file
 ) -> bool:  # Also true of a file that is named so, and can be broken
@@ -67,7 +67,7 @@ def _read(path, tags):
     with quiet_pydicom():
         return pydicom_package().dcmread(path, stop_before_pixels=True, specific_tags=tags, force=True)
 
-# %% ../../nbs/data/dicom_files.ipynb #d686e7ae
+# %% ../../nbs/data/dicom_files.ipynb #a41b1be2
 def find_dicom(folder: str | Path) -> list:  # Paths, in order
     "DICOM files of a folder and its subfolders; links are not followed, hidden files are left out"
     folder = Path(folder)
@@ -87,7 +87,7 @@ def find_dicom(folder: str | Path) -> list:  # Paths, in order
         raise ManifestError(f'{folder} has no DICOM files.')
     return found
 
-# %% ../../nbs/data/dicom_files.ipynb #13c2643f
+# %% ../../nbs/data/dicom_files.ipynb #9fd228b9
 @dataclass(frozen=True)
 class Header:
     "What is known of an image before its pixels are read"
@@ -109,7 +109,7 @@ class Header:
     remark: str = ''
     fault: str = ''
 
-# %% ../../nbs/data/dicom_files.ipynb #8d5ec446
+# %% ../../nbs/data/dicom_files.ipynb #8ecb3963
 _IDENTITY = ('PatientID', 'StudyInstanceUID', 'SeriesInstanceUID', 'SOPInstanceUID')
 _TAGS = (
     *_IDENTITY,
@@ -140,7 +140,7 @@ def read_headers(
         text = f'its header cannot be read ({type(error).__name__}). Is it cut short?'
         return [Header(**basis, fault=text)]
 
-# %% ../../nbs/data/dicom_files.ipynb #5f5875a8
+# %% ../../nbs/data/dicom_files.ipynb #28c4bb44
 MODALITIES = dict(CT='CT', MR='MR', PT='PET', NM='NM', US='ultrasound', IVUS='ultrasound') | dict.fromkeys(
     ('CR', 'DX', 'DR', 'RG', 'RF', 'XA', 'IO', 'PX', 'MG'), 'radiograph'
 )  # Codes of DICOM -> words of a manifest
@@ -173,7 +173,7 @@ def _frames(ds, basis):
     basis |= dict(number=_whole(ds, 'InstanceNumber', 0))
     return [Header(**basis, frame=k if count > 1 else None, **_geometry(ds, k)) for k in range(count)]
 
-
+# %% ../../nbs/data/dicom_files.ipynb #1420cfab
 def _listed(value):
     "A value of DICOM as a list"
     return [] if value is None else [value] if isinstance(value, (str, int, float)) else list(value)
@@ -186,7 +186,7 @@ def _whole(ds, tag, default):
         raise ValueError(f'{tag} is {value[0]:g}; a whole number is expected.')
     return default if value is None else int(value[0])
 
-# %% ../../nbs/data/dicom_files.ipynb #1f540001
+# %% ../../nbs/data/dicom_files.ipynb #31e768f6
 def _numbers(value, n, tag):
     "`n` finite numbers of a header, or `None` where it has none"
     values = [v for v in _listed(value) if str(v).strip()]
@@ -215,7 +215,7 @@ def _finder(ds, frame):
 
     return find
 
-# %% ../../nbs/data/dicom_files.ipynb #f01a6adb
+# %% ../../nbs/data/dicom_files.ipynb #d5aad5cc
 def _geometry(ds, frame):
     "Fields of a header that differ between frames"
     find = _finder(ds, frame)
@@ -243,7 +243,7 @@ def _scale(find, sequence):
         raise ValueError('RescaleSlope is 0; all values would be one.')
     return slope, intercept
 
-# %% ../../nbs/data/dicom_files.ipynb #2e7e1f18
+# %% ../../nbs/data/dicom_files.ipynb #af78ccd2
 def _orientation(find):
     "Directions of rows and columns; `ValueError` unless they are unit vectors at a right angle"
     found = _numbers(find('ImageOrientationPatient', 'PlaneOrientationSequence'), 6, 'ImageOrientationPatient')
@@ -265,7 +265,7 @@ def _window(find):
         return None
     return (centre, width) if width > 0 else None
 
-# %% ../../nbs/data/dicom_files.ipynb #66ca7762
+# %% ../../nbs/data/dicom_files.ipynb #9e4f13d2
 def load_salt(
     path: Path | None = None,  # `~/.config/medsoft_nb/salt` if `None`
 ) -> bytes:
@@ -291,7 +291,7 @@ def load_salt(
         get_logger().warning('others can read the salt %s; run: chmod 600 %s', path, path)
     return salt
 
-# %% ../../nbs/data/dicom_files.ipynb #781dab52
+# %% ../../nbs/data/dicom_files.ipynb #4a9d9a14
 def hashed(
     kind: str,  # One letter that the id begins with: p, e or s
     text: str,  # Whatever names a patient, a study or a series
