@@ -7,7 +7,7 @@ Docs: https://example.github.io/medsoft_nb/data/dicom_pixels.html.md"""
 # %% auto #0
 __all__ = ['WINDOWS', 'windowed', 'Look', 'read_image', 'read_volume', 'volume_shape', 'read_reformat']
 
-# %% ../../nbs/data/dicom_pixels.ipynb #14a0dcaf
+# %% ../../nbs/data/dicom_pixels.ipynb #a9ae30fc
 from dataclasses import replace
 from functools import lru_cache
 from typing import Literal, NamedTuple
@@ -26,7 +26,7 @@ from medsoft_nb.data.volumes import (
     square_pixels,
 )
 
-# %% ../../nbs/data/dicom_pixels.ipynb #d446299f
+# %% ../../nbs/data/dicom_pixels.ipynb #4860424f
 WINDOWS = {'bone': (400, 1800), 'soft-tissue': (40, 400), 'brain': (40, 80), 'lung': (-600, 1500)}  # HU
 
 
@@ -45,6 +45,8 @@ def _choose_window(header, name, inverted):
     if name in WINDOWS:
         if header.modality != 'CT':
             raise ValueError(f'the window {name!r} is one of CT; this is {header.modality or "of no known modality"}.')
+        if not header.hounsfield:
+            raise ValueError(f'the window {name!r} is one of Hounsfield units, which the file does not have.')
         return WINDOWS[name]
     if header.window is None:
         raise ValueError('it has no window of its own (WindowCenter and WindowWidth). Choose another window.')
@@ -58,7 +60,7 @@ def _own_window(header, inverted):
         return header.window
     return sum(inverted) - header.window[0] + 1, header.window[1]
 
-# %% ../../nbs/data/dicom_pixels.ipynb #e00ce1ca
+# %% ../../nbs/data/dicom_pixels.ipynb #6a05a86d
 class Look(NamedTuple):
     "How images are imported"
 
@@ -87,10 +89,12 @@ def _read_image(header, raw, look):
     remarks = [header.remark, values.remark, 'turned to the usual view' if any(view) else '']
     return _finished(image, spacing, header, look, [text for text in remarks if text], values.inverted)
 
-# %% ../../nbs/data/dicom_pixels.ipynb #1b2ffa3c
+# %% ../../nbs/data/dicom_pixels.ipynb #32018c84
 def _finished(image, spacing, header, look, remarks, inverted=None):
     "An image as it is stored, with what the manifest says of it"
-    fields = {}
+    fields, remarks = {}, list(remarks)
+    if header.modality == 'CT' and not header.hounsfield:
+        remarks.append('no Hounsfield units')
     if spacing is not None:
         fields['spacing_mm'] = pixel_size(spacing, look.resample)
         image = _square(image, spacing)
@@ -101,13 +105,13 @@ def _finished(image, spacing, header, look, remarks, inverted=None):
         fields['window'] = f'{window[0]:.10g},{window[1]:.10g}'
     if look.window:
         image = windowed(image, window)
-    elif header.modality == 'CT':
+    elif header.hounsfield:
         image, fields['offset'] = _hounsfield(image)
     else:
         image, _ = grey_values(image, ct=False)
     return Pixels(image, fields=fields | dict(remark='; '.join(remarks)))
 
-# %% ../../nbs/data/dicom_pixels.ipynb #328337e2
+# %% ../../nbs/data/dicom_pixels.ipynb #3cf66a03
 def _unscaled(header):
     "A header whose window is one of the values as stored"
     if header.window is None or header.scale is None:
@@ -130,7 +134,7 @@ def _hounsfield(image):
         return np.uint16(image + CT_OFFSET), CT_OFFSET
     return image.astype(np.float32), 0
 
-# %% ../../nbs/data/dicom_pixels.ipynb #1d9be2f9
+# %% ../../nbs/data/dicom_pixels.ipynb #dd5c64e4
 @lru_cache(maxsize=1)
 def read_volume(
     stack: Stack,
@@ -163,7 +167,7 @@ def volume_shape(stack: Stack) -> tuple:  # Voxels along each axis
         raise ValueError(f'a volume of {" x ".join(map(str, shape))} voxels is too large.')
     return tuple(shape[k] for k in _axes(stack)[0])
 
-# %% ../../nbs/data/dicom_pixels.ipynb #68872cb4
+# %% ../../nbs/data/dicom_pixels.ipynb #33df952d
 def _axes(stack):
     "Which axis of the slices runs along which axis of the body, in which direction, with which spacing"
     first = stack.headers[0]
@@ -178,7 +182,7 @@ def _axes(stack):
 
 _ORDERS = ((0, 1, 2), (0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0))
 
-# %% ../../nbs/data/dicom_pixels.ipynb #8814f7a6
+# %% ../../nbs/data/dicom_pixels.ipynb #ce26a782
 def read_reformat(
     stack: Stack,
     plane: Literal[PLANES],

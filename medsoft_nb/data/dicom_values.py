@@ -7,14 +7,14 @@ Docs: https://example.github.io/medsoft_nb/data/dicom_values.html.md"""
 # %% auto #0
 __all__ = ['GREY', 'COLOUR', 'AIR', 'Values', 'read_values', 'file_named']
 
-# %% ../../nbs/data/dicom_values.ipynb #d9e4dac6
+# %% ../../nbs/data/dicom_values.ipynb #ab5738d7
 from contextlib import contextmanager
 from functools import lru_cache
 from typing import NamedTuple
 import numpy as np
 from .dicom_files import Header, pydicom_package, quiet_pydicom
 
-# %% ../../nbs/data/dicom_values.ipynb #a3262b0a
+# %% ../../nbs/data/dicom_values.ipynb #8dd995cd
 GREY = ('MONOCHROME1', 'MONOCHROME2')
 COLOUR = ('RGB', 'PALETTE COLOR')  # And those whose names begin with YBR
 AIR = -1024  # HU
@@ -27,7 +27,7 @@ class Values(NamedTuple):
     inverted: tuple | None = None  # Lowest and highest value possible, where the image was inverted
     remark: str = ''
 
-# %% ../../nbs/data/dicom_values.ipynb #0a6c841a
+# %% ../../nbs/data/dicom_values.ipynb #295bd050
 def read_values(
     header: Header,
     raw: bool = False,  # Values as stored, without the scale
@@ -44,18 +44,18 @@ def read_values(
         return Values(_colour(ds, stored, photometric))
     if stored.ndim != 2:
         raise ValueError(f'it is {photometric} with {stored.shape[2]} colours.')
-    padding = _padding(ds, stored) if header.modality == 'CT' else None
+    padding = _padding(ds, stored) if header.hounsfield else None
     image = stored if raw else _scaled(ds, header, stored)
     remark = ''
     if padding is not None and padding.any():
         image = np.where(padding, AIR, image)
         remark = f'{int(padding.sum())} pixels of padding are set to {AIR} HU'
-    if photometric == 'MONOCHROME1' and header.modality != 'CT':
+    if photometric == 'MONOCHROME1' and not header.hounsfield:
         ends = _ends(ds, header, raw)
         return Values(ends[0] + ends[1] - image, ends, remark)
     return Values(image, remark=remark)
 
-# %% ../../nbs/data/dicom_values.ipynb #e506af22
+# %% ../../nbs/data/dicom_values.ipynb #96a92fcb
 def _decode(header):
     "The header with all tags, and the stored values of the image"
     from pydicom.pixels import pixel_array
@@ -73,13 +73,13 @@ def _decode(header):
     except Exception as error:  # decoders raise all kinds
         raise ValueError(f'its pixels cannot be decoded ({type(error).__name__}: {_first_line(error)})') from None
 
-# %% ../../nbs/data/dicom_values.ipynb #a7e7d2d4
+# %% ../../nbs/data/dicom_values.ipynb #e54aeb76
 @lru_cache(maxsize=1)
 def _load(path, state):
     "A whole file; the frames of one file follow each other"
     return pydicom_package().dcmread(path, force=True)
 
-# %% ../../nbs/data/dicom_values.ipynb #1d3a9b65
+# %% ../../nbs/data/dicom_values.ipynb #aef07202
 @contextmanager
 def file_named(header: Header):
     "Errors that begin with the name of the file, and end as a sentence"
@@ -104,7 +104,7 @@ def _no_decoder(ds, error):
         )
     return f'its pixels ({name}) cannot be decoded: {_first_line(error)}'
 
-# %% ../../nbs/data/dicom_values.ipynb #e5498e20
+# %% ../../nbs/data/dicom_values.ipynb #aada6a09
 def _check_pixels(ds):
     "Raise where a header cannot be that of an image, or an uncompressed file is too short"
     photometric, samples = str(ds.get('PhotometricInterpretation') or ''), int(ds.get('SamplesPerPixel') or 0)
@@ -125,7 +125,7 @@ def _assumed_syntax(ds):
     implicit, little = ds.original_encoding
     return ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian if little else ExplicitVRBigEndian
 
-# %% ../../nbs/data/dicom_values.ipynb #f1d05382
+# %% ../../nbs/data/dicom_values.ipynb #2554bd65
 def _check_fragments(ds):
     "Raise where compressed pixels end before they should"
     data, place = ds.PixelData, 0
@@ -137,7 +137,7 @@ def _check_fragments(ds):
             raise ValueError('its compressed pixels are cut short.')
         place += 8 + size
 
-# %% ../../nbs/data/dicom_values.ipynb #683b764d
+# %% ../../nbs/data/dicom_values.ipynb #6180deda
 def _colour(ds, stored, photometric):
     "An image in colour, 8 bit"
     if photometric == 'PALETTE COLOR':
@@ -150,7 +150,7 @@ def _colour(ds, stored, photometric):
         raise ValueError(f'it is {photometric} of type {stored.dtype} and shape {stored.shape}; 8 bit are expected.')
     return stored
 
-# %% ../../nbs/data/dicom_values.ipynb #1b6b2e44
+# %% ../../nbs/data/dicom_values.ipynb #2161daf7
 def _scaled(ds, header, stored):
     "Values after the scale, or the table, that the file has for them"
     if ds.get('ModalityLUTSequence'):
@@ -164,7 +164,7 @@ def _scaled(ds, header, stored):
         return stored.astype(np.int64) * int(slope) + int(intercept)
     return stored.astype(np.float64) * slope + intercept
 
-# %% ../../nbs/data/dicom_values.ipynb #be8ddc8f
+# %% ../../nbs/data/dicom_values.ipynb #05c73f6a
 def _padding(ds, stored):
     "Where a file says that there is no measurement, or `None`"
     first = ds.get('PixelPaddingValue')
