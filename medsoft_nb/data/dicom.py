@@ -7,7 +7,7 @@ Docs: https://example.github.io/medsoft_nb/data/dicom.html.md"""
 # %% auto #0
 __all__ = ['DicomSettings', 'dicom_sources']
 
-# %% ../../nbs/data/dicom.ipynb #3da14ead
+# %% ../../nbs/data/dicom.ipynb #f8e1308a
 from collections import Counter
 from dataclasses import replace
 from functools import partial
@@ -33,7 +33,7 @@ from .importing import Source
 from .tables import map_labels, read_table
 from .volumes import choose_slices, PLANES
 
-# %% ../../nbs/data/dicom.ipynb #1878b439
+# %% ../../nbs/data/dicom.ipynb #d8e2e4fe
 class DicomSettings(CaseSettings):
     "Which images of DICOM files are imported, and how"
 
@@ -53,14 +53,14 @@ class DicomSettings(CaseSettings):
             raise ValueError('every n-th slice: n is 1 or more')
         return slices
 
-# %% ../../nbs/data/dicom.ipynb #1efdb96f
+# %% ../../nbs/data/dicom.ipynb #f45f639f
 def dicom_sources(
     folder: str | Path,  # Searched with its subfolders
     settings: DicomSettings = DicomSettings(),
 ) -> list:  # Of `Source`s for `import_sources`
     "Images of DICOM files; `ManifestError` where there are none, or where one has no label"
     pydicom_package()
-    folder, salt = Path(folder), load_salt(settings.salt)
+    folder, salt = Path(folder).resolve(), load_salt(settings.salt)
     paths = find_dicom(folder)
     headers = [header for path in progress(paths, desc='reading headers') for header in read_headers(path)]
     headers = _kept(headers, paths, settings)
@@ -73,7 +73,7 @@ def dicom_sources(
         sources += _stack_sources(stack, cases, settings, salt)
     return broken + _numbered(sources)
 
-# %% ../../nbs/data/dicom.ipynb #a1b68ad7
+# %% ../../nbs/data/dicom.ipynb #90d22944
 _OTHERS = ('SEG', 'RTDOSE', 'RTIMAGE', 'RTSTRUCT', 'RTPLAN', 'SR', 'PR', 'KO', 'REG', 'DOC', 'OT', 'SM')
 
 
@@ -89,26 +89,34 @@ def _kept(headers, paths, settings):
         get_logger().warning('%d localizers are left out (localizers=True imports them).', len(kept) - len(images))
     if not images:
         raise ManifestError('the DICOM files hold no image that is imported.')
-    return images
+    if not settings.modality:
+        return images
+    return [h if h.modality in MODALITIES else replace(h, modality=settings.modality) for h in images]
 
-
+# %% ../../nbs/data/dicom.ipynb #d0664108
 def _tell(headers):
     "Warn of what may show who a patient is, or who it is not"
     burned = [h for h in headers if h.remark]
     if burned:
         text = '%d images have text burned into the pixels (BurnedInAnnotation), perhaps names. Look at them.'
         get_logger().warning(text, len(burned))
-    unsure = [
-        h for h in headers if MODALITIES.get(h.modality, '') in ('ultrasound', 'radiograph', '') and not h.remark
-    ]
+    words = ('ultrasound', 'radiograph', '')
+    unsure = [h for h in headers if MODALITIES.get(h.modality, '') in words and not h.remark]
     if unsure:
         text = '%d radiographs, ultrasound or other images may have names in their pixels. Look at them.'
         get_logger().warning(text, len(unsure))
+    no_units = [h for h in headers if h.modality == 'CT' and not h.hounsfield]
+    if no_units:
+        get_logger().warning('%d images of CT have no Hounsfield units.', len(no_units))
+    names = {(h.identity[0], h.identity[4].casefold()) for h in headers if h.identity[0] and h.identity[4]}
+    several = [n for n in Counter(patient for patient, _ in names).values() if n > 1]
+    if several:
+        get_logger().warning('%d PatientIDs stand for several names; each counts as one patient.', len(several))
     unknown = Counter(h.modality for h in headers if h.modality not in MODALITIES)
     if unknown:
         get_logger().warning('%d images have no known modality; it stays empty.', sum(unknown.values()))
 
-# %% ../../nbs/data/dicom.ipynb #0f2621a8
+# %% ../../nbs/data/dicom.ipynb #70a71242
 def _broken(header, folder, salt):
     "A source that says what is wrong with its file"
     where = str(header.path.relative_to(folder))
@@ -119,7 +127,7 @@ def _broken(header, folder, salt):
 def _refuse(text):
     raise ValueError(text)
 
-# %% ../../nbs/data/dicom.ipynb #ce2c95e1
+# %% ../../nbs/data/dicom.ipynb #25060a46
 def _cases(headers, folder, settings):
     "Patient (in clear) and label of each file"
     paths = list(dict.fromkeys(h.path for h in headers if not h.fault))
@@ -127,10 +135,10 @@ def _cases(headers, folder, settings):
     told = _told(paths, identities, folder, settings) if settings.table else {path: ('', '') for path in paths}
     cases, alone = {}, set()
     for path in paths:
-        patient, study, series, _ = identities[path]
+        patient, study, series = identities[path][:3]
         patient = told[path][0] or _by_rule(path, folder, settings) or patient
         if not patient:
-            patient = f'study {study or series or path}'
+            patient = f'study {study or series or path.parent}'
             alone.add(patient)
         cases[path] = patient, told[path][1]
     if alone:
@@ -142,7 +150,7 @@ def _cases(headers, folder, settings):
     lacking = [path for path, label in zip(cases, labels) if not label]
     text = 'what does it show? Give it a label in the table, or one for all others (default_label).'
     raise_faults([f'{path.relative_to(folder)}: {text}' for path in lacking], str(folder))
-    return {path: (patient, label) for (path, (patient, _)), label in zip(cases.items(), labels)}
+    return {path: (cases[path][0], label) for path, label in zip(cases, labels)}
 
 
 def _by_rule(path, folder, settings):
@@ -155,14 +163,14 @@ def _by_rule(path, folder, settings):
         raise ManifestError(f'the rule {settings.patient!r} finds no patient in {where!r}.')
     return found['patient']
 
-# %% ../../nbs/data/dicom.ipynb #582b704c
+# %% ../../nbs/data/dicom.ipynb #53ed5787
 def _told(paths, identities, folder, settings):
     "Patient and label of each file as the table says"
     df = read_table(settings.table, settings.columns)
     key = 'image' if 'image' in df else 'patient_id'
     if key not in df or 'label' not in df:
         raise ManifestError(
-            f'table {settings.table} needs a column image (path of a file or folder) or patient_id, and a column label.'
+            f'table {settings.table} needs a column image (path of a file or folder) or patient_id, and one label.'
         )
     keys = df[key].str.replace('\\', '/').str.strip('/') if key == 'image' else df[key]
     twice = sorted(set(keys[keys.duplicated()]))
@@ -181,7 +189,7 @@ def _told(paths, identities, folder, settings):
     raise_faults([f'{key} {name!r} is not there.' for name in unused], str(settings.table))
     return told
 
-# %% ../../nbs/data/dicom.ipynb #da4fdaad
+# %% ../../nbs/data/dicom.ipynb #bb62e3ca
 def _stack_sources(stack, cases, settings, salt):
     "Sources of a stack"
     first, look = stack.headers[0], Look(settings.window, settings.resample)
@@ -216,7 +224,7 @@ def _acquired(row, stack, k, plane, cases, look):
         place['thickness_mm'] = header.thickness
     return Source(row | place, partial(read_image, replace(header, identity=()), stack.raw, look))
 
-# %% ../../nbs/data/dicom.ipynb #789a9a3e
+# %% ../../nbs/data/dicom.ipynb #733d1636
 def _row(header, cases, settings, salt):
     "What the manifest says of a stack; patient, study and series by their hashes"
     patient, label = cases[header.path]

@@ -8,7 +8,7 @@ Docs: https://example.github.io/medsoft_nb/data/dicom_files.html.md"""
 __all__ = ['SUFFIXES', 'MOST_PIXELS', 'MODALITIES', 'pydicom_package', 'is_dicom', 'quiet_pydicom', 'find_dicom', 'Header',
            'read_headers', 'load_salt', 'hashed']
 
-# %% ../../nbs/data/dicom_files.ipynb #a16b356e
+# %% ../../nbs/data/dicom_files.ipynb #6a4274d4
 import hmac, logging, os, secrets, warnings
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ import numpy as np
 from ..core.logs import get_logger
 from .columns import ManifestError
 
-# %% ../../nbs/data/dicom_files.ipynb #a0e4fc4a
+# %% ../../nbs/data/dicom_files.ipynb #37574628
 SUFFIXES = ('.dcm', '.dicom', '.ima')  # A file with one of these names should be DICOM
 
 
@@ -29,7 +29,7 @@ def pydicom_package():  # Module
         raise ImportError("DICOM files need pydicom: pip install 'medsoft_nb[dicom]'") from None
     return pydicom
 
-# %% ../../nbs/data/dicom_files.ipynb #ddf9ad39
+# %% ../../nbs/data/dicom_files.ipynb #c4538bcf
 def is_dicom(
     path: Path,  # A file
 ) -> bool:  # Also true of a file that is named so, and can be broken
@@ -67,7 +67,7 @@ def _read(path, tags):
     with quiet_pydicom():
         return pydicom_package().dcmread(path, stop_before_pixels=True, specific_tags=tags, force=True)
 
-# %% ../../nbs/data/dicom_files.ipynb #d686e7ae
+# %% ../../nbs/data/dicom_files.ipynb #656c6870
 def find_dicom(folder: str | Path) -> list:  # Paths, in order
     "DICOM files of a folder and its subfolders; links are not followed, hidden files are left out"
     folder = Path(folder)
@@ -87,7 +87,7 @@ def find_dicom(folder: str | Path) -> list:  # Paths, in order
         raise ManifestError(f'{folder} has no DICOM files.')
     return found
 
-# %% ../../nbs/data/dicom_files.ipynb #13c2643f
+# %% ../../nbs/data/dicom_files.ipynb #6d8688ce
 @dataclass(frozen=True)
 class Header:
     "What is known of an image before its pixels are read"
@@ -95,7 +95,7 @@ class Header:
     path: Path
     state: tuple  # Size and time of the file
     frame: int | None = None  # Number of the frame in a file with several
-    identity: tuple = ('', '', '', '')  # Patient, study, series and image; it stays inside of the import
+    identity: tuple = ('',) * 5  # Ids of patient, study, series and image, and the name; none leaves the import
     modality: str = ''  # Code of DICOM
     kind: tuple = ()  # Of `ImageType`
     shape: tuple = ()  # Rows and columns
@@ -105,17 +105,23 @@ class Header:
     thickness: float | None = None  # Of the slice in mm
     window: tuple | None = None  # Centre and width, in the values of the file
     scale: tuple | None = None  # Slope and intercept
+    unit: str = ''  # Of the values after the scale
     number: int = 0  # In the series
     remark: str = ''
     fault: str = ''
 
-# %% ../../nbs/data/dicom_files.ipynb #8d5ec446
-_IDENTITY = ('PatientID', 'StudyInstanceUID', 'SeriesInstanceUID', 'SOPInstanceUID')
+    @property
+    def hounsfield(self) -> bool:
+        "Whether the values after the scale are Hounsfield units"
+        return self.modality == 'CT' and self.scale is not None and self.unit in ('', 'HU', 'US', 'HU_MOD')
+
+# %% ../../nbs/data/dicom_files.ipynb #74486714
+_IDENTITY = ('PatientID', 'StudyInstanceUID', 'SeriesInstanceUID', 'SOPInstanceUID', 'PatientName')
 _TAGS = (
     *_IDENTITY,
     *('SOPClassUID', 'Modality', 'ImageType', 'Rows', 'Columns', 'NumberOfFrames', 'InstanceNumber'),
     *('PixelSpacing', 'ImagerPixelSpacing', 'ImagePositionPatient', 'ImageOrientationPatient', 'SliceThickness'),
-    *('WindowCenter', 'WindowWidth', 'RescaleSlope', 'RescaleIntercept', 'BitsAllocated', 'BitsStored'),
+    *('WindowCenter', 'WindowWidth', 'RescaleSlope', 'RescaleIntercept', 'RescaleType', 'BitsAllocated', 'BitsStored'),
     *('BurnedInAnnotation', 'SharedFunctionalGroupsSequence', 'PerFrameFunctionalGroupsSequence'),
 )
 MOST_PIXELS = 10**8  # Of an image; more is taken for a broken header
@@ -140,7 +146,7 @@ def read_headers(
         text = f'its header cannot be read ({type(error).__name__}). Is it cut short?'
         return [Header(**basis, fault=text)]
 
-# %% ../../nbs/data/dicom_files.ipynb #5f5875a8
+# %% ../../nbs/data/dicom_files.ipynb #d30c8bff
 MODALITIES = dict(CT='CT', MR='MR', PT='PET', NM='NM', US='ultrasound', IVUS='ultrasound') | dict.fromkeys(
     ('CR', 'DX', 'DR', 'RG', 'RF', 'XA', 'IO', 'PX', 'MG'), 'radiograph'
 )  # Codes of DICOM -> words of a manifest
@@ -173,7 +179,7 @@ def _frames(ds, basis):
     basis |= dict(number=_whole(ds, 'InstanceNumber', 0))
     return [Header(**basis, frame=k if count > 1 else None, **_geometry(ds, k)) for k in range(count)]
 
-
+# %% ../../nbs/data/dicom_files.ipynb #766a6e5c
 def _listed(value):
     "A value of DICOM as a list"
     return [] if value is None else [value] if isinstance(value, (str, int, float)) else list(value)
@@ -186,7 +192,7 @@ def _whole(ds, tag, default):
         raise ValueError(f'{tag} is {value[0]:g}; a whole number is expected.')
     return default if value is None else int(value[0])
 
-# %% ../../nbs/data/dicom_files.ipynb #1f540001
+# %% ../../nbs/data/dicom_files.ipynb #72290f43
 def _numbers(value, n, tag):
     "`n` finite numbers of a header, or `None` where it has none"
     values = [v for v in _listed(value) if str(v).strip()]
@@ -215,7 +221,7 @@ def _finder(ds, frame):
 
     return find
 
-# %% ../../nbs/data/dicom_files.ipynb #f01a6adb
+# %% ../../nbs/data/dicom_files.ipynb #777d9846
 def _geometry(ds, frame):
     "Fields of a header that differ between frames"
     find = _finder(ds, frame)
@@ -229,6 +235,7 @@ def _geometry(ds, frame):
     position = find('ImagePositionPatient', 'PlanePositionSequence')
     fields = dict(spacing=spacing, thickness=thickness and thickness[0], window=_window(find))
     fields |= dict(orientation=_orientation(find), scale=_scale(find, values))
+    fields['unit'] = str(find('RescaleType', values) or '').strip().upper()
     return fields | dict(position=_numbers(position, 3, 'ImagePositionPatient'))
 
 
@@ -243,7 +250,7 @@ def _scale(find, sequence):
         raise ValueError('RescaleSlope is 0; all values would be one.')
     return slope, intercept
 
-# %% ../../nbs/data/dicom_files.ipynb #2e7e1f18
+# %% ../../nbs/data/dicom_files.ipynb #6044c55f
 def _orientation(find):
     "Directions of rows and columns; `ValueError` unless they are unit vectors at a right angle"
     found = _numbers(find('ImageOrientationPatient', 'PlaneOrientationSequence'), 6, 'ImageOrientationPatient')
@@ -265,7 +272,7 @@ def _window(find):
         return None
     return (centre, width) if width > 0 else None
 
-# %% ../../nbs/data/dicom_files.ipynb #66ca7762
+# %% ../../nbs/data/dicom_files.ipynb #4242b688
 def load_salt(
     path: Path | None = None,  # `~/.config/medsoft_nb/salt` if `None`
 ) -> bytes:
@@ -291,7 +298,7 @@ def load_salt(
         get_logger().warning('others can read the salt %s; run: chmod 600 %s', path, path)
     return salt
 
-# %% ../../nbs/data/dicom_files.ipynb #781dab52
+# %% ../../nbs/data/dicom_files.ipynb #3e416643
 def hashed(
     kind: str,  # One letter that the id begins with: p, e or s
     text: str,  # Whatever names a patient, a study or a series
