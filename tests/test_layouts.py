@@ -384,7 +384,7 @@ BROKEN = {
     'nnunet no labels': ('nnunet', lambda f: text(f / 'dataset.json', '{"labels": 3}'), 'cannot be read as that'),
     'nnunet without mask': ('nnunet', lambda f: next(f.glob('labelsTr/*')).unlink(), 'no segmentation'),
     'verse without mask': ('verse', lambda f: next(f.glob('derivatives/*/*')).unlink(), 'no segmentation'),
-    'rsna cut short': ('rsna', lambda f: text(f / 'train_images' / '1.2.1' / '2.dcm', b'DICM'), 'has 0 images'),
+    'rsna cut short': ('rsna', lambda f: text(f / 'train_images' / '1.2.1' / '2.dcm', b'DICM'), 'header is cut short'),
     'rsna leaves the folder': (
         'rsna',
         lambda f: text(f / 'train.csv', 'StudyInstanceUID,patient_overall\n../..,0\n'),

@@ -205,7 +205,7 @@ def _stack_sources(stack, cases, settings, salt):
         name = f'{row["series"]}-{hashed("f", first.path.name, salt)}'
         return [Source(row | dict(image_id=name), partial(_refuse, f'{where}: {error}'))]
     size, found = shape[PLANES.index(settings.plane)], []
-    for k in choose_slices(shape, settings.plane, settings.slices):
+    for k in choose_slices(shape[PLANES.index(settings.plane)], settings.slices):
         place = dict(plane=settings.plane, slice=k, position=round(k / max(size - 1, 1), 4))
         found.append(Source(row | place, partial(read_reformat, stack, settings.plane, k, look)))
     return found

@@ -274,10 +274,10 @@ def _window(find):
 
 # %% ../../nbs/data/dicom_files.ipynb #4242b688
 def load_salt(
-    path: Path | None = None,  # `~/.config/medsoft_nb/salt` if `None`
+    path: Path | None = None,  # That of `MEDSOFT_SALT` if `None`, or `~/.config/medsoft_nb/salt`
 ) -> bytes:
     "The secret that ids are made with; it is made where there is none, readable by its owner alone"
-    path = Path(path or Path.home() / '.config/medsoft_nb/salt')
+    path = Path(path or os.environ.get('MEDSOFT_SALT') or Path.home() / '.config/medsoft_nb/salt')
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), 'w') as file:
