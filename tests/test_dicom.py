@@ -303,6 +303,17 @@ def test_reformats(tmp_path, window):
     assert len(df) == 20 and {*df.plane} == {'coronal'}
 
 
+@pytest.mark.parametrize('photometric', ['MONOCHROME1', 'MONOCHROME2'])
+@pytest.mark.parametrize('window', ['', 'file'])
+def test_windows_of_reformats_are_those_of_slices(tmp_path, photometric, window):
+    scale = dict(RescaleSlope=2.5, RescaleIntercept=5, WindowCenter=2505, WindowWidth=1250)
+    volume(tmp_path / 'in', **mr(PhotometricInterpretation=photometric, **scale))
+    slices, images = imported(tmp_path, 'a', window=window)
+    cut, reformatted = imported(tmp_path, 'b', window=window, plane='axial')
+    np.testing.assert_array_equal(images, reformatted)
+    assert np.unique(images).size > 20 and slices.window[0] == cut.window[0]
+
+
 @pytest.mark.parametrize(
     ('heights', 'said'),
     [

@@ -7,7 +7,7 @@ Docs: https://example.github.io/medsoft_nb/data/dicom.html.md"""
 # %% auto #0
 __all__ = ['DicomSettings', 'dicom_sources']
 
-# %% ../../nbs/data/dicom.ipynb #f8e1308a
+# %% ../../nbs/data/dicom.ipynb #0ef10f80
 from collections import Counter
 from dataclasses import replace
 from functools import partial
@@ -33,7 +33,7 @@ from .importing import Source
 from .tables import map_labels, read_table
 from .volumes import choose_slices, PLANES
 
-# %% ../../nbs/data/dicom.ipynb #d8e2e4fe
+# %% ../../nbs/data/dicom.ipynb #3ab5a847
 class DicomSettings(CaseSettings):
     "Which images of DICOM files are imported, and how"
 
@@ -53,7 +53,7 @@ class DicomSettings(CaseSettings):
             raise ValueError('every n-th slice: n is 1 or more')
         return slices
 
-# %% ../../nbs/data/dicom.ipynb #f45f639f
+# %% ../../nbs/data/dicom.ipynb #94c4863e
 def dicom_sources(
     folder: str | Path,  # Searched with its subfolders
     settings: DicomSettings = DicomSettings(),
@@ -73,7 +73,7 @@ def dicom_sources(
         sources += _stack_sources(stack, cases, settings, salt)
     return broken + _numbered(sources)
 
-# %% ../../nbs/data/dicom.ipynb #90d22944
+# %% ../../nbs/data/dicom.ipynb #66ae3238
 _OTHERS = ('SEG', 'RTDOSE', 'RTIMAGE', 'RTSTRUCT', 'RTPLAN', 'SR', 'PR', 'KO', 'REG', 'DOC', 'OT', 'SM')
 
 
@@ -93,7 +93,7 @@ def _kept(headers, paths, settings):
         return images
     return [h if h.modality in MODALITIES else replace(h, modality=settings.modality) for h in images]
 
-# %% ../../nbs/data/dicom.ipynb #d0664108
+# %% ../../nbs/data/dicom.ipynb #d5971940
 def _tell(headers):
     "Warn of what may show who a patient is, or who it is not"
     burned = [h for h in headers if h.remark]
@@ -116,7 +116,7 @@ def _tell(headers):
     if unknown:
         get_logger().warning('%d images have no known modality; it stays empty.', sum(unknown.values()))
 
-# %% ../../nbs/data/dicom.ipynb #70a71242
+# %% ../../nbs/data/dicom.ipynb #704d6cab
 def _broken(header, folder, salt):
     "A source that says what is wrong with its file"
     where = str(header.path.relative_to(folder))
@@ -127,7 +127,7 @@ def _broken(header, folder, salt):
 def _refuse(text):
     raise ValueError(text)
 
-# %% ../../nbs/data/dicom.ipynb #25060a46
+# %% ../../nbs/data/dicom.ipynb #d914b40b
 def _cases(headers, folder, settings):
     "Patient (in clear) and label of each file"
     paths = list(dict.fromkeys(h.path for h in headers if not h.fault))
@@ -163,7 +163,7 @@ def _by_rule(path, folder, settings):
         raise ManifestError(f'the rule {settings.patient!r} finds no patient in {where!r}.')
     return found['patient']
 
-# %% ../../nbs/data/dicom.ipynb #53ed5787
+# %% ../../nbs/data/dicom.ipynb #0f1f2f90
 def _told(paths, identities, folder, settings):
     "Patient and label of each file as the table says"
     df = read_table(settings.table, settings.columns)
@@ -189,7 +189,7 @@ def _told(paths, identities, folder, settings):
     raise_faults([f'{key} {name!r} is not there.' for name in unused], str(settings.table))
     return told
 
-# %% ../../nbs/data/dicom.ipynb #bb62e3ca
+# %% ../../nbs/data/dicom.ipynb #75c5cc06
 def _stack_sources(stack, cases, settings, salt):
     "Sources of a stack"
     first, look = stack.headers[0], Look(settings.window, settings.resample)
@@ -202,7 +202,7 @@ def _stack_sources(stack, cases, settings, salt):
         shape = volume_shape(stack)
     except ValueError as error:
         where = f'{first.path.name} and {len(stack.headers) - 1} more'
-        name = f'{row["series"]}-{hashed("f", first.path.name, salt)}'
+        name = f'{row["series"]}-{hashed("f", f"{first.path} {first.frame}", salt)}'
         return [Source(row | dict(image_id=name), partial(_refuse, f'{where}: {error}'))]
     size, found = shape[PLANES.index(settings.plane)], []
     for k in choose_slices(shape[PLANES.index(settings.plane)], settings.slices):
@@ -224,7 +224,7 @@ def _acquired(row, stack, k, plane, cases, look):
         place['thickness_mm'] = header.thickness
     return Source(row | place, partial(read_image, replace(header, identity=()), stack.raw, look))
 
-# %% ../../nbs/data/dicom.ipynb #733d1636
+# %% ../../nbs/data/dicom.ipynb #594e9638
 def _row(header, cases, settings, salt):
     "What the manifest says of a stack; patient, study and series by their hashes"
     patient, label = cases[header.path]

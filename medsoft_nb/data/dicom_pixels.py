@@ -7,7 +7,7 @@ Docs: https://example.github.io/medsoft_nb/data/dicom_pixels.html.md"""
 # %% auto #0
 __all__ = ['WINDOWS', 'windowed', 'Look', 'read_image', 'read_volume', 'volume_shape', 'read_reformat']
 
-# %% ../../nbs/data/dicom_pixels.ipynb #a9ae30fc
+# %% ../../nbs/data/dicom_pixels.ipynb #85b2a641
 from dataclasses import replace
 from functools import lru_cache
 from typing import Literal, NamedTuple
@@ -26,7 +26,7 @@ from medsoft_nb.data.volumes import (
     square_pixels,
 )
 
-# %% ../../nbs/data/dicom_pixels.ipynb #4860424f
+# %% ../../nbs/data/dicom_pixels.ipynb #c864c152
 WINDOWS = {'bone': (400, 1800), 'soft-tissue': (40, 400), 'brain': (40, 80), 'lung': (-600, 1500)}  # HU
 
 
@@ -60,7 +60,7 @@ def _own_window(header, inverted):
         return header.window
     return sum(inverted) - header.window[0] + 1, header.window[1]
 
-# %% ../../nbs/data/dicom_pixels.ipynb #6a05a86d
+# %% ../../nbs/data/dicom_pixels.ipynb #c154479f
 class Look(NamedTuple):
     "How images are imported"
 
@@ -89,7 +89,7 @@ def _read_image(header, raw, look):
     remarks = [header.remark, values.remark, 'turned to the usual view' if any(view) else '']
     return _finished(image, spacing, header, look, [text for text in remarks if text], values.inverted)
 
-# %% ../../nbs/data/dicom_pixels.ipynb #32018c84
+# %% ../../nbs/data/dicom_pixels.ipynb #4cc8f8d5
 def _finished(image, spacing, header, look, remarks, inverted=None):
     "An image as it is stored, with what the manifest says of it"
     fields, remarks = {}, list(remarks)
@@ -111,7 +111,7 @@ def _finished(image, spacing, header, look, remarks, inverted=None):
         image, _ = grey_values(image, ct=False)
     return Pixels(image, fields=fields | dict(remark='; '.join(remarks)))
 
-# %% ../../nbs/data/dicom_pixels.ipynb #3cf66a03
+# %% ../../nbs/data/dicom_pixels.ipynb #62b13f26
 def _unscaled(header):
     "A header whose window is one of the values as stored"
     if header.window is None or header.scale is None:
@@ -134,23 +134,23 @@ def _hounsfield(image):
         return np.uint16(image + CT_OFFSET), CT_OFFSET
     return image.astype(np.float32), 0
 
-# %% ../../nbs/data/dicom_pixels.ipynb #dd5c64e4
+# %% ../../nbs/data/dicom_pixels.ipynb #51b3a073
 @lru_cache(maxsize=1)
 def read_volume(
     stack: Stack,
-) -> tuple:  # Values `(X, Y, Z)` to the right, to the front and to the head; spacing along each axis in mm
+) -> tuple:  # Values `(X, Y, Z)` to the right, front and head; spacing of the axes in mm; ends if inverted
     "A stack as a volume; `ValueError` where it is none"
     volume_shape(stack)
     slices = []
     for header in stack.headers:
         with file_named(header):
-            slices.append(read_values(header, stack.raw).image)
-    array = np.stack(slices)
+            slices.append(read_values(header, stack.raw))
+    array = np.stack([values.image for values in slices])
     if array.ndim != 3:
         raise ValueError('colour images are no volume.')
     order, signs, spacing = _axes(stack)
     array = array.transpose(order)[tuple(slice(None, None, sign) for sign in signs)]
-    return array, spacing
+    return array, spacing, slices[0].inverted
 
 
 def volume_shape(stack: Stack) -> tuple:  # Voxels along each axis
@@ -167,7 +167,7 @@ def volume_shape(stack: Stack) -> tuple:  # Voxels along each axis
         raise ValueError(f'a volume of {" x ".join(map(str, shape))} voxels is too large.')
     return tuple(shape[k] for k in _axes(stack)[0])
 
-# %% ../../nbs/data/dicom_pixels.ipynb #33df952d
+# %% ../../nbs/data/dicom_pixels.ipynb #7b9a336a
 def _axes(stack):
     "Which axis of the slices runs along which axis of the body, in which direction, with which spacing"
     first = stack.headers[0]
@@ -182,7 +182,7 @@ def _axes(stack):
 
 _ORDERS = ((0, 1, 2), (0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0))
 
-# %% ../../nbs/data/dicom_pixels.ipynb #ce26a782
+# %% ../../nbs/data/dicom_pixels.ipynb #897622d4
 def read_reformat(
     stack: Stack,
     plane: Literal[PLANES],
@@ -190,7 +190,9 @@ def read_reformat(
     look: Look,
 ) -> Pixels:
     "A slice that was cut out of a volume"
-    array, spacing = read_volume(stack)
+    stack = replace(stack, raw=stack.raw and not look.window)
+    array, spacing, inverted = read_volume(stack)
+    header = _unscaled(stack.headers[0]) if stack.raw else stack.headers[0]
     image = np.ascontiguousarray(plane_slice(array, plane, index))
     remarks = [] if plane == stack.plane else [f'reformat of {stack.plane} slices']
-    return _finished(image, slice_spacing(spacing, plane), stack.headers[0], look, remarks)
+    return _finished(image, slice_spacing(spacing, plane), header, look, remarks, inverted)
