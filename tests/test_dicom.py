@@ -144,6 +144,19 @@ def test_compressed_files_cut_short(tmp_path, syntax, part):
         imported(tmp_path)
 
 
+@pytest.mark.parametrize('syntax', LOSSLESS[:3])  # RLE does not say its size
+@pytest.mark.parametrize('tags', [dict(Rows=10), dict(Columns=32), dict(Rows=16, Columns=20)])
+def test_compressed_files_of_another_size(tmp_path, syntax, tags):
+    path = write(tmp_path / 'in/a')
+    transcoded(path, syntax)
+    ds = dcmread(path)
+    for tag, value in tags.items():
+        setattr(ds, tag, value)
+    ds.save_as(path)
+    with pytest.raises(ManifestError, match='fault'):
+        imported(tmp_path)
+
+
 def test_signed_values_scale_and_fractions(tmp_path):
     signed = values() - 1000
     write(tmp_path / 'in/a', signed, dtype=np.int16, PixelRepresentation=1, RescaleIntercept=0)

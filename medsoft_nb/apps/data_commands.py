@@ -65,6 +65,7 @@ def data_import(
     kind: Annotated[str, typer.Option(help='table, dicom, nifti, nnunet, coco, ...; found out if omitted')] = '',
     masks: MasksOption = None,
     lesion_masks: LesionMasksOption = None,
+    body: Annotated[bool, typer.Option('--body', help='Without masks of structures, the body is the one')] = False,
     table: Annotated[Optional[Path], typer.Option(help='CSV with a row an image, or a patient of DICOM')] = None,
     column: ColumnOption = [],
     label_map: LabelMapOption = [],
@@ -93,7 +94,7 @@ def data_import(
     given |= dict(slices=int(slices) if slices.isdigit() else slices, names=names)
     given |= dict(structures=structure, lesions=lesion)
     settings = {name: value for name, value in given.items() if value}
-    made = import_any(source, out, kind, workers, skip_unreadable, **settings)
+    made = import_any(source, out, kind, workers, skip_unreadable, body, **settings)
     out_console.print(f'{len(made)} images, {made.df.patient_id.nunique()} patients: {out}/manifest.csv')
     print_counts(made)
     for remark in manifest_remarks(made):

@@ -7,14 +7,15 @@ Docs: https://example.github.io/medsoft_nb/data/dicom_series.html.md"""
 # %% auto #0
 __all__ = ['TILT', 'UNEVEN', 'slice_normal', 'slice_plane', 'usual_view', 'turned', 'Stack', 'series_stacks']
 
-# %% ../../nbs/data/dicom_series.ipynb #d62ec7a9
+# %% ../../nbs/data/dicom_series.ipynb #bcf7b1c3
 import hashlib
 from dataclasses import dataclass
+from functools import cached_property
 import numpy as np
 from ..core.logs import get_logger
 from .volumes import PLANES
 
-# %% ../../nbs/data/dicom_series.ipynb #c42edf3e
+# %% ../../nbs/data/dicom_series.ipynb #8aafb093
 TILT = 30  # Degrees up to which an oblique slice counts to a plane
 
 
@@ -34,7 +35,7 @@ def slice_plane(orientation: tuple | None) -> tuple:  # Plane, '' if unknown or 
     tilt = float(np.degrees(np.arccos(min(normal.max(), 1.0))))
     return (PLANES[int(normal.argmax())] if tilt <= TILT else ''), tilt
 
-# %% ../../nbs/data/dicom_series.ipynb #f41f0890
+# %% ../../nbs/data/dicom_series.ipynb #5080cc62
 _VIEWS = dict(axial=((1, 0, 0), (0, 1, 0)), sagittal=((0, 1, 0), (0, 0, -1)), coronal=((1, 0, 0), (0, 0, -1)))
 
 
@@ -62,7 +63,7 @@ def turned(
     image = image[::-1] if upside_down else image
     return image[:, ::-1] if mirrored else image
 
-# %% ../../nbs/data/dicom_series.ipynb #3072bed9
+# %% ../../nbs/data/dicom_series.ipynb #19901333
 @dataclass(frozen=True, repr=False)
 class Stack:
     "Images of a series that have one orientation and one size, in order"
@@ -73,14 +74,17 @@ class Stack:
     raw: bool = False  # Values as stored, not rescaled
 
     def __repr__(self):
-        known = hashlib.sha256(repr((self.headers, self.gap, self.raw)).encode()).hexdigest()
-        return f'Stack({len(self.headers)}, {known})'
+        return f'Stack({len(self.headers)}, {self.fingerprint})'
+
+    @cached_property
+    def fingerprint(self) -> str:
+        return hashlib.sha256(repr((self.headers, self.gap, self.raw)).encode()).hexdigest()
 
     @property
     def plane(self) -> str:
         return slice_plane(self.headers[0].orientation)[0]
 
-# %% ../../nbs/data/dicom_series.ipynb #7472ab64
+# %% ../../nbs/data/dicom_series.ipynb #87f157aa
 def series_stacks(
     headers: list,  # Of `Header`s without a fault
     root,  # Folder of the import, for messages
@@ -111,7 +115,7 @@ def _once(group, root):
         get_logger().warning('%d copies of images are left out, the first: %s', len(copies), where)
     return list(known.values())
 
-# %% ../../nbs/data/dicom_series.ipynb #a290fa5c
+# %% ../../nbs/data/dicom_series.ipynb #7aa082c2
 def _stacks(group, root):
     "The stacks of one series"
     groups = []
@@ -135,7 +139,7 @@ def _alike(a, b):
         return False
     return a.orientation is None or np.allclose(a.orientation, b.orientation, atol=1e-3)
 
-# %% ../../nbs/data/dicom_series.ipynb #05de1d3a
+# %% ../../nbs/data/dicom_series.ipynb #cb138fec
 def _ordered(group, root):
     "A stack by position, or by number where positions are not known"
     first, raw = group[0], _raw(group)
@@ -160,7 +164,7 @@ def _raw(group):
     "Values of MR stay as stored where all images of a series are scaled alike"
     return group[0].modality == 'MR' and len({h.scale for h in group}) == 1
 
-# %% ../../nbs/data/dicom_series.ipynb #6224eaea
+# %% ../../nbs/data/dicom_series.ipynb #fd62e23f
 UNEVEN = 0.01  # Relative difference of gaps, beside a hundredth of a mm
 
 

@@ -7,14 +7,14 @@ Docs: https://example.github.io/medsoft_nb/data/dicom_values.html.md"""
 # %% auto #0
 __all__ = ['GREY', 'COLOUR', 'AIR', 'Values', 'read_values', 'file_named']
 
-# %% ../../nbs/data/dicom_values.ipynb #ab5738d7
+# %% ../../nbs/data/dicom_values.ipynb #fcf08cb0
 from contextlib import contextmanager
 from functools import lru_cache
 from typing import NamedTuple
 import numpy as np
 from .dicom_files import Header, pydicom_package, quiet_pydicom
 
-# %% ../../nbs/data/dicom_values.ipynb #8dd995cd
+# %% ../../nbs/data/dicom_values.ipynb #702853bd
 GREY = ('MONOCHROME1', 'MONOCHROME2')
 COLOUR = ('RGB', 'PALETTE COLOR')  # And those whose names begin with YBR
 AIR = -1024  # HU
@@ -27,7 +27,7 @@ class Values(NamedTuple):
     inverted: tuple | None = None  # Lowest and highest value possible, where the image was inverted
     remark: str = ''
 
-# %% ../../nbs/data/dicom_values.ipynb #295bd050
+# %% ../../nbs/data/dicom_values.ipynb #37ffa890
 def read_values(
     header: Header,
     raw: bool = False,  # Values as stored, without the scale
@@ -55,7 +55,7 @@ def read_values(
         return Values(ends[0] + ends[1] - image, ends, remark)
     return Values(image, remark=remark)
 
-# %% ../../nbs/data/dicom_values.ipynb #96a92fcb
+# %% ../../nbs/data/dicom_values.ipynb #ff27fe63
 def _decode(header):
     "The header with all tags, and the stored values of the image"
     from pydicom.pixels import pixel_array
@@ -65,6 +65,7 @@ def _decode(header):
         if not any(ds.get(tag) for tag in ('PixelData', 'FloatPixelData', 'DoubleFloatPixelData')):
             raise ValueError('it has no pixels (PixelData).')
         _check_pixels(ds)
+        _check_size(ds, header)
         return ds, pixel_array(ds, index=header.frame or 0)
     except ValueError:
         raise
@@ -73,13 +74,13 @@ def _decode(header):
     except Exception as error:  # decoders raise all kinds
         raise ValueError(f'its pixels cannot be decoded ({type(error).__name__}: {_first_line(error)})') from None
 
-# %% ../../nbs/data/dicom_values.ipynb #e54aeb76
+# %% ../../nbs/data/dicom_values.ipynb #4ff49524
 @lru_cache(maxsize=1)
 def _load(path, state):
     "A whole file; the frames of one file follow each other"
     return pydicom_package().dcmread(path, force=True)
 
-# %% ../../nbs/data/dicom_values.ipynb #aef07202
+# %% ../../nbs/data/dicom_values.ipynb #d95bc498
 @contextmanager
 def file_named(header: Header):
     "Errors that begin with the name of the file, and end as a sentence"
@@ -104,7 +105,7 @@ def _no_decoder(ds, error):
         )
     return f'its pixels ({name}) cannot be decoded: {_first_line(error)}'
 
-# %% ../../nbs/data/dicom_values.ipynb #aada6a09
+# %% ../../nbs/data/dicom_values.ipynb #925d69ef
 def _check_pixels(ds):
     "Raise where a header cannot be that of an image, or an uncompressed file is too short"
     photometric, samples = str(ds.get('PhotometricInterpretation') or ''), int(ds.get('SamplesPerPixel') or 0)
@@ -125,7 +126,7 @@ def _assumed_syntax(ds):
     implicit, little = ds.original_encoding
     return ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian if little else ExplicitVRBigEndian
 
-# %% ../../nbs/data/dicom_values.ipynb #2554bd65
+# %% ../../nbs/data/dicom_values.ipynb #d133aa68
 def _check_fragments(ds):
     "Raise where compressed pixels end before they should"
     data, place = ds.PixelData, 0
@@ -137,7 +138,33 @@ def _check_fragments(ds):
             raise ValueError('its compressed pixels are cut short.')
         place += 8 + size
 
-# %% ../../nbs/data/dicom_values.ipynb #6180deda
+# %% ../../nbs/data/dicom_values.ipynb #49414e0b
+def _check_size(ds, header):
+    "Raise where a compressed image has another size than the header"
+    if not ds.file_meta.TransferSyntaxUID.is_encapsulated:
+        return
+    from pydicom.encaps import get_frame
+
+    size = _coded_size(get_frame(ds.PixelData, header.frame or 0, number_of_frames=int(ds.get('NumberOfFrames') or 1)))
+    if size is not None and size != header.shape:
+        raise ValueError(f'its compressed pixels have rows and columns {size}; the header says {header.shape}.')
+
+
+def _coded_size(data):
+    "Rows and columns of JPEG, JPEG-LS or JPEG 2000; `None` for another format"
+    at = data.find(b'\xff\x4f\xff\x51')
+    if at >= 0 and data[:2] != b'\xff\xd8':
+        right, bottom, left, top = np.frombuffer(data[at + 8 : at + 24], '>u4').tolist()
+        return bottom - top, right - left
+    at = 2 if data[:2] == b'\xff\xd8' else len(data)
+    while at + 9 <= len(data) and data[at] == 0xFF:
+        kind, length = data[at + 1], int.from_bytes(data[at + 2 : at + 4], 'big')
+        if kind == 0xF7 or 0xC0 <= kind <= 0xCF and kind not in (0xC4, 0xC8, 0xCC):
+            return int.from_bytes(data[at + 5 : at + 7], 'big'), int.from_bytes(data[at + 7 : at + 9], 'big')
+        at += 2 + length
+    return None
+
+# %% ../../nbs/data/dicom_values.ipynb #c5061066
 def _colour(ds, stored, photometric):
     "An image in colour, 8 bit"
     if photometric == 'PALETTE COLOR':
@@ -150,7 +177,7 @@ def _colour(ds, stored, photometric):
         raise ValueError(f'it is {photometric} of type {stored.dtype} and shape {stored.shape}; 8 bit are expected.')
     return stored
 
-# %% ../../nbs/data/dicom_values.ipynb #2161daf7
+# %% ../../nbs/data/dicom_values.ipynb #5897c721
 def _scaled(ds, header, stored):
     "Values after the scale, or the table, that the file has for them"
     if ds.get('ModalityLUTSequence'):
@@ -164,7 +191,7 @@ def _scaled(ds, header, stored):
         return stored.astype(np.int64) * int(slope) + int(intercept)
     return stored.astype(np.float64) * slope + intercept
 
-# %% ../../nbs/data/dicom_values.ipynb #05c73f6a
+# %% ../../nbs/data/dicom_values.ipynb #9b18bc48
 def _padding(ds, stored):
     "Where a file says that there is no measurement, or `None`"
     first = ds.get('PixelPaddingValue')

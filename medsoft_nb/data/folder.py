@@ -24,7 +24,7 @@ from .columns import HEALTHY, ManifestError, ORIGINS, raise_faults
 from .duplicates import duplicate_faults, sketch
 from .ids import clean_id
 from .manifest import Manifest, validate
-from .masks import anatomical_order, mask_fault
+from .masks import anatomical_order, body_mask, mask_fault
 from .tables import map_labels, read_table
 
 # %% ../../nbs/data/folder.ipynb #a001
@@ -41,6 +41,7 @@ class ImportSettings(Settings):
     plane: str = Field('', description='sagittal, coronal or axial, where the table does not say; empty: unknown')
     spacing_mm: float | None = Field(None, gt=0, description='Size of a pixel in mm, where the table does not say')
     origin: Literal[ORIGINS[1:]] = Field('real', description='Where the images come from')
+    body: bool = Field(False, description='Where an image has no structures, its body is the one')
     copy_images: bool = Field(True, description='Copy the images unchanged; otherwise point to where they are')
 
 # %% ../../nbs/data/folder.ipynb #c0233
@@ -64,7 +65,7 @@ def import_folder(
     sketches = {i: source.sketch for i, source in enumerate(sources) if source.sketch is not None}
     faults += duplicate_faults(table, sketches, lambda i: read_image(sources[i].image))
     raise_faults(faults, images)
-    return _write(sources, out, settings.copy_images)
+    return _write(sources, out, settings)
 
 # %% ../../nbs/data/folder.ipynb #c0212
 SUFFIXES = ('.png', '.tif', '.tiff', '.jpg', '.jpeg', '.bmp', '.npy')
@@ -225,11 +226,11 @@ def _find_mask(source, column, files, folders, shape):
     return path if mask.any() else None
 
 # %% ../../nbs/data/folder.ipynb #c0234
-def _write(sources, out, copy_images):
+def _write(sources, out, settings):
     "Write checked sources: all of them, or nothing"
-    _require_space_for(sources, out, copy_images)
+    _require_space_for(sources, out, settings.copy_images)
     with new_folder(out) as part:
-        rows = [_write_source(source, part, out, copy_images) for source in progress(sources, desc='importing')]
+        rows = [_write_source(source, part, out, settings) for source in progress(sources, desc='importing')]
         df = pd.DataFrame(rows)
         df['sha256'] = [sha256(source.image) for source in sources]
         Manifest(df, part).save(part / 'manifest.csv')
@@ -244,16 +245,19 @@ def _require_space_for(sources, out, copy_images):
     require_space(out.parent, sum(path.stat().st_size for path in files) + 2000 * len(sources))
 
 # %% ../../nbs/data/folder.ipynb #a013
-def _write_source(source, part, out, copy_images):
+def _write_source(source, part, out, settings):
     "Write the files of one row; gives the row of the manifest"
     row, name = dict(source.row), file_name(source.row['image_id'])
-    if source.structures:
+    structures = anatomical_order(read_mask(source.structures), row['plane']) if source.structures else None
+    if settings.body and structures is None:
+        structures = body_mask(read_image(source.image))
+    if structures is not None and structures.any():
         row['structures'] = f'structures/{name}.png'
-        write_image(part / row['structures'], anatomical_order(read_mask(source.structures), row['plane']))
+        write_image(part / row['structures'], structures)
     if source.lesion_mask:
         row['lesion_mask'] = f'lesion/{name}.png'
         write_image(part / row['lesion_mask'], read_mask(source.lesion_mask) > 0)
-    if copy_images:
+    if settings.copy_images:
         row['image'] = f'images/{name}{source.image.suffix.lower()}'
         copy_file(source.image, part / row['image'])
     else:

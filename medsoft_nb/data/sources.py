@@ -71,6 +71,7 @@ def import_any(
     kind: str = '',  # One of `KINDS`; found out if empty
     workers: int | None = None,  # Processes; one for each core if `None`
     skip_unreadable: bool = False,  # Leave out what cannot be read
+    body: bool = False,  # Where an image has no structures, its body is the one
     **settings,  # Of the importer of this kind; `masks` are those of structures, or the segmentations of volumes
 ) -> Manifest:
     "Import a folder of any kind; `ManifestError` says what is wrong with it, `ValueError` what with the settings"
@@ -86,6 +87,6 @@ def import_any(
         if name not in model.model_fields:
             raise ValueError(f'`{name}` is given, but {source} holds {kind}, whose import has no such setting.')
     if kind == 'table':
-        return import_folder(source, out, model(**settings))
+        return import_folder(source, out, model(**settings, body=body))
     found = dict(dicom=dicom_sources, nifti=nifti_sources).get(kind, layout_sources)(source, model(**settings))
-    return import_sources(found, out, workers, skip_unreadable)
+    return import_sources(found, out, workers, skip_unreadable, body)
