@@ -76,7 +76,7 @@ def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
     parser.add_argument('run', type=Path, help='Folder of a finished run')
     parser.add_argument('--images', type=int, default=40, help='Images of each label')
-    parser.add_argument('--roi', type=int, default=64, help="Side of the window; the base's own size is 64")
+    parser.add_argument('--roi', type=int, default=64, help="Side of the window; the base's own size is 128")
     parser.add_argument('--presets', type=json.loads, default=PRESETS, help='Name -> settings, as JSON')
     parser.add_argument('--sheet', type=Path, help='Contact sheet to write')
     a = parser.parse_args(argv)
