@@ -105,11 +105,11 @@ def _from_masks(path, reading, wanted):
     if not named:
         raise ValueError(f'{path} has no mask that is wanted; it has {", ".join([*files][:10]) or "none"}.')
     first = volume_grid(next(iter(named.values())), reading)
-    merged, names = merge_masks((name, _mask(file, first, reading)) for name, file in named.items())
+    merged, names = merge_masks((name, _binary_mask(file, first, reading)) for name, file in named.items())
     return Labels(Volume(merged, first.spacing, first.affine, first.remark), names)
 
 # %% ../../nbs/data/nifti.ipynb #30bd581f
-def _mask(file, first, reading):
+def _binary_mask(file, first, reading):
     "A binary mask on the grid of the first one"
     volume, _ = load_volume(file, reading)
     check_grid(first, volume, f'mask {file.name}')
