@@ -31,7 +31,7 @@ from .dicom_pixels import Look, read_image, read_reformat, volume_shape, WINDOWS
 from .dicom_series import series_stacks, slice_plane
 from .importing import Source
 from .tables import map_labels, read_table
-from .volumes import choose_slices, PLANES
+from .volumes import check_step, choose_slices, PLANES
 
 # %% ../../nbs/data/dicom.ipynb #3ab5a847
 class DicomSettings(CaseSettings):
@@ -44,14 +44,11 @@ class DicomSettings(CaseSettings):
     )
     resample: bool = Field(False, description='Resample to square pixels of the finer spacing, where they are not')
     localizers: bool = Field(False, description='Import localizers, too')
-    salt: Path | None = Field(None, description='File of the secret for ids; None: ~/.config/medsoft_nb/salt')
+    salt: Path | None = Field(
+        None, description='File of the secret for ids; None: that of MEDSOFT_SALT, or ~/.config/medsoft_nb/salt'
+    )
 
-    @field_validator('slices')
-    @classmethod
-    def _is_step(cls, slices):
-        if isinstance(slices, int) and slices < 1:
-            raise ValueError('every n-th slice: n is 1 or more')
-        return slices
+    _is_step = field_validator('slices')(check_step)
 
 # %% ../../nbs/data/dicom.ipynb #94c4863e
 def dicom_sources(

@@ -23,6 +23,7 @@ from .niftifile import file_state, load_volume, Reading, volume_grid
 from .segmentations import check_patterns, merge_masks, number_names, number_roles
 from medsoft_nb.data.volumes import (
     check_grid,
+    check_step,
     choose_slices,
     CT_OFFSET,
     grey_values,
@@ -63,12 +64,7 @@ class NiftiSettings(CaseSettings):
             raise ValueError('it needs one letter each of L or R, A or P, I or S, in the order of the axes, e.g. RAS')
         return code.upper()
 
-    @field_validator('slices')
-    @classmethod
-    def _is_step(cls, slices):
-        if isinstance(slices, int) and slices < 1:
-            raise ValueError('every n-th slice: n is 1 or more')
-        return slices
+    _is_step = field_validator('slices')(check_step)
 
 # %% ../../nbs/data/nifti.ipynb #ddfa2fb0
 class Labels(NamedTuple):

@@ -6,7 +6,7 @@ Docs: https://example.github.io/medsoft_nb/data/volumes.html.md"""
 
 # %% auto #0
 __all__ = ['PLANES', 'SQUARE', 'CT_OFFSET', 'Volume', 'plane_slice', 'slice_spacing', 'slice_counts', 'choose_slices',
-           'pixel_size', 'square_pixels', 'grey_values', 'check_grid']
+           'check_step', 'pixel_size', 'square_pixels', 'grey_values', 'check_grid']
 
 # %% ../../nbs/data/volumes.ipynb #369a29af
 from dataclasses import dataclass
@@ -67,6 +67,15 @@ def choose_slices(
         return list(range(0, n, 1 if slices == 'all' else slices))
     sums = counts[:, counts.any(0)].cumsum(0)
     return sorted({int(np.searchsorted(column, column[-1] / 2)) for column in sums.T})
+
+# %% ../../nbs/data/volumes.ipynb #45d1603d
+def check_step(
+    slices: str | int,  # As for `choose_slices`
+) -> str | int:  # The same
+    "Raise `ValueError` for a step below 1"
+    if isinstance(slices, int) and slices < 1:
+        raise ValueError('every n-th slice: n is 1 or more')
+    return slices
 
 # %% ../../nbs/data/volumes.ipynb #51e6e417
 SQUARE = 0.01  # Relative difference of height and width up to which pixels count as square
