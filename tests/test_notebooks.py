@@ -9,6 +9,7 @@ from run_notebook import run_notebook
 
 root = Path(__file__).parent.parent
 skip = {'experiments', 'runs'}  # experiments run through papermill: `test_reproduce`, `test_pretrain`
+without_torch = {'core', 'knowledge', 'data', 'statistics', 'lesions', 'phantom', 'report', 'running'}
 notebooks = [
     p
     for p in (root / 'nbs').rglob('[!._]*.ipynb')
@@ -24,9 +25,14 @@ def read(path):
     return nbformat.read(path, 4)
 
 
+def marked(path):
+    "With the mark `trains`, unless the notebook's room computes with NumPy alone"
+    room = path.relative_to(root / 'nbs').parts[0]
+    return pytest.param(path, id=name(path), marks=() if room in without_torch else pytest.mark.trains)
+
+
 @pytest.mark.slow
-@pytest.mark.trains
-@pytest.mark.parametrize('path', sorted(notebooks), ids=name)
+@pytest.mark.parametrize('path', map(marked, sorted(notebooks)))
 def test_it_runs_and_shows_what_it_stores(path, tmp_path):
     made = tmp_path / path.name
     status, printed = run_notebook(path, made)

@@ -163,7 +163,8 @@ def _read_all(sources, todo, part, notes, done, workers):
     workers, faults = workers or cpu_count(), {}
     workers = workers if len(todo) >= 4 * workers else 1
     calls = (delayed(_numbered)(k, sources[k], part) for k in todo)
-    made = Parallel(workers, return_as='generator_unordered', pre_dispatch='4*n_jobs')(calls)
+    how = dict(return_as='generator_unordered', pre_dispatch='4*n_jobs', idle_worker_timeout=2)  # nobody lingers
+    made = Parallel(workers, backend='loky', **how)(calls)
     with open(notes, 'a', encoding='utf-8') as file:
         for note in progress(made, desc='importing', total=len(todo)):
             if 'fault' in note:
