@@ -19,7 +19,7 @@ from ..core.images import as_html
 from ..core.logs import get_logger
 from ..data.manifest import Manifest
 from ..knowledge.prompts import compose
-from ..lesions.shapes import sample_mask
+from ..lesions.sampling import sample_mask
 from ..lesions.soft import binary_mask, soften
 from ..painting.pipeline import MedSoftPipeline
 from ..painting.window import to_unit

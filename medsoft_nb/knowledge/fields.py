@@ -79,7 +79,7 @@ def _expected(error):
     if kind == 'dict_type':
         return 'expected a table, `key: value`.'
     if kind in ('union_tag_invalid', 'union_tag_not_found', 'model_attributes_type'):
-        return 'expected a table with a `shape`, one of blob, body, band, disc, line.'
+        return 'expected a table with a `shape`, one of blob, body, band, disc, protrusion, line.'
     return error['msg'].removeprefix('Input ').replace('should be', 'it should be', 1) + '.'
 
 # %% ../../nbs/knowledge/fields.ipynb #a010

@@ -6,7 +6,7 @@ Docs: https://example.github.io/medsoft_nb/knowledge/masks.html.md"""
 
 # %% auto #0
 __all__ = ['References', 'Millimetres', 'Share', 'Position', 'AnyMask', 'check_references', 'MaskEntry', 'BlobMask', 'BodyMask',
-           'BandMask', 'DiscMask', 'LineMask']
+           'BandMask', 'DiscMask', 'ProtrusionMask', 'LineMask']
 
 # %% ../../nbs/knowledge/masks.ipynb #a002
 from typing import Annotated, Literal
@@ -80,6 +80,14 @@ class DiscMask(MaskEntry):
     shape: Literal['disc']
     depth: Share = Field(description="Share of a body's height")
 
+# %% ../../nbs/knowledge/masks.ipynb #69aaa290
+class ProtrusionMask(MaskEntry):
+    "The back of a disc, and what stands out of it towards the canal"
+
+    shape: Literal['protrusion']
+    depth_mm: Millimetres = Field(description='How far it reaches behind the vertebrae, in mm')
+    height_mm: Millimetres = Field(description='From head to foot, in mm')
+
 # %% ../../nbs/knowledge/masks.ipynb #a013
 class LineMask(MaskEntry):
     "A fracture line through bone and cortex"
@@ -88,4 +96,5 @@ class LineMask(MaskEntry):
     width_mm: Millimetres = Field(description='Width in mm')
 
 # %% ../../nbs/knowledge/masks.ipynb #a014
-AnyMask = Annotated[BlobMask | BodyMask | BandMask | DiscMask | LineMask, Field(discriminator='shape')]
+_Masks = BlobMask | BodyMask | BandMask | DiscMask | ProtrusionMask | LineMask
+AnyMask = Annotated[_Masks, Field(discriminator='shape')]

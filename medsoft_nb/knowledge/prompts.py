@@ -77,7 +77,7 @@ def compose(
     name, appearance = disease['name'], phrases(label, modality, knowledge)[0]
     taken = load_knowledge(knowledge)['modalities'][key]['name'] if key else 'image'
     image = f'{plane} {taken} of the {disease.get("organ", "spine")}'.strip()
-    site = f'of {level}' if level else '' if 'organ' in disease else 'of a vertebral body'
+    site = f'of {level}' if level else disease.get('site', '' if 'organ' in disease else 'of a vertebral body')
     if seed is not None:
         r = rng('prompt', label, modality, level, word, seed)
         image = image if key else ''

@@ -91,6 +91,9 @@ class Disease(Entry):
 
     organ: Text | None = Field(None, description='What the image shows, as a prompt says it; the spine if left out')
     name: Text | None = Field(None, description='As a prompt says it')
+    site: Text | None = Field(
+        None, description='What follows the name; `of a vertebral body` in the spine if left out'
+    )
     synonyms: list[Text] | None = Field(None, description='Other names, also drawn for prompts with a seed')
     also: list[Text] | None = Field(None, description='Names that are understood, but not used')
     types: list[Text] | None = Field(None, description='Labels of diseases that are kinds of this one')

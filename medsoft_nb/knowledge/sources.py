@@ -121,6 +121,7 @@ def _disease_phrases(label, disease):
     "Phrases of one disease"
     names = (disease['name'], *disease.get('synonyms', ()), *disease.get('also', ()), label)
     known = [Phrase(name.lower(), label, '', 'name') for name in names]
+    known += [Phrase(disease['site'].lower(), label, '', 'site')] if 'site' in disease else []
     for field in BY_MODALITY:
         for modality, statements in disease.get(field, {}).items():
             known += [Phrase(s['say'].lower(), label, modality, field, s['ref']) for s in statements]

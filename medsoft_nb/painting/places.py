@@ -16,7 +16,7 @@ from ..core.seeds import rng
 from ..knowledge.base import find_label
 from ..data.manifest import HEALTHY, Manifest, ManifestError
 from ..lesions.structures import host_structure, transfer_mask, complete_structures
-from ..lesions.shapes import sample_mask
+from ..lesions.sampling import sample_mask
 
 # %% ../../nbs/painting/places.ipynb #q012
 @dataclass
