@@ -7,7 +7,7 @@ Docs: https://example.github.io/medsoft_nb/evaluation/derived_dicom.html.md"""
 # %% auto #0
 __all__ = ['ORIGINS', 'CODES', 'BURNED', 'Stored', 'stored_values', 'derived_dataset', 'write_dicom']
 
-# %% ../../nbs/evaluation/derived_dicom.ipynb #e33e5509
+# %% ../../nbs/evaluation/derived_dicom.ipynb #c63be934
 from pathlib import Path
 from typing import NamedTuple
 import numpy as np, pandas as pd
@@ -18,10 +18,10 @@ from ..core.images import array_hash
 from ..core.logs import get_logger
 from ..data.dicom_files import pydicom_package
 from ..data.dicom_series import VIEWS
-from ..data.manifest import HEALTHY, Manifest
+from ..data.manifest import Manifest
 from .formats import MASKS, place_files
 
-# %% ../../nbs/evaluation/derived_dicom.ipynb #06ee8804
+# %% ../../nbs/evaluation/derived_dicom.ipynb #4cf2b120
 class Stored(NamedTuple):
     "Pixels as DICOM stores them"
 
@@ -44,7 +44,7 @@ def stored_values(
     tries = [_in_steps(image, low, step) for step in (steps.min(initial=np.inf), (high - low) / 65535) if step > 0]
     return min(tries, key=lambda stored: stored.error)
 
-# %% ../../nbs/evaluation/derived_dicom.ipynb #13d30cc4
+# %% ../../nbs/evaluation/derived_dicom.ipynb #58efc2fb
 def _in_steps(image, low, step):
     "A float image in steps from its lowest value; slope and intercept as DICOM can write them"
     from pydicom.valuerep import format_number_as_ds
@@ -54,7 +54,7 @@ def _in_steps(image, low, step):
     again = (pixels * slope + intercept).astype(np.float32)
     return Stored(pixels, slope, intercept, float(np.abs(again - image).max()))
 
-# %% ../../nbs/evaluation/derived_dicom.ipynb #5796bee9
+# %% ../../nbs/evaluation/derived_dicom.ipynb #ff0818c3
 ORIGINS = dict(
     synthetic='A diffusion model painted a lesion ({label}) into the image.',
     implanted='A simulated lesion ({label}) was drawn into the image.',
@@ -70,7 +70,7 @@ def _text(value, longest=64):
     printable = ''.join(c if c.isprintable() and c != '\\' else ' ' for c in str(value))
     return ' '.join(printable.split())[:longest].strip()
 
-# %% ../../nbs/evaluation/derived_dicom.ipynb #8caef7c6
+# %% ../../nbs/evaluation/derived_dicom.ipynb #6cc54312
 def _identity(row, uid):
     "Patient and study: hashes, and nothing else"
     burned = BURNED in row.get('remark', '')
@@ -87,7 +87,7 @@ def _identity(row, uid):
         fields |= dict(BurnedInAnnotation='YES' if burned else 'NO')
     return fields | dict(StudyInstanceUID=uid('study', row['patient_id'], row.get('study', '')))
 
-# %% ../../nbs/evaluation/derived_dicom.ipynb #454b99c0
+# %% ../../nbs/evaluation/derived_dicom.ipynb #e72ce0be
 def _marks(row):
     "What says that an image is derived, synthetic and for research"
     from pydicom import Dataset
@@ -112,10 +112,10 @@ def _marks(row):
         ImageComments=_text(row['image_id'], 1024),
     )
 
-# %% ../../nbs/evaluation/derived_dicom.ipynb #0292e591
-def _geometry(row, stored, uid):
+# %% ../../nbs/evaluation/derived_dicom.ipynb #2e97629c
+def _geometry(row, stored):
     "Pixel size, plane, window and scale, as far as the manifest knows them"
-    fields, plane, spacing = {}, row['plane'], row['spacing_mm']
+    fields, plane, spacing = dict(PatientOrientation=''), row['plane'], row['spacing_mm']
     grey, deep = stored.pixels.ndim == 2, stored.pixels.dtype != np.uint8
     if np.isfinite(spacing) and spacing > 0:
         fields['PixelSpacing'] = [float(f'{spacing:.10g}')] * 2
@@ -142,7 +142,7 @@ def _number(text):
         return None
     return value if np.isfinite(value) else None
 
-# %% ../../nbs/evaluation/derived_dicom.ipynb #81aecfe6
+# %% ../../nbs/evaluation/derived_dicom.ipynb #264097c8
 def _kind(row, fields, stored, uid):
     "Class of the object, with what the class wants"
     from pydicom.uid import CTImageStorage, MRImageStorage, SecondaryCaptureImageStorage
@@ -164,7 +164,7 @@ def _kind(row, fields, stored, uid):
     place |= dict(PositionReferenceIndicator='', PatientPosition='', SliceThickness=fields.get('SliceThickness'))
     return own | place
 
-# %% ../../nbs/evaluation/derived_dicom.ipynb #eacf4ced
+# %% ../../nbs/evaluation/derived_dicom.ipynb #ca4aecc7
 def derived_dataset(
     image: np.ndarray,  # `(H, W)` or `(H, W, 3)`
     row: dict,  # Of the manifest, with salted hashes as ids
@@ -180,7 +180,7 @@ def derived_dataset(
     def uid(*names):
         return generate_uid(entropy_srcs=[salt.hex(), *names, '' if names[0] == 'study' else key])
 
-    ds, geometry = pydicom.Dataset(), _geometry(row, stored, uid)
+    ds, geometry = pydicom.Dataset(), _geometry(row, stored)
     ds.file_meta = pydicom.dataset.FileMetaDataset()
     ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     ds.update(_identity(row, uid) | _marks(row) | geometry | _kind(row, geometry, stored, uid))
@@ -193,7 +193,7 @@ def derived_dataset(
     ds.set_pixel_data(np.ascontiguousarray(stored.pixels), photometric, bits, generate_instance_uid=False)
     return ds
 
-# %% ../../nbs/evaluation/derived_dicom.ipynb #a13178fe
+# %% ../../nbs/evaluation/derived_dicom.ipynb #17e442b1
 def write_dicom(
     made: Manifest,  # With salted hashes as ids
     out: Path,

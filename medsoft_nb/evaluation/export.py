@@ -35,7 +35,7 @@ from .memorisation import memorisation_gate, memorisation_report
 # %% ../../nbs/evaluation/export.ipynb #c0977
 CARD = """# {title}
 
-{n} images with the backgrounds of {patients} patients: {counts}. Made with medsoft_nb {version}; every row of \
+{n} images with the backgrounds of {patients}: {counts}. Made with medsoft_nb {version}; every row of \
 `manifest.csv` names what is known of its background, prompt, seed, settings and the hash of the weights.
 
 **For research. Not for clinical use.** {origin} Background and identity of the anatomy are those of real people \
@@ -80,7 +80,7 @@ def _card(df, checked, format):
     return header + CARD.format(
         title=title,
         n=len(df),
-        patients=df.patient_id.nunique(),
+        patients=f'{df.patient_id.nunique()} patient' + 's' * (df.patient_id.nunique() > 1),
         counts=', '.join(f'{n} {escape(" ".join(label.split()))}' for label, n in df.label.value_counts().items()),
         version=medsoft_nb.__version__,
         origin=' '.join(ORIGIN[origin] for origin in found),
@@ -97,7 +97,7 @@ base unet lora controller weights source_hash seam_ratio background_changed
 KEPT = (*COLUMNS, *PATHS, *IDS, *_FURTHER.split())  # Columns that are exported
 _HASHED = dict(patient_id='p', study='e', series='s', site='h')  # Column -> first letter of its hashes
 
-# %% ../../nbs/evaluation/export.ipynb #3e92b32a
+# %% ../../nbs/evaluation/export.ipynb #28d880b1
 def hide_ids(
     made: Manifest,
     salt: bytes,  # From `load_salt`; the same salt gives the same hashes
@@ -129,7 +129,7 @@ def _new_names(df, salt):
         names[name] = name if row['origin'] in ('synthetic', 'phantom') and not tells else hashed('i', name, salt)
     return names
 
-# %% ../../nbs/evaluation/export.ipynb #ef667ccd
+# %% ../../nbs/evaluation/export.ipynb #d7dbb466
 def check_files(
     made: Manifest,
     outside: bool = False,  # Files may lie outside of the folder of the manifest
@@ -159,7 +159,7 @@ def _check_copies(made, train, held_out, drop):
     checked = f'no lesion repeats one of {lesions} training lesions ({len(made) - len(kept)} copies were left out); '
     return kept, report, checked + f'share below the 1st percentile of real lesions {report.below.mean():.3f}.'
 
-# %% ../../nbs/evaluation/export.ipynb #92bdc690
+# %% ../../nbs/evaluation/export.ipynb #8087d6c7
 def _warn(df):
     "Log what the eye should see before images are given away"
     if doubtful := int(df.origin.isin(['real', '']).sum()):
