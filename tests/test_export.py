@@ -195,6 +195,7 @@ def test_a_ct_goes_from_dicom_to_dicom_with_its_hounsfield_units(tmp_path):
     for tag in ('PatientID', 'PatientName', 'StudyInstanceUID', 'SeriesInstanceUID', 'SOPInstanceUID'):
         assert str(before[tag].value) not in text
     assert after.SOPClassUID.name == 'CT Image Storage' and after.SyntheticData == 'NO'  # it is a real one
+    assert back.df.origin[0] == 'real'
 
 
 def test_a_painted_ct_says_what_it_is(tmp_path):
@@ -211,6 +212,7 @@ def test_a_painted_ct_says_what_it_is(tmp_path):
         assert (ds.WindowCenter, ds.WindowWidth, ds.RescaleType) == (40, 400, 'HU')
         assert ds.file_meta.MediaStorageSOPInstanceUID == ds.SOPInstanceUID and ds.SOPInstanceUID.is_valid
     assert len({ds.SOPInstanceUID for ds in files}) == len({ds.SeriesInstanceUID for ds in files}) == 4
+    assert {*dicom_again(tmp_path / 'out', tmp_path / 'back').df.origin} == {'synthetic'}  # never taken for a real one
     assert len({ds.StudyInstanceUID for ds in files}) == len({ds.PatientID for ds in files}) == 2
 
 
