@@ -226,9 +226,10 @@ def _row(header, cases, settings, salt):
     "What the manifest says of a stack; patient, study and series by their hashes"
     patient, label = cases[header.path]
     modality = MODALITIES.get(header.modality, '') or settings.modality
+    origin = 'synthetic' if header.synthetic else settings.origin
     series = '/'.join(header.identity[:3]) if header.identity[2] else f'{header.identity[1]}/{header.path.parent}'
     ids = dict(patient_id=hashed('p', patient, salt), study=hashed('e', header.identity[1] or series, salt))
-    return ids | dict(series=hashed('s', series, salt), label=label, modality=modality, origin=settings.origin)
+    return ids | dict(series=hashed('s', series, salt), label=label, modality=modality, origin=origin)
 
 
 def _numbered(sources):

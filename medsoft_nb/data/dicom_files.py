@@ -108,6 +108,7 @@ class Header:
     unit: str = ''  # Of the values after the scale
     number: int = 0  # In the series
     remark: str = ''
+    synthetic: bool = False  # As the file says of itself
     fault: str = ''
 
     @property
@@ -123,6 +124,7 @@ _TAGS = (
     *('PixelSpacing', 'ImagerPixelSpacing', 'ImagePositionPatient', 'ImageOrientationPatient', 'SliceThickness'),
     *('WindowCenter', 'WindowWidth', 'RescaleSlope', 'RescaleIntercept', 'RescaleType', 'BitsAllocated', 'BitsStored'),
     *('BurnedInAnnotation', 'SharedFunctionalGroupsSequence', 'PerFrameFunctionalGroupsSequence'),
+    0x0008001C,  # SyntheticData, which older versions of pydicom cannot name
 )
 MOST_PIXELS = 10**8  # Of an image; more is taken for a broken header
 
@@ -177,6 +179,7 @@ def _frames(ds, basis):
     burned = str(ds.get('BurnedInAnnotation') or '').strip().upper() == 'YES'
     basis |= dict(shape=shape, kind=kind, remark='text is burned into the pixels' if burned else '')
     basis |= dict(number=_whole(ds, 'InstanceNumber', 0))
+    basis |= dict(synthetic=0x0008001C in ds and str(ds[0x0008001C].value).strip().upper() == 'YES')
     return [Header(**basis, frame=k if count > 1 else None, **_geometry(ds, k)) for k in range(count)]
 
 # %% ../../nbs/data/dicom_files.ipynb #766a6e5c

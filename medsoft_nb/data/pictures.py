@@ -175,16 +175,20 @@ _NO_LABELS = ('image', 'images', 'mask', 'masks', 'label', 'labels', 'annotation
 
 
 def imagefolder_cases(folder: Path, settings: LayoutSettings) -> list:  # Of cases
-    "Pictures whose label is the name of their folder, as torchvision's `ImageFolder` has them"
-    cases = []
+    "Pictures whose label is the name of their folder, as torchvision's `ImageFolder` has them; `masks` is no label"
+    cases, masks = [], folder / 'masks' / settings.masks  # where an export puts masks
+    masks = {case_name(p.relative_to(masks)): p for p in files_below(masks)} if masks.is_dir() else {}
     for path in files_below(folder):
         name = path.relative_to(folder)
+        if masks and name.parts[0] == 'masks':
+            continue
         parts = list(name.parts[:-1])
         split = _SPLITS.get(parts[0].lower(), '') if len(parts) > 1 else ''
         label = parts[1 if split else 0] if parts else ''
         if not label or label.lower() in _NO_LABELS:
             raise ManifestError(f'{name} lies in no folder of a label, such as lytic.')
-        picture = Picture(path, channel=settings.channel)
+        own = tuple(masks[key] for key in [case_name(name)] if key in masks)
+        picture = Picture(path, own, settings.masks, channel=settings.channel)
         case = dict(image_id=case_name(name), path=name.as_posix(), picture=picture, label=label)
         cases.append(case | (dict(split=split) if split in SPLITS[1:] else {}))
     return cases

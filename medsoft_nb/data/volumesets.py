@@ -112,7 +112,8 @@ def _dataset(folder, settings):
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         needs = '"labels" (name and number) and "channel_names" (number and name)'
         raise ManifestError(f'{path} cannot be read as that of nnU-Net: it is JSON with {needs}.') from None
-    if len(kinds) > 1 and settings.channel is None:
+    one_file = sorted(kinds.values()) == ['B', 'G', 'R'] and not any((folder / 'imagesTr').glob('*_0001.*'))
+    if len(kinds) > 1 and settings.channel is None and not one_file:
         said = ', '.join(f'{number} {kind}' for number, kind in kinds.items())
         raise ManifestError(f'{folder} has several channels ({said}). Pick one: channel=0.')
     channel = settings.channel or 0
