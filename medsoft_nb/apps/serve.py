@@ -40,13 +40,13 @@ class _QuietHandler(SimpleHTTPRequestHandler):
 
 # %% ../../nbs/apps/serve.ipynb #e009
 def check_studio(
-    source: Path | None,  # Manifest or image, or `None` for phantoms
+    source: Path | None,  # Manifest, image, DICOM or NIfTI (file or folder); phantoms if `None`
     base: str,  # Base model
 ) -> None:
     "Say what is wrong before the page opens: `ImportError`, `ValueError`"
     if lacks := [name for name in ('voila', 'anywidget') if find_spec(name) is None]:
         raise ImportError(f"the studio needs {' and '.join(lacks)}: pip install 'medsoft_nb[studio]'")
-    if source and not source.is_file():
+    if source and not source.exists():
         raise ValueError(f'{source} does not exist.')
     from medsoft_nb.apps.sources import as_sources
     from medsoft_nb.models.base import resolve_model
@@ -56,7 +56,7 @@ def check_studio(
 
 # %% ../../nbs/apps/serve.ipynb #e010
 def serve_studio(
-    source: Path | None = None,  # Manifest or image, or `None` for phantoms
+    source: Path | None = None,  # Manifest, image, DICOM or NIfTI (file or folder); phantoms if `None`
     out: str | Path = 'runs/studio',  # Folder of what is kept
     base: str = 'medsoft-tiny',  # Base model
     port: int = 0,  # A free one if 0

@@ -12,7 +12,7 @@ import threading, time
 from contextlib import contextmanager
 from pathlib import Path
 import numpy as np, torch
-from .sources import as_sources, Source
+from .sources import as_sources, same_volume, Source
 from .variants import paint_again, ROI, StudioSettings, Variant, write_variant
 from ..core.classes import patch
 from ..core.images import as_html
@@ -39,21 +39,8 @@ class StudioSession:
         self._pipe, self.lock = pipe, threading.Lock()
         if self.out.exists() and not self.out.is_dir():
             raise ValueError(f'{out} is a file; give the folder for what is kept.')
-        self.settings, self.stop = StudioSettings(), False
-        self.open(0)
-
-    def open(self, i: int) -> None:
-        "Go to an image; mask and variants of the one before are left"
-        if not 0 <= i < len(self.sources):
-            raise ValueError(f'there is no image {i + 1}; there are {len(self.sources)}.')
-        image, structures = self.sources[i].image(), self.sources[i].structures()
-        self.index, self.image, self.structures = i, image, structures
-        self.mask, self.history, self.variants = np.zeros(image.shape[:2], bool), [], []
-
-    def add(self, source) -> None:
-        "Open one more image, see `as_sources`"
-        self.sources += as_sources(source)
-        self.open(len(self.sources) - 1)
+        self.settings, self.stop, self.left = StudioSettings(), False, {}
+        self.open(self.middle(0))
 
     def __repr__(self):
         name, pixels = self.source.row['image_id'], int(self.mask.sum())
@@ -64,6 +51,80 @@ class StudioSession:
         images = [to_unit(self.image), self.soft, *(to_unit(variant.image) for variant in last)]
         titles = ['image', 'soft mask', *(f'seed {variant.settings.seed}' for variant in last)]
         return as_html(images, repr(self), titles=titles)
+
+# %% ../../nbs/apps/studio.ipynb #e5968972
+@patch
+def open(self: StudioSession, i: int) -> None:
+    "Go to an image; mask and variants of the one before are there again when it is opened again"
+    if not 0 <= i < len(self.sources):
+        raise ValueError(f'there is no image {i + 1}; there are {len(self.sources)}.')
+    image, structures = self.sources[i].image(), self.sources[i].structures()
+    if getattr(self, 'history', ()) or getattr(self, 'variants', ()):
+        self.left[self.index] = self.mask, self.history, self.variants
+    self.index, self.image, self.structures = i, image, structures
+    self.mask, self.history, self.variants = self.left.pop(i, (np.zeros(image.shape[:2], bool), [], []))
+
+# %% ../../nbs/apps/studio.ipynb #6340ab92
+@patch
+def add(self: StudioSession, source) -> None:
+    "Open one more image or volume, see `as_sources`"
+    new = as_sources(source)
+    new[len(new) // 2].image()  # so that nothing is added that cannot be read
+    self.sources += new
+    self.open(self.middle(len(self.sources) - len(new)))
+
+# %% ../../nbs/apps/studio.ipynb #3119351c
+@patch
+def middle(
+    self: StudioSession,
+    first: int,  # Number of the first source of a volume, or of an image
+) -> int:
+    "The middle slice of the first plane of a volume; an image is its own"
+    volume, plane = self.sources[first].volume, self.sources[first].row.get('plane')
+    n = 1
+    while volume and first + n < len(self.sources) and _is_slice(self.sources[first + n], volume, plane):
+        n += 1
+    return first + n // 2
+
+
+def _is_slice(source, volume, plane):
+    return source.volume == volume and source.row.get('plane') == plane
+
+# %% ../../nbs/apps/studio.ipynb #0427e04c
+@patch
+@property
+def volume(self: StudioSession) -> list:
+    "Numbers of the sources that lie together with the image that is open: all slices of all planes, or itself"
+    return next(numbers for numbers in same_volume(self.sources) if self.index in numbers)
+
+# %% ../../nbs/apps/studio.ipynb #6e54c5be
+@patch
+@property
+def slices(self: StudioSession) -> list:
+    "Numbers of the slices in the plane that is open, in order"
+    plane = self.source.row.get('plane')
+    return [i for i in self.volume if self.sources[i].row.get('plane') == plane]
+
+# %% ../../nbs/apps/studio.ipynb #6ff2e269
+@patch
+@property
+def planes(self: StudioSession) -> dict:
+    "Planes of the volume that is open, each with the number of its first slice"
+    found = {}
+    for i in self.volume:
+        found.setdefault(self.sources[i].row.get('plane') or '', i)
+    return found
+
+# %% ../../nbs/apps/studio.ipynb #5955e6d5
+@patch
+def step(
+    self: StudioSession,
+    by: int,  # 1 for the next one, -1 for the one before
+) -> None:
+    "Open another image, or the middle of another volume; after the last comes the first"
+    groups = same_volume(self.sources)
+    number = next(k for k, numbers in enumerate(groups) if self.index in numbers)
+    self.open(self.middle(groups[(number + by) % len(groups)][0]))
 
 # %% ../../nbs/apps/studio.ipynb #e003
 @patch
@@ -83,7 +144,10 @@ def modality(self: StudioSession) -> str:
 @patch
 @property
 def prompt(self: StudioSession) -> str:
-    return compose(self.settings.disease, self.modality, severity=self.settings.severity or None)
+    "What the base is told; that of the settings, else composed of the knowledge base"
+    settings, plane = self.settings, str(self.source.row.get('plane') or '')
+    severity = settings.severity or None
+    return settings.prompt or compose(settings.disease, self.modality, severity=severity, plane=plane)
 
 # %% ../../nbs/apps/studio.ipynb #e006
 @patch

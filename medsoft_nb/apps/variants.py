@@ -59,6 +59,8 @@ class StudioSettings(Settings):
     guidance: float = Field(2.0, ge=0, le=50, description='Weight of the prompt; 1 is off')
     steps: int = Field(20, ge=1, le=1000, description='Denoising steps')
     seed: int = Field(0, ge=0, lt=2**63, description='Of the noise')
+    prompt: str = Field('', description='In place of the prompt that is composed; empty: composed')
+    negative_prompt: str = Field('', description='What guidance leads away from')
 
     def __setattr__(self, name, value):
         checked = self.replace(**{name: value})
@@ -116,6 +118,7 @@ def paint_again(
         soft,
         num_inference_steps=settings.steps,
         guidance_scale=settings.guidance,
+        negative_prompt=settings.negative_prompt,
         roi=ROI,
         generator=torch.Generator().manual_seed(settings.seed),
         callback_on_step_end=on_step,
@@ -136,6 +139,9 @@ def write_variant(
     return manifest
 
 
+_OF_VOLUMES = ('study', 'series', 'slice', 'position', 'thickness_mm', 'window', 'offset')
+
+
 def _kept_row(out, variant, image_id, pipe):
     "Write the files of a variant; gives its row"
     row, files = variant.source.row, _write_files(out, variant, image_id)
@@ -150,6 +156,7 @@ def _kept_row(out, variant, image_id, pipe):
         origin='synthetic',
         source_id=row['image_id'],
         sha256=sha256(out / files['image']),
+        **{name: str(row[name]) for name in _OF_VOLUMES if row.get(name) not in (None, '')},
         **files,
         **_provenance(variant, pipe),
     )
@@ -194,6 +201,7 @@ def _provenance(variant, pipe):
         ramp=settings.ramp,
         steps=settings.steps,
         guidance_scale=settings.guidance,
+        negative_prompt=settings.negative_prompt,
         roi=ROI,
         base=hashes.get('unet/diffusion_pytorch_model.safetensors', ''),
         weights=memory_hash(pipe),
@@ -216,6 +224,8 @@ def replay(
     row = manifest.df.iloc[i]
     _check_replay(row, source, pipe)
     settings = StudioSettings(steps=int(row.steps), guidance=float(row.guidance_scale), seed=int(row.seed))
+    if isinstance(row.get('negative_prompt'), str):  # older rows have none
+        settings.negative_prompt = row.negative_prompt
     return paint_again(pipe, row.prompt, source, manifest.soft_mask(i), settings)
 
 # %% ../../nbs/apps/variants.ipynb #e023
