@@ -245,7 +245,7 @@ function render({ model, el }) {
 
   function onkeydown(event) {
     const key = event.key.toLowerCase(), typing = /INPUT|SELECT|TEXTAREA/.test(event.target.tagName), pressing = event.target.tagName === 'BUTTON';
-    if (typing || (pressing && (key === 'enter' || key === ' '))) return;
+    if (typing || (pressing && (key === 'enter' || key === ' '))) return event.stopPropagation();   // JupyterLab has keys of its own
     if (event.ctrlKey || event.metaKey) { if (key !== 'z') return; undo(); }
     else if (event.altKey) return;
     else if (arrows[key]) {
@@ -294,7 +294,7 @@ function render({ model, el }) {
   const go = button('Generate', 'Enter', () => generate(1), 'main go'), many = button('4 variants', 'The next four seeds', () => generate(4), 'many');
   const stop = button('Cancel', 'Escape', () => tell({ do: 'stop' }), 'stop'), keep = button('Keep', 'K', keepIt, 'keep');
   const bar = make('progress', { max: 1, value: 0, ariaLabel: 'Progress' });
-  const say = make('div', { className: 'say' }), measures = make('dl', { className: 'numbers' }), prompt = make('div', { className: 'prompt' }), thumbs = make('div', { className: 'thumbs' });
+  const say = make('div', { className: 'say' }), measures = make('dl', { className: 'numbers' }), prompt = make('div', { className: 'prompt' }), weights = make('div', { className: 'weights' }), remarks = make('div', { className: 'remarks' }), thumbs = make('div', { className: 'thumbs' });
   say.setAttribute('role', 'status');
   const toolbar = (name, ...children) => { const t = make('div', { className: 'bar', ariaLabel: name }, children); t.setAttribute('role', 'toolbar'); return t; };
 
@@ -313,7 +313,7 @@ function render({ model, el }) {
       stage, slider,
       toolbar('View', Object.values(viewButtons), make('label', { title: 'Also: drag with the right button' }, 'Window', windows), make('label', {}, levelText, level, levelOut), make('label', {}, wideText, wide, wideOut),
         button('\u2212', 'Smaller: - or the wheel', () => zoom(.8), 'smaller'), button('+', 'Larger: + or the wheel', () => zoom(1.25), 'larger'), button('Fit', 'The whole image: 0', fit, 'fit'))),
-    make('div', {}, form, prompt, toolbar('Paint', go, many, stop, keep), bar, say, measures, thumbs));
+    make('div', {}, form, prompt, weights, remarks, toolbar('Paint', go, many, stop, keep), bar, say, measures, thumbs));
   const root = make('div', { className: 'ms-studio', onkeydown }, columns);
 
   function sync() {
@@ -322,7 +322,7 @@ function render({ model, el }) {
     for (const [name, b] of Object.entries(viewButtons)) { b.setAttribute('aria-pressed', name === view); b.disabled = name !== 'mask' && !shown.result; }
     for (const b of [go, many, previous, next]) b.disabled = busy;
     slider.hidden = !shown.result; stop.disabled = !busy; keep.disabled = busy || !shown.result || model.get('kept');
-    bar.value = model.get('progress'); prompt.textContent = model.get('prompt'); page.textContent = page.title = model.get('page');
+    bar.value = model.get('progress'); prompt.textContent = model.get('prompt'); remarks.textContent = model.get('remarks'); weights.textContent = `Painted by ${model.get('weights')}`; page.textContent = page.title = model.get('page');
     say.textContent = model.get('message'); say.classList.toggle('wrong', model.get('wrong'));
     const { count = 1, slice: number = 0, planes: named = [], plane = '' } = model.get('place');
     slices.hidden = count < 2 && named.length < 2; slice.max = count - 1; slice.value = number; sliceOut.textContent = `${number + 1} / ${count}`;
@@ -358,7 +358,7 @@ function render({ model, el }) {
   }
   const ramped = async () => { shown.ramp = await picture(model.get('ramp')); draw(); };
   const listeners = { 'change:image': opened, 'change:result': painted, 'change:ramp': ramped, 'change:thumbs': listVariants, 'change:settings': severities, 'change:looks': () => raw.image && looks(model.get('place').number === opening.number), 'msg:custom': (m) => 'mask' in m && setMask(m.mask) };
-  for (const name of ['busy', 'progress', 'message', 'wrong', 'numbers', 'prompt', 'page', 'kept', 'place']) listeners[`change:${name}`] = sync;
+  for (const name of ['busy', 'progress', 'message', 'wrong', 'numbers', 'prompt', 'page', 'kept', 'place', 'remarks', 'weights']) listeners[`change:${name}`] = sync;
   for (const [event, act] of Object.entries(listeners)) model.on(event, act);
 
   severities(); listVariants(); el.append(root);

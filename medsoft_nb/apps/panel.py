@@ -37,7 +37,7 @@ def _panel(settings, choices):
         _css = data_path('studio', 'panel.css').read_text(encoding='utf-8')
         ramp = Unicode('').tag(sync=True)
         image, result, looks, place = (Dict().tag(sync=True) for _ in range(4))  # numbers, windows, slice and plane
-        message, prompt, page = (Unicode('').tag(sync=True) for _ in range(3))
+        message, prompt, page, remarks, weights = (Unicode('').tag(sync=True) for _ in range(5))
         busy, wrong, kept = (Bool(False).tag(sync=True) for _ in range(3))
         progress = Float(0.0).tag(sync=True)
         numbers, settings, choices = (Dict().tag(sync=True) for _ in range(3))
@@ -68,6 +68,7 @@ class StudioController:
     def __init__(self, session: StudioSession):
         self.session, self.current, self.worker = session, None, None
         self.panel = _panel(session.settings.model_dump(), _choices())
+        self.panel.weights = session.weights_text
         self.panel.on_msg(self.receive)
         self.panel.observe(self.change_settings, 'settings')
         self.show_image()
@@ -145,6 +146,7 @@ def show_mask(
     self.panel.ramp = tint(session.soft, 150) if session.mask.any() else ''
     if back:
         self.send_mask()
+    self.panel.remarks = ' '.join(session.remarks)
     try:
         self.panel.prompt = session.prompt
         self.set_message('')
@@ -333,13 +335,15 @@ def show_progress(self: StudioController, share: float):
 
 # %% ../../nbs/apps/panel.ipynb #c1366
 def Studio(
-    source=None,  # `Manifest`, path of a manifest or an image, an array, or `None` for phantoms
+    source=None,  # See `sources.as_sources`; phantoms if `None`
     pipe: MedSoftPipeline | None = None,  # The shipped base if `None`
     out: str | Path = 'runs/studio',  # Folder of what is kept
     base: str = 'medsoft-tiny',  # Base to load where no `pipe` is given
+    lora: str | Path | None = None,  # LoRA to paint with: a file, or a folder with one
+    controller: str | Path = '',  # Controller to paint with: a shipped name, or a folder
 ):  # A widget; its `controller.session` is the `StudioSession`
     "The Lesion Studio; `ImportError` with the line to install it where anywidget is missing"
-    controller = StudioController(StudioSession(source, pipe, out, base))
+    controller = StudioController(StudioSession(source, pipe, out, base, lora, controller))
     controller.panel.controller = controller
     threading.Thread(target=controller.session.warm_up, daemon=True).start()
     return controller.panel

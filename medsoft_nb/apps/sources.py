@@ -89,7 +89,8 @@ def phantom_source(
 ) -> Source:
     "A healthy phantom"
     made, name = phantom(seed, contrast), f'phantom-{contrast}-{seed}'
-    row = dict(image_id=name, patient_id=name, modality=MODALITY[contrast], plane='sagittal', spacing_mm=1.0)
+    row = dict(image_id=name, patient_id=name, modality=MODALITY[contrast], spacing_mm=1.0)
+    row |= dict(plane='sagittal', origin='phantom')
     return Source(row, lambda: made.image, lambda: made.structures)
 
 # %% ../../nbs/apps/sources.ipynb #e1824b68

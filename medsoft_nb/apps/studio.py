@@ -21,7 +21,11 @@ from ..data.manifest import Manifest
 from ..knowledge.prompts import compose
 from ..lesions.shapes import sample_mask
 from ..lesions.soft import binary_mask, soften
+from ..models.lora_files import lora_hash
+from ..models.seen import seen_remarks
+from ..painting.generate import with_lora
 from ..painting.pipeline import MedSoftPipeline
+from ..painting.provenance import controller_hash
 from ..painting.window import to_unit
 
 # %% ../../nbs/apps/studio.ipynb #c1319
@@ -34,9 +38,12 @@ class StudioSession:
         pipe: MedSoftPipeline | None = None,  # The shipped base if `None`, loaded when it is first needed
         out: str | Path = 'runs/studio',  # Folder of what is kept
         base: str = 'medsoft-tiny',  # Base to load where no `pipe` is given
+        lora: str | Path | None = None,  # LoRA to paint with: a file, or a folder with one
+        controller: str | Path = '',  # Controller to paint with: a shipped name, or a folder
     ):
         self.sources, self.base, self.out = as_sources(source), base, Path(out)
-        self._pipe, self.lock = pipe, threading.Lock()
+        self.weights = dict(lora=lora_hash(lora), controller=controller_hash(controller))
+        self.lora, self.controller, self._pipe, self.lock = lora, controller, pipe, threading.Lock()
         if self.out.exists() and not self.out.is_dir():
             raise ValueError(f'{out} is a file; give the folder for what is kept.')
         self.settings, self.stop, self.left = StudioSettings(), False, {}
@@ -162,13 +169,38 @@ def soft(self: StudioSession) -> np.ndarray:
 @patch
 @property
 def pipe(self: StudioSession) -> MedSoftPipeline:
-    "The pipeline, loaded once"
+    "The pipeline, loaded once, with the LoRA and the controller of the session"
     with self.lock:
         if self._pipe is None:
             with _no_bars():
-                self._pipe = MedSoftPipeline.from_pretrained(self.base)
-            self._pipe.set_progress_bar_config(disable=True)
+                base = MedSoftPipeline.from_pretrained(self.base)
+                pipe = with_lora(base, self.lora) if self.lora else base
+            pipe.register_to_config(_name_or_path=base.config['_name_or_path'])
+            pipe.set_progress_bar_config(disable=True)
+            self._pipe = pipe.load_controller(self.controller) if self.controller else pipe
     return self._pipe
+
+# %% ../../nbs/apps/studio.ipynb #7b412d22
+@patch
+@property
+def remarks(self: StudioSession) -> list:
+    "Sentences on what the base has not seen of what is asked for"
+    base = self.base if self._pipe is None else str(self._pipe.config.get('_name_or_path') or '')
+    if not base:
+        return ['Nothing is known of what this base has seen.']
+    origin = str(self.source.row.get('origin') or 'real')
+    said = seen_remarks(base, self.settings.disease, self.modality, origin=origin)
+    return [*said, 'The LoRA may have.'] if said and self.lora else said
+
+# %% ../../nbs/apps/studio.ipynb #e736cc5d
+@patch
+@property
+def weights_text(self: StudioSession) -> str:
+    "Names of the base, the LoRA and the controller"
+    base = self.base if self._pipe is None else str(self._pipe.config.get('_name_or_path') or 'own weights')
+    others = dict(LoRA=self.lora, controller=self.controller)
+    named = [f'{kind} {Path(path).name}' for kind, path in others.items() if path]
+    return ', '.join([Path(base).name, *named])
 
 # %% ../../nbs/apps/studio.ipynb #c1318
 @contextmanager
@@ -252,6 +284,7 @@ def generate(
     self._check_paintable(n)
     settings, image, self.stop, made = self.settings.replace(), self.image, False, []
     fixed = dict(source=self.source, mask=self.mask.copy(), soft=self.soft, prompt=self.prompt, modality=self.modality)
+    fixed |= dict(weights=self.weights)
 
     def step(pipe, i, t, kw):
         if self.stop:

@@ -8,7 +8,7 @@ Docs: https://example.github.io/medsoft_nb/apps/variants.html.md"""
 __all__ = ['ROI', 'StudioSettings', 'Variant', 'paint_again', 'write_variant', 'replay']
 
 # %% ../../nbs/apps/variants.ipynb #e003
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 import numpy as np, torch
@@ -79,6 +79,7 @@ class Variant:
     settings: StudioSettings
     modality: str
     seconds: float  # That painting took
+    weights: dict = field(default_factory=dict)  # Fingerprints of `lora` and `controller`, '' for none
     kept: str = ''  # Its name in the manifest, once it is kept
 
     @property
@@ -205,6 +206,7 @@ def _provenance(variant, pipe):
         roi=ROI,
         base=hashes.get('unet/diffusion_pytorch_model.safetensors', ''),
         weights=memory_hash(pipe),
+        **variant.weights,
         source_hash=array_hash(variant.source.image()),
         seam_ratio=round(variant.seam, 4),
         background_changed=variant.changed,
@@ -252,3 +254,7 @@ def _check_replay(row, source, pipe):
     weights = memory_hash(pipe)
     if weights != row.weights:
         raise ValueError(f'{row.image_id} was painted with the weights {row.weights}; those of `pipe` are {weights}.')
+    steered = isinstance(row.get('controller'), str) and bool(row.controller)
+    if steered != (pipe.controller is not None):
+        has = 'a controller' if steered else 'no controller'
+        raise ValueError(f'{row.image_id} was painted with {has}; `pipe.load_controller` loads one, or takes it off.')
