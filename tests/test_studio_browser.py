@@ -148,12 +148,12 @@ def test_every_tool_on_an_own_image(tmp_path):
         wait_for_message('mask has 20 rows')
         find('button.place').click()
         canvas.click()
-        wait_for_message('no mask of its vertebrae')
+        wait_for_message('no structures yet')
         find('input[name=steps]').send_keys(Keys.HOME)
         wait_for(lambda: find('input[name=steps]+output').text == '5')
 
         find('input.upload_mask').send_keys(str(tmp_path / 'lesion.png'))
-        wait_for(lambda: 'no mask of its' not in find('.say').text)
+        wait_for(lambda: 'no structures yet' not in find('.say').text)
         assert (keep(1) == lesion).all()  # a mask of one's own
         assert (
             read_image(tmp_path / 'kept' / manifest().df.image[0])[~(manifest().mask(0, 'soft_mask') > 0)]

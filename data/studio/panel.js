@@ -1,8 +1,8 @@
 // The panel of the Lesion Studio. What it shows comes from the widget's state; what the user does goes to Python as messages {do: ...}.
 const AMBER = '#ffb000';
-const TOOLS = { brush: ['Brush', 'B'], eraser: ['Eraser', 'E'], box: ['Box', 'R: an ellipse in a box'], place: ['Place', 'P: click a structure'], move: ['Move', 'H: drag the picture; the middle button does so with any tool'] };
+const TOOLS = { brush: ['Brush', 'B'], eraser: ['Eraser', 'E'], box: ['Box', 'R: an ellipse in a box'], structure: ['Structure', 'S: click into an organ or a vertebra, or drag a box around it, to outline it'], place: ['Place', 'P: click a structure, a lesion is drawn in it'], move: ['Move', 'H: drag the picture; the middle button does so with any tool'] };
 const VIEWS = { mask: ['Mask', 'M'], compare: ['Before / after', 'C, or the arrow keys'], difference: ['Difference', 'D: five times the change'] };
-const HELP = 'Image. Draw the lesion with the mouse, or by keyboard: arrow keys move the cross, space draws. B brush, E eraser, R box, P place in a structure, H move, '
+const HELP = 'Image. Draw the lesion with the mouse, or by keyboard: arrow keys move the cross, space draws. B brush, E eraser, R box, S structure at the cross, P place in a structure, H move, '
   + 'bracket keys brush size, plus and minus zoom, 0 fits, page up and down change the slice, Control Z undo, M mask, C compare, D difference, Enter generate, '
   + 'K keep, Escape cancel. The right button, dragged, changes window and level.';
 const SMOOTH = 6;                                    // pictures that are enlarged less are smoothed
@@ -114,6 +114,7 @@ function render({ model, el }) {
     paint(view === 'difference' && shown.difference ? shown.difference : shown.image);
     if (view === 'compare' && shown.result) drawSplit(paint);
     if (view === 'mask') {
+      if (tool === 'place' || tool === 'structure') paint(shown.outline);
       paint(shown.ramp);
       ink.globalAlpha = .35; paint(mask); ink.globalAlpha = 1;
       if (cross) drawCross();
@@ -161,7 +162,7 @@ function render({ model, el }) {
 
   // --- what the user does --------------------------------------------------------------------------------------
   const look = (name) => { view = name; sync(); draw(); };
-  const take = (name) => { tool = name; sync(); };
+  const take = (name) => { tool = name; sync(); draw(); };
   const resize = (n) => { size = Math.min(99, Math.max(1, n)); brushSize.value = size; draw(); };
   function compare(share) {
     performance.mark('slide');
@@ -190,8 +191,8 @@ function render({ model, el }) {
     if (view === 'compare' && shown.result && split < 1 && Math.abs(x - split * mask.width) * place.scale < 9) { stroke = { slide: true }; return; }
     if (busy) return;
     if (tool === 'place') { tell({ do: 'place', at: [x, y] }); return; }
-    stroke = { x0: x, y0: y, x, y, box: tool === 'box' };
-    if (tool !== 'box') line(x, y, x, y);
+    stroke = { x0: x, y0: y, x, y, box: tool === 'box' || tool === 'structure' };
+    if (!stroke.box) line(x, y, x, y);
     look('mask');
   };
   canvas.onpointermove = (event) => {
@@ -203,16 +204,22 @@ function render({ model, el }) {
       const width = (stroke.high - stroke.low) * Math.exp(dx / 200), centre = (stroke.low + stroke.high) / 2 - dy / 300 * (stroke.high - stroke.low);
       return setRange(centre - width / 2, centre + width / 2);
     }
-    if (tool !== 'box') line(stroke.x, stroke.y, x, y);
+    if (!stroke.box) line(stroke.x, stroke.y, x, y);
     Object.assign(stroke, { x, y }); draw();
   };
   canvas.onpointerup = canvas.onpointercancel = () => {
     if (!stroke) return;
     const { slide, move, look, x0, y0, x, y } = stroke; stroke = null;
     if (slide || move || look) return;
+    if (tool === 'structure') return structure(x0, y0, x, y);
     if (tool === 'box') ellipse(x0, y0, x, y);
     draw(); sendMask();
   };
+
+  function structure(x0, y0, x, y) {                 // a click, or a box
+    const clicked = Math.hypot(x - x0, y - y0) * place.scale < 5;
+    draw(); tell({ do: 'structure', where: clicked ? [x0, y0] : [x0, y0, x, y] });
+  }
 
   function step(dx, dy) {                            // the cross, or the picture, by keyboard
     if (tool === 'move') return pan(-10 * dx, -10 * dy);
@@ -225,6 +232,7 @@ function render({ model, el }) {
     const [x, y] = cross;
     if (busy) return;
     if (tool === 'place') return tell({ do: 'place', at: cross });
+    if (tool === 'structure') return structure(x, y, x, y);
     if (tool === 'box') ellipse(x - size, y - size, x + size, y + size); else line(x, y, x, y);
     draw(); sendMask();
   }
@@ -236,7 +244,7 @@ function render({ model, el }) {
 
   const generate = (n) => tell({ do: 'generate', n }), undo = () => tell({ do: 'undo' }), keepIt = () => tell({ do: 'keep' });
   const keys = {
-    b: () => take('brush'), e: () => take('eraser'), r: () => take('box'), p: () => take('place'), h: () => take('move'),
+    b: () => take('brush'), e: () => take('eraser'), r: () => take('box'), p: () => take('place'), s: () => take('structure'), h: () => take('move'),
     '+': () => zoom(1.25), '=': () => zoom(1.25), '-': () => zoom(.8), 0: fit, pageup: () => slide(-1), pagedown: () => slide(1),
     m: () => look('mask'), c: () => shown.result && look('compare'), d: () => shown.result && look('difference'),
     '[': () => resize(size - 2), ']': () => resize(size + 2), ' ': stamp, enter: () => generate(1), k: keepIt, escape: () => tell({ do: 'stop' }),
@@ -309,7 +317,7 @@ function render({ model, el }) {
   const columns = make('div', { className: 'columns' },
     make('div', {},
       toolbar('Image', previous, next, page, upload('Open image', 'DICOM (all files of a series at once), NIfTI, PNG, TIFF, JPEG or .npy', 'upload', true), upload('Open mask', 'A mask of the same size: what is not black is lesion', 'upload_mask')),
-      slices, toolbar('Tools', Object.values(toolButtons), brushSize, button('Undo', 'Ctrl+Z', undo, 'undo'), button('Clear', 'Empty the mask', () => tell({ do: 'clear' }), 'clear')),
+      slices, toolbar('Tools', Object.values(toolButtons), brushSize, button('Body', 'The whole body as a structure', () => { take('structure'); tell({ do: 'structure', where: [] }); }, 'body'), button('Undo', 'Ctrl+Z', undo, 'undo'), button('Clear', 'Empty the mask', () => tell({ do: 'clear' }), 'clear')),
       stage, slider,
       toolbar('View', Object.values(viewButtons), make('label', { title: 'Also: drag with the right button' }, 'Window', windows), make('label', {}, levelText, level, levelOut), make('label', {}, wideText, wide, wideOut),
         button('\u2212', 'Smaller: - or the wheel', () => zoom(.8), 'smaller'), button('+', 'Larger: + or the wheel', () => zoom(1.25), 'larger'), button('Fit', 'The whole image: 0', fit, 'fit'))),
@@ -357,12 +365,13 @@ function render({ model, el }) {
     if (view !== 'mask' && given) look('mask'); else draw();
   }
   const ramped = async () => { shown.ramp = await picture(model.get('ramp')); draw(); };
-  const listeners = { 'change:image': opened, 'change:result': painted, 'change:ramp': ramped, 'change:thumbs': listVariants, 'change:settings': severities, 'change:looks': () => raw.image && looks(model.get('place').number === opening.number), 'msg:custom': (m) => 'mask' in m && setMask(m.mask) };
+  const outlined = async () => { shown.outline = await picture(model.get('outline')); draw(); };
+  const listeners = { 'change:image': opened, 'change:result': painted, 'change:ramp': ramped, 'change:outline': outlined, 'change:thumbs': listVariants, 'change:settings': severities, 'change:looks': () => raw.image && looks(model.get('place').number === opening.number), 'msg:custom': (m) => 'mask' in m && setMask(m.mask) };
   for (const name of ['busy', 'progress', 'message', 'wrong', 'numbers', 'prompt', 'page', 'kept', 'place', 'remarks', 'weights']) listeners[`change:${name}`] = sync;
   for (const [event, act] of Object.entries(listeners)) model.on(event, act);
 
   severities(); listVariants(); el.append(root);
-  opened(); ramped();
+  opened(); ramped(); outlined();
   if (model.get('result').data) painted();
   const sized = new ResizeObserver(grow); sized.observe(stage);
   canvas.focus({ preventScroll: true });

@@ -11,7 +11,7 @@ __all__ = ['StudioController', 'Studio']
 import io, tempfile, threading
 from pathlib import Path
 import numpy as np
-from .pictures import encode_image, named_windows, thumbnail, tint
+from .pictures import encode_image, named_windows, outline, thumbnail, tint
 from .sources import path_sources, same_volume
 from .studio import Cancelled, StudioSession
 from .variants import StudioSettings, Variant
@@ -35,7 +35,7 @@ def _panel(settings, choices):
     class StudioPanel(anywidget.AnyWidget):
         _esm = data_path('studio', 'panel.js').read_text(encoding='utf-8')
         _css = data_path('studio', 'panel.css').read_text(encoding='utf-8')
-        ramp = Unicode('').tag(sync=True)
+        ramp, outline = (Unicode('').tag(sync=True) for _ in range(2))  # over the image
         image, result, looks, place = (Dict().tag(sync=True) for _ in range(4))  # numbers, windows, slice and plane
         message, prompt, page, remarks, weights = (Unicode('').tag(sync=True) for _ in range(5))
         busy, wrong, kept = (Bool(False).tag(sync=True) for _ in range(3))
@@ -112,7 +112,7 @@ def show_image(self: StudioController):
         panel.image = encode_image(session.image, session.image) | dict(id=session.source.row['image_id'])
     self.show_thumbnails()
     self.show_mask()
-    hint = 'Draw the lesion, drag a box, or click a vertebra with Place. Then Generate.'
+    hint = 'Draw the lesion, drag a box, or click a structure with Place. Then Generate.'
     unknown = '' if session.modality else 'This image does not say its modality; choose it. '
     remark = session.source.row.get('remark', '')
     self.set_message(f'{unknown}{hint}' + (f' Note: {remark}.' if remark else ''))
@@ -144,6 +144,7 @@ def show_mask(
     "Show the mask's ramp and the prompt"
     session = self.session
     self.panel.ramp = tint(session.soft, 150) if session.mask.any() else ''
+    self.panel.outline = outline(session.structures)
     if back:
         self.send_mask()
     self.panel.remarks = ' '.join(session.remarks)
@@ -199,6 +200,12 @@ def _do_draw(self: StudioController, buffers):
 def _do_place(self: StudioController, at, buffers):
     self.session.place(*at, seed=len(self.session.history))
     self.show_mask(back=True)
+
+# %% ../../nbs/apps/panel.ipynb #c02542fa
+@patch
+def _do_structure(self: StudioController, where, buffers):
+    self.session.add_structure(tuple(where))
+    self.show_mask()
 
 # %% ../../nbs/apps/panel.ipynb #c1355
 @patch

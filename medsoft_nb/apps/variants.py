@@ -79,6 +79,7 @@ class Variant:
     settings: StudioSettings
     modality: str
     seconds: float  # That painting took
+    structures: np.ndarray | None = None  # What lesions may lie in, as numbers
     weights: dict = field(default_factory=dict)  # Fingerprints of `lora` and `controller`, '' for none
     kept: str = ''  # Its name in the manifest, once it is kept
 
@@ -180,7 +181,7 @@ def _write_files(out, variant, image_id):
     "Write image and masks; gives their paths by column"
     soft = np.round(variant.soft * 65535).astype(np.uint16)
     images = dict(image=variant.image, soft_mask=soft, lesion_mask=variant.mask)
-    structures = variant.source.structures()
+    structures = variant.structures
     if structures is not None:
         images['structures'] = structures.astype(np.uint8 if structures.max() < 256 else np.uint16)
     files = {}
