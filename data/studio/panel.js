@@ -301,6 +301,7 @@ function render({ model, el }) {
 
   const go = button('Generate', 'Enter', () => generate(1), 'main go'), many = button('4 variants', 'The next four seeds', () => generate(4), 'many');
   const stop = button('Cancel', 'Escape', () => tell({ do: 'stop' }), 'stop'), keep = button('Keep', 'K', keepIt, 'keep');
+  const another = button('Another lesion', 'Keeps this image, and opens it to paint another lesion into it', () => tell({ do: 'paint_on' }), 'another');
   const bar = make('progress', { max: 1, value: 0, ariaLabel: 'Progress' });
   const say = make('div', { className: 'say' }), measures = make('dl', { className: 'numbers' }), prompt = make('div', { className: 'prompt' }), weights = make('div', { className: 'weights' }), remarks = make('div', { className: 'remarks' }), thumbs = make('div', { className: 'thumbs' });
   say.setAttribute('role', 'status');
@@ -321,7 +322,7 @@ function render({ model, el }) {
       stage, slider,
       toolbar('View', Object.values(viewButtons), make('label', { title: 'Also: drag with the right button' }, 'Window', windows), make('label', {}, levelText, level, levelOut), make('label', {}, wideText, wide, wideOut),
         button('\u2212', 'Smaller: - or the wheel', () => zoom(.8), 'smaller'), button('+', 'Larger: + or the wheel', () => zoom(1.25), 'larger'), button('Fit', 'The whole image: 0', fit, 'fit'))),
-    make('div', {}, form, prompt, weights, remarks, toolbar('Paint', go, many, stop, keep), bar, say, measures, thumbs));
+    make('div', {}, form, prompt, weights, remarks, toolbar('Paint', go, many, stop, keep, another), bar, say, measures, thumbs));
   const root = make('div', { className: 'ms-studio', onkeydown }, columns);
 
   function sync() {
@@ -329,7 +330,7 @@ function render({ model, el }) {
     for (const [name, b] of Object.entries(toolButtons)) b.setAttribute('aria-pressed', name === tool);
     for (const [name, b] of Object.entries(viewButtons)) { b.setAttribute('aria-pressed', name === view); b.disabled = name !== 'mask' && !shown.result; }
     for (const b of [go, many, previous, next]) b.disabled = busy;
-    slider.hidden = !shown.result; stop.disabled = !busy; keep.disabled = busy || !shown.result || model.get('kept');
+    slider.hidden = !shown.result; stop.disabled = !busy; another.disabled = busy || !shown.result; keep.disabled = busy || !shown.result; keep.textContent = model.get('kept') ? 'Take back' : 'Keep';
     bar.value = model.get('progress'); prompt.textContent = model.get('prompt'); remarks.textContent = model.get('remarks'); weights.textContent = `Painted by ${model.get('weights')}`; page.textContent = page.title = model.get('page');
     say.textContent = model.get('message'); say.classList.toggle('wrong', model.get('wrong'));
     const { count = 1, slice: number = 0, planes: named = [], plane = '' } = model.get('place');

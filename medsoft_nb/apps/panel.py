@@ -168,6 +168,7 @@ def show_variant(self: StudioController, variant: Variant):
     panel, self.current = self.panel, variant
     panel.result, panel.kept = encode_image(variant.image, variant.source.image()), bool(variant.kept)
     panel.numbers = {
+        'edge': variant.edge,
         'seam ratio (before: 1)': f'{variant.seam:.2f}',
         'pixels changed outside the mask': str(variant.changed),
         'seconds': f'{variant.seconds:.1f}',
@@ -301,10 +302,33 @@ def _do_keep(self: StudioController, buffers):
     self.check_idle()
     if self.current is None:
         raise ValueError('there is nothing to keep yet; generate a lesion first.')
+    if self.current.kept:
+        return self.take_back()
     kept = self.session.keep(self.current)
     self.panel.kept = True
     self.show_thumbnails()
     self.set_message(f"Kept as {self.current.kept}; {len(kept)} in {self.session.out / 'manifest.csv'}.")
+
+# %% ../../nbs/apps/panel.ipynb #80ecff45
+@patch
+def take_back(self: StudioController):
+    "Undo that the variant that is shown was kept"
+    name = self.current.kept
+    self.session.take_back(self.current)
+    self.panel.kept = False
+    self.show_thumbnails()
+    self.set_message(f'{name} is taken back.')
+
+# %% ../../nbs/apps/panel.ipynb #2bab4ddc
+@patch
+def _do_paint_on(self: StudioController, buffers):
+    self.check_idle()
+    if self.current is None:
+        raise ValueError('there is nothing to paint on yet; generate a lesion first.')
+    self.session.paint_on(self.current)
+    name = self.session.source.row['image_id']
+    self.show_image()
+    self.set_message(f'This is {name}, which is kept. Draw the next lesion.')
 
 # %% ../../nbs/apps/panel.ipynb #c1363
 @patch

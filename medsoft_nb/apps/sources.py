@@ -35,6 +35,7 @@ class Source:
     row: dict  # As in a manifest
     image: Callable  # Gives the image
     structures: Callable = field(default=lambda: None)  # Gives its mask of structures, or `None`
+    lesions: np.ndarray | None = None  # Mask of the lesions that were painted into it before
     files: object = None  # What its files live in, where that is removed with it
     volume: object = None  # One for all slices of a volume; `None` for an image of its own
 

@@ -12,7 +12,8 @@ import time
 from pathlib import Path
 import numpy as np
 from .session import StudioSession
-from .variants import paint_again, StudioSettings, Variant, write_variant
+from .sources import Source
+from .variants import discard_variant, paint_again, StudioSettings, Variant, write_variant
 from ..core.classes import patch
 from ..core.logs import get_logger
 from ..data.manifest import Manifest
@@ -135,8 +136,12 @@ def _check_paintable(self: StudioSession, n):
         raise ValueError(f'`n` is {n!r}; give the number of variants, 1 or more.')
     if not self.mask.any():
         raise ValueError(
-            'there is no mask yet. Draw one, drag a box, or click a structure with Place (in Python: `set_mask` or `place`).'
+            'there is no mask yet. Draw one, drag a box, or click a structure with Place '
+            '(in Python: `set_mask` or `place`).'
         )
+    label = self.source.row.get('label')
+    if self.source.lesions is not None and label != self.settings.disease:
+        raise ValueError(f'the image shows a lesion of another disease, {label}, and has one label. Choose {label}.')
     if self.soft.min() > 0:
         raise ValueError('the mask and its soft border cover the whole image; leave some background.')
 
@@ -166,3 +171,27 @@ def keep(self: StudioSession, variant: Variant) -> Manifest:  # Of all that is k
                 'Generate with another seed.'
             )
     return write_variant(self.out, variant, self.pipe)
+
+# %% ../../nbs/apps/studio.ipynb #c703858c
+@patch
+def take_back(
+    self: StudioSession,
+    variant: Variant,  # That was kept
+) -> None:
+    "Undo `keep`: the variant and its files leave the folder; `ValueError` where another lesion was painted into it"
+    if not variant.kept:
+        raise ValueError('this image is not kept, so that it cannot be taken back.')
+    discard_variant(self.out, variant)
+
+# %% ../../nbs/apps/studio.ipynb #3f6e37ed
+@patch
+def paint_on(
+    self: StudioSession,
+    variant: Variant,  # Kept where it is not yet
+) -> None:
+    "Open a painted image, so that another lesion of the same disease is painted into it"
+    if not variant.kept:
+        self.keep(variant)
+    row = variant.source.row | dict(image_id=variant.kept, origin='synthetic', label=variant.settings.disease)
+    image, structures = variant.image, variant.structures
+    self.add(Source(row, lambda: image, lambda: structures, lesions=variant.lesions))
