@@ -8,16 +8,16 @@ Docs: https://example.github.io/medsoft_nb/apps/panel.html.md"""
 __all__ = ['StudioController', 'Studio']
 
 # %% ../../nbs/apps/panel.ipynb #c1371
-import io, tempfile, threading
+import threading
 from pathlib import Path
 import numpy as np
 from .pictures import encode_image, named_windows, outline, thumbnail, tint
-from .sources import path_sources, same_volume
+from .sources import same_volume
 from .studio import Cancelled, StudioSession
+from .uploads import heard_warnings, uploaded_image, uploaded_sources
 from .variants import StudioSettings, Variant
 from ..core.classes import patch
 from ..core.files import data_path
-from ..core.images import read_image
 from ..data.manifest import HEALTHY
 from ..knowledge.base import known_labels, load_knowledge
 from ..lesions.soft import binary_mask
@@ -114,8 +114,8 @@ def show_image(self: StudioController):
     self.show_mask()
     hint = 'Draw the lesion, drag a box, or click a structure with Place. Then Generate.'
     unknown = '' if session.modality else 'This image does not say its modality; choose it. '
-    remark = session.source.row.get('remark', '')
-    self.set_message(f'{unknown}{hint}' + (f' Note: {remark}.' if remark else ''))
+    notes, session.told = [str(session.source.row.get('remark') or ''), *session.told], []
+    self.set_message(' '.join([f'{unknown}{hint}', *(f'Note: {note.rstrip(".")}.' for note in notes if note)]))
 
 # %% ../../nbs/apps/panel.ipynb #a4e37dc9
 @patch
@@ -256,45 +256,21 @@ def _do_plane(self: StudioController, plane, buffers):
 @patch
 def _do_upload(self: StudioController, names, buffers):
     self.check_idle()
-    self.session.add(_uploaded_sources(names, buffers))
+    with heard_warnings() as told:
+        sources = uploaded_sources(names, buffers)
+    self.session.add(sources)
+    self.session.told = told
     self.show_image()
 
 # %% ../../nbs/apps/panel.ipynb #c1361
 @patch
 def _do_upload_mask(self: StudioController, names, buffers):
     (name,) = names
-    mask = _uploaded(name, buffers[0], alpha=True)
+    mask = uploaded_image(name, buffers[0], alpha=True)
     if not binary_mask(mask, self.session.mask.shape).any():
         raise ValueError(f'the mask in {name} is all black; paint the lesion white on black.')
     self.session.set_mask(mask)
     self.show_mask(back=True)
-
-# %% ../../nbs/apps/panel.ipynb #c1365
-def _uploaded(name, content, alpha=False):
-    "An image file from the browser; its errors name the file as the user does"
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / Path(name).name
-        path.write_bytes(bytes(content))
-        try:
-            return read_image(path, alpha)
-        except ValueError as error:
-            raise ValueError(str(error).replace(str(path), name)) from error
-
-# %% ../../nbs/apps/panel.ipynb #ddab34ca
-def _uploaded_sources(names, contents):
-    "Sources of files from the browser: a picture, a NIfTI volume, or the DICOM files of a series"
-    folder = tempfile.TemporaryDirectory()
-    paths = [Path(folder.name, f'{number:05d}', Path(name).name) for number, name in enumerate(names)]
-    for path, content in zip(paths, contents, strict=True):
-        path.parent.mkdir()
-        path.write_bytes(bytes(content))
-    try:
-        sources = path_sources(paths[0] if len(paths) == 1 else Path(folder.name))
-    except ValueError as error:
-        raise ValueError(str(error).replace(f'{paths[0].parent}/', '')) from error
-    for source in sources:
-        source.files = folder  # the folder lives as long as what is read from it
-    return sources
 
 # %% ../../nbs/apps/panel.ipynb #c1362
 @patch

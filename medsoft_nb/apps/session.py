@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 import numpy as np
 from .sources import as_sources, same_volume, Source
+from .uploads import heard_warnings
 from .variants import StudioSettings
 from ..core.classes import patch
 from ..core.images import as_html
@@ -38,7 +39,9 @@ class StudioSession:
         lora: str | Path | None = None,  # LoRA to paint with: a file, or a folder with one
         controller: str | Path = '',  # Controller to paint with: a shipped name, or a folder
     ):
-        self.sources, self.base, self.out = as_sources(source), base, Path(out)
+        with heard_warnings() as self.told:
+            self.sources = as_sources(source)
+        self.base, self.out = base, Path(out)
         self.weights = dict(lora=lora_hash(lora), controller=controller_hash(controller))
         self.lora, self.controller, self._pipe, self.lock = lora, controller, pipe, threading.Lock()
         if self.out.exists() and not self.out.is_dir():
@@ -73,7 +76,8 @@ def open(self: StudioSession, i: int) -> None:
 @patch
 def add(self: StudioSession, source) -> None:
     "Open one more image or volume, see `as_sources`"
-    new = as_sources(source)
+    with heard_warnings() as self.told:
+        new = as_sources(source)
     new[len(new) // 2].image()  # so that nothing is added that cannot be read
     self.sources += new
     self.open(self.middle(len(self.sources) - len(new)))
