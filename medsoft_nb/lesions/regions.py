@@ -46,6 +46,14 @@ def region_at(
     height, width = image.shape[:2]
     if not (0 <= x < width and 0 <= y < height):
         raise ValueError(f'the point ({x:g}, {y:g}) lies outside the image of {width} x {height} pixels.')
+    found = _grow(image, x, y, reach)
+    centre = [int(v.mean()) for v in np.nonzero(found)]
+    again = _grow(image, *centre[::-1], reach) if found[tuple(centre)] else found  # from its middle it is seen better
+    return again if again[int(y), int(x)] else found
+
+
+def _grow(image, x, y, reach):
+    "What belongs to a point and not to what is farther away than `reach`"
     box = _clip((x - reach, y - reach, x + reach + 1, y + reach + 1), image)
     rows, columns = np.mgrid[box]
     distance = np.hypot(rows - y, columns - x)
