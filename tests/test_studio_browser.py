@@ -2,7 +2,7 @@
 
 import os, re, subprocess, sys, time, urllib.error, urllib.request
 from pathlib import Path
-import nbformat, numpy as np, pytest
+import nbformat, nibabel, numpy as np, pytest
 from nbformat.v4 import new_code_cell, new_notebook
 from browser import browser, free_port, jupyterlab, low_contrast, need_browser, outside, run_all, wait_for
 from medsoft_nb.core.images import read_image, write_image
@@ -11,6 +11,12 @@ from medsoft_nb.phantom.spine import phantom
 
 pytestmark = pytest.mark.slow
 root = Path(__file__).parent.parent
+
+
+def on_canvas(canvas, x, y):
+    "Where a pixel of the image lies, from the middle of the canvas"
+    scale, left, top = (float(canvas.get_attribute(f'data-{name}')) for name in ('scale', 'x', 'y'))
+    return round(left + x * scale - canvas.size['width'] / 2), round(top + y * scale - canvas.size['height'] / 2)
 
 
 def test_draw_generate_compare_keep(tmp_path):
@@ -41,8 +47,7 @@ def test_draw_generate_compare_keep(tmp_path):
         assert '[object' not in panel.text
         find('button.go').click()
         wait_for(lambda: 'no mask yet' in find('.say').text)  # said in words
-        w = canvas.size['width']
-        drag = ActionChains(driver).move_to_element_with_offset(canvas, int(-0.12 * w), int(-0.3 * w)).click_and_hold()
+        drag = ActionChains(driver).move_to_element_with_offset(canvas, *on_canvas(canvas, 49, 26)).click_and_hold()
         for dx, dy in ((12, 5), (12, -8), (-16, 12), (14, 6)):
             drag = drag.move_by_offset(dx, dy)
         drag.release().perform()
@@ -87,6 +92,7 @@ def test_every_tool_on_an_own_image(tmp_path):
     from selenium.webdriver.common.action_chains import ActionChains
     from selenium.webdriver.common.by import By
     from selenium.webdriver.common.keys import Keys
+    from selenium.webdriver.support.ui import Select
 
     own = phantom(8, 'ct', size=192).image[:, :160]
     write_image(tmp_path / 'own spine.png', np.uint8(own * 255))
@@ -101,6 +107,9 @@ def test_every_tool_on_an_own_image(tmp_path):
         ),
         tmp_path / 'studio.ipynb',
     )
+    volume = np.full((24, 60, 50), -1000, np.int16)
+    volume[:, 10:50, 10:40] = np.linspace(-100, 1000, 40)[None, :, None]
+    nibabel.save(nibabel.Nifti1Image(volume, np.diag([3.0, 1, 1, 1])), tmp_path / 'scan.nii.gz')
     with jupyterlab(tmp_path, 'JupyterLab Dark') as address, browser(tmp_path, 1400, 1000) as driver:
         driver.get(address('studio.ipynb'))
         run_all(driver)
@@ -139,12 +148,23 @@ def test_every_tool_on_an_own_image(tmp_path):
         wait_for_message('mask has 20 rows')
         find('button.place').click()
         canvas.click()
-        wait_for_message('no mask of its vertebrae')
+        wait_for_message('no structures yet')
+        find('button.structure').click()  # one is made by a click, and a lesion is placed in it
+        whole = phantom(8, 'ct', size=192).structures[:, :160] == 2
+        y, x = (int(v.mean()) for v in np.nonzero(whole))
+        click = ActionChains(driver).move_to_element_with_offset(canvas, *on_canvas(canvas, x, y)).click()
+        click.perform()
+        wait_for(lambda: find('.say').text == '')
+        find('button.place').click()
+        click.perform()
+        time.sleep(1)
+        assert find('.say').text == ''
+        find('button.clear').click()
         find('input[name=steps]').send_keys(Keys.HOME)
         wait_for(lambda: find('input[name=steps]+output').text == '5')
 
         find('input.upload_mask').send_keys(str(tmp_path / 'lesion.png'))
-        wait_for(lambda: 'no mask of its' not in find('.say').text)
+        wait_for(lambda: find('.say').text == '')
         assert (keep(1) == lesion).all()  # a mask of one's own
         assert (
             read_image(tmp_path / 'kept' / manifest().df.image[0])[~(manifest().mask(0, 'soft_mask') > 0)]
@@ -153,12 +173,15 @@ def test_every_tool_on_an_own_image(tmp_path):
 
         find('button.clear').click()
         find('button.box').click()  # a box, by mouse
-        w, h = canvas.size['width'], canvas.size['height']
-        per = w / own.shape[1]
         driver.execute_script('arguments[0].scrollIntoView({block: "center"})', canvas)
-        ActionChains(driver).move_to_element_with_offset(
-            canvas, -int(20 * per), -int(15 * per)
-        ).click_and_hold().move_by_offset(int(40 * per), int(30 * per)).release().perform()
+        find('button.larger').click()  # zoomed and moved, the box still lies where it is drawn
+        find('button.move').click()
+        ActionChains(driver).move_to_element(canvas).click_and_hold().move_by_offset(30, -20).release().perform()
+        find('button.box').click()
+        (x, y), (to_x, to_y) = on_canvas(canvas, 60, 81), on_canvas(canvas, 100, 111)
+        drag = ActionChains(driver).move_to_element_with_offset(canvas, x, y).click_and_hold()
+        drag.move_by_offset(to_x - x, to_y - y).release().perform()
+        find('button.fit').click()
         box = keep(2)
         rows, columns = np.nonzero(box)
         assert (
@@ -195,10 +218,7 @@ def test_every_tool_on_an_own_image(tmp_path):
         find('button.place').click()
         at = phantom(5, 'ct')
         y, x = (int(v.mean()) for v in np.nonzero(at.structures == 2))
-        w, h = canvas.size['width'], canvas.size['height']
-        ActionChains(driver).move_to_element_with_offset(
-            canvas, int((x / 128 - 0.5) * w), int((y / 128 - 0.5) * h)
-        ).click().perform()
+        ActionChains(driver).move_to_element_with_offset(canvas, *on_canvas(canvas, x, y)).click().perform()
         wait_for(lambda: 'Draw' not in find('.say').text)
         placed = keep(5)
         assert placed.any() and (at.structures[placed] == 2).all()  # in the vertebra that was clicked
@@ -209,6 +229,24 @@ def test_every_tool_on_an_own_image(tmp_path):
         find('button.stop').click()
         wait_for_message('Stopped')
         assert len(panel.find_elements(By.CSS_SELECTOR, '.thumbs img')) == 1 and len(manifest()) == 5
+
+        find('input.upload').send_keys(str(tmp_path / 'scan.nii.gz'))  # a volume, by slice and plane
+        wait_for(lambda: find('.slices output').text == '13 / 24')
+        canvas.send_keys(Keys.PAGE_DOWN)
+        wait_for(lambda: 'sagittal_0013' in find('.page').text)
+        Select(find('select[name=modality]')).select_by_value('CT')  # has the windows of Hounsfield units
+        wait_for(lambda: 'bone' in find('select[name=window]').text)
+        Select(find('select[name=window]')).select_by_value('bone')
+        grey = (
+            'const c = arguments[0]; return c.getContext("2d").getImageData(c.width / 2, c.height / 2, 1, 1).data[0]'
+        )
+        bone = driver.execute_script(grey, canvas)
+        find('input[name=level]').send_keys(*[Keys.ARROW_RIGHT] * 20)
+        wait_for(lambda: driver.execute_script(grey, canvas) < bone)  # a higher level is darker
+        assert find('select[name=window]').get_attribute('value') == ''
+        Select(find('select[name=plane]')).select_by_value('axial')
+        wait_for(lambda: find('.slices output').text == '26 / 50')
+        driver.save_screenshot(str(tmp_path / 'studio-volume.png'))
 
 
 def test_quickstart_runs_in_jupyterlab(tmp_path):

@@ -22,6 +22,7 @@ from medsoft_nb.apps.options import (
     app,
     BaseOption,
     command_help,
+    ControllerOption,
     DeviceOption,
     DtypeOption,
     err_console,
@@ -67,10 +68,12 @@ STUDIO_HELP = command_help(
     'Open the Lesion Studio as a page of this machine alone, behind a token.',
     'medsoft studio',
     'medsoft studio data/mine/manifest.csv --out runs/studio',
-    'medsoft studio my.png',
+    'medsoft studio scan.nii.gz',
+    'medsoft studio dicom/series --lora trained/lora',
 )
 SourceArg = Annotated[
-    Optional[Path], typer.Argument(metavar='[MANIFEST|IMAGE]', help='Manifest, or one image; phantoms if omitted')
+    Optional[Path],
+    typer.Argument(metavar='[PATH]', help='Manifest, image, DICOM (file or folder) or NIfTI; phantoms if omitted'),
 ]
 
 # %% ../../nbs/apps/cli.ipynb #e006
@@ -79,6 +82,8 @@ def studio(
     source: SourceArg = None,
     out: OutOption = Path('runs/studio'),
     base: BaseOption = 'medsoft-tiny',
+    lora: model_commands.LoraOption = None,
+    controller: ControllerOption = '',
     port: PortOption = 0,
     token: Annotated[str, typer.Option(help='Token of the address; a random one if empty')] = '',
     knowledge: KnowledgeOption = None,
@@ -87,7 +92,7 @@ def studio(
 ):
     from medsoft_nb.apps.serve import serve_studio
 
-    raise typer.Exit(serve_studio(source, out, base, port, token, _print_address))
+    raise typer.Exit(serve_studio(source, out, base, port, token, _print_address, lora=lora, controller=controller))
 
 # %% ../../nbs/apps/cli.ipynb #c1288
 REPRODUCE_HELP = command_help(

@@ -40,34 +40,43 @@ class _QuietHandler(SimpleHTTPRequestHandler):
 
 # %% ../../nbs/apps/serve.ipynb #e009
 def check_studio(
-    source: Path | None,  # Manifest or image, or `None` for phantoms
+    source: Path | None,  # Manifest, image, DICOM or NIfTI (file or folder); phantoms if `None`
     base: str,  # Base model
+    lora: Path | None = None,  # LoRA weights
+    controller: str = '',  # Shipped name or folder
 ) -> None:
     "Say what is wrong before the page opens: `ImportError`, `ValueError`"
     if lacks := [name for name in ('voila', 'anywidget') if find_spec(name) is None]:
         raise ImportError(f"the studio needs {' and '.join(lacks)}: pip install 'medsoft_nb[studio]'")
-    if source and not source.is_file():
+    if source and not source.exists():
         raise ValueError(f'{source} does not exist.')
     from medsoft_nb.apps.sources import as_sources
     from medsoft_nb.models.base import resolve_model
+    from medsoft_nb.models.lora import check_lora
+    from medsoft_nb.painting.provenance import controller_hash
 
     as_sources(source)
     resolve_model(base)
+    check_lora(lora)
+    controller_hash(controller)
 
 # %% ../../nbs/apps/serve.ipynb #e010
 def serve_studio(
-    source: Path | None = None,  # Manifest or image, or `None` for phantoms
+    source: Path | None = None,  # Manifest, image, DICOM or NIfTI (file or folder); phantoms if `None`
     out: str | Path = 'runs/studio',  # Folder of what is kept
     base: str = 'medsoft-tiny',  # Base model
     port: int = 0,  # A free one if 0
     token: str = '',  # Of the address; a random one if empty
     announce=print,  # Called with the address
+    **weights,  # `lora` and `controller` of the studio
 ) -> int:  # Exit status of Voila
     "Show the Lesion Studio until Ctrl+C"
-    check_studio(source, base)
+    check_studio(source, base, **weights)
     port, token = port or _free_port(), token or secrets.token_hex(16)
     with tempfile.TemporaryDirectory() as folder:
-        book = write_notebook(Path(folder) / 'Lesion Studio.ipynb', _studio_code(source, out, base), tags=())
+        book = write_notebook(
+            Path(folder) / 'Lesion Studio.ipynb', _studio_code(source, out, base, **weights), tags=()
+        )
         announce(f'http://127.0.0.1:{port}/?token={token}')
         try:
             return subprocess.run(_voila_command(book, port, token), cwd=folder, env=_voila_environment()).returncode
@@ -81,14 +90,15 @@ def _free_port():
         return found.getsockname()[1]
 
 # %% ../../nbs/apps/serve.ipynb #e012
-def _studio_code(source, out, base):
+def _studio_code(source, out, base, **weights):
     "The cell of the studio's notebook; paths are meant from the current folder"
     path = str(source.resolve()) if source else None
+    more = ''.join(f', {name}={str(value)!r}' for name, value in weights.items() if value)
     return '\n'.join(
         [
             f'import os; os.chdir({str(Path.cwd())!r})',
             'from medsoft_nb.apps.panel import Studio',
-            f'Studio({path!r}, out={str(out)!r}, base={base!r})',
+            f'Studio({path!r}, out={str(out)!r}, base={base!r}{more})',
         ]
     )
 

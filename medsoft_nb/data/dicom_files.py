@@ -69,8 +69,12 @@ def _read(path, tags):
 
 # %% ../../nbs/data/dicom_files.ipynb #656c6870
 def find_dicom(folder: str | Path) -> list:  # Paths, in order
-    "DICOM files of a folder and its subfolders; links are not followed, hidden files are left out"
+    "DICOM files of a folder and its subfolders, or one file; links are not followed, hidden files are left out"
     folder = Path(folder)
+    if folder.is_file():
+        if not is_dicom(folder):
+            raise ManifestError(f'{folder} is not DICOM.')
+        return [folder]
     if not folder.is_dir():
         raise ManifestError(f'{folder} is not a folder.')
     found, links = [], []

@@ -6,7 +6,8 @@ Docs: https://example.github.io/medsoft_nb/painting/generate.html.md"""
 
 # %% auto #0
 __all__ = ['GenerateConfig', 'with_lora', 'with_controller', 'with_unet', 'lesion_prompt', 'possible_prompts', 'border_width',
-           'plan_lesion', 'generate', 'paint_batch', 'weights_used', 'sources_used', 'image_columns', 'paint_lesions']
+           'plan_lesion', 'batch_remarks', 'generate', 'paint_batch', 'weights_used', 'sources_used', 'image_columns',
+           'paint_lesions']
 
 # %% ../../nbs/painting/generate.ipynb #q001
 import copy
@@ -30,6 +31,7 @@ from ..lesions.soft import PROFILES, soften, softness
 from ..models.base import weight_hashes
 from ..models.files import window_unit
 from ..models.lora_files import lora_hash
+from ..models.seen import seen_remarks, tell_seen
 from ..models.schedulers import choose_scheduler, scheduler_record
 from .pipeline import check_prompts, MedSoftPipeline
 from .places import check_sources, place_lesion, Placement, PlannedLesion, sample_id
@@ -186,6 +188,20 @@ def plan_lesion(
     soft = soften(place.mask, ramp, limit, config.mask_profile)
     return PlannedLesion(label, number, config.seed, place, ramp, soft, prompt)
 
+# %% ../../nbs/painting/generate.ipynb #45c33e15
+def batch_remarks(
+    pipe: MedSoftPipeline,
+    backgrounds: Manifest,  # Healthy images
+    labels: list,  # Labels to make
+) -> list:  # Sentences; none where a trained U-Net paints
+    "What the base has not seen of a batch, see `models.seen`"
+    base = str(pipe.config.get('_name_or_path') or '')
+    if not base or pipe.trained_unet:
+        return []
+    kinds = sorted(set(zip(backgrounds.df.modality, backgrounds.df.origin)))
+    asked = [(label, *kind) for label in labels if label != HEALTHY for kind in kinds]
+    return [s for label, modality, origin in asked for s in seen_remarks(base, label, modality, origin=origin)]
+
 # %% ../../nbs/painting/generate.ipynb #c0571
 def generate(
     pipe: MedSoftPipeline,  # The base, or what `with_unet` gives; left as it is
@@ -208,6 +224,7 @@ def generate(
     )
     settings |= sources_used(backgrounds, donors, config)
     settings |= dict(sampler=scheduler_record(choose_scheduler(pipe.scheduler, config.scheduler)))
+    tell_seen([] if lora else batch_remarks(pipe, backgrounds, labels))
     pipe = with_lora(pipe, lora) if lora else pipe
     pipe = with_controller(pipe, controller) if controller else pipe
     check_prompts(pipe, possible_prompts(backgrounds, donors, labels, config))

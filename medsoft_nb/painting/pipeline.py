@@ -25,6 +25,7 @@ from ..models.controller import Controller
 from ..models.controller import load_controller as read_controller
 from ..models.files import HUB_OPTIONS
 from ..models.lora_files import fetch_lora
+from ..models.seen import warn_unseen
 from ..models.texts import prompt_limit
 from ..models.unet_files import load_unet as read_unet
 from ..models.unet_files import unet_hash
@@ -260,6 +261,7 @@ def paint_windows(
     callback=None,  # As in a call
 ) -> list:  # Arrays `(side, side)`, about [0, 1]
     "Windows with new content, on the scales of their images"
+    warn_unseen(pipe, [w.source.prompt for w in windows])
     generators = [w.source.generator for w in windows]
     x, soft = stack_windows(windows)
     erased, mask = erase(x, soft, pipe.factor, settings.faithful)
