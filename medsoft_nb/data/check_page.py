@@ -7,7 +7,7 @@ Docs: https://example.github.io/medsoft_nb/data/check_page.html.md"""
 # %% auto #0
 __all__ = ['SIDE', 'LESION', 'STRUCTURE', 'SHOWN', 'GROUPS', 'LINES', 'thumbnail', 'html_page']
 
-# %% ../../nbs/data/check_page.ipynb #a7e4a842
+# %% ../../nbs/data/check_page.ipynb #4894bb95
 from html import escape
 from importlib.metadata import version
 from pathlib import Path
@@ -20,7 +20,7 @@ from ..core.images import grey_range, png_url
 from .findings import Finding, Findings
 from .manifest import Manifest
 
-# %% ../../nbs/data/check_page.ipynb #89f68adb
+# %% ../../nbs/data/check_page.ipynb #8c566a60
 SIDE = 150  # Of a picture in pixels
 LESION, STRUCTURE = (255, 150, 40), (70, 170, 255)  # Colours of outlines
 
@@ -56,7 +56,7 @@ def _outline(manifest, i, column, size):
     numbers = np.array(Image.fromarray(np.int32(mask)).resize(size, Image.Resampling.NEAREST))
     return (numbers > 0) & (ndi.minimum_filter(numbers, 3) != ndi.maximum_filter(numbers, 3))
 
-# %% ../../nbs/data/check_page.ipynb #9cfc645c
+# %% ../../nbs/data/check_page.ipynb #d04f111f
 SHOWN, GROUPS, LINES = 6, 4, 20  # Pictures, groups of pictures, and details before the rest is folded away
 
 
@@ -81,7 +81,7 @@ def _folded(items, kind):
     rest = f'<details><summary>{more} more {kind}</summary><ul>{"".join(lines[LINES:])}</ul></details>'
     return (f'<ul>{"".join(lines[:LINES])}</ul>' if lines else '') + (rest if more > 0 else '')
 
-# %% ../../nbs/data/check_page.ipynb #1d2f5dc6
+# %% ../../nbs/data/check_page.ipynb #057d8583
 def _section(findings, finding, number):
     "A finding with its pictures and details"
     head = f'<span class="{finding.level}">{finding.level}</span> {escape(finding.check)}'
@@ -108,7 +108,7 @@ def _overview(findings):
     head = '<tr><th>level</th><th>check</th><th class="n">how many</th><th>finding</th></tr>'
     return f'<table>{head}{"".join(rows)}</table>' if rows else '<p>Nothing was found.</p>'
 
-# %% ../../nbs/data/check_page.ipynb #59e489bb
+# %% ../../nbs/data/check_page.ipynb #f7cbed9b
 def _bar(row):
     "An AUC and its interval between 0.4 and 1, as a drawing"
     x, lo, hi = (float(np.clip((value - 0.4) / 0.6, 0, 1)) * 150 + 5 for value in (row.auc, row.lo, row.hi))
@@ -142,7 +142,7 @@ def _shortcuts(table):
     )
     return first + (rest if len(rows) > LINES else '')
 
-# %% ../../nbs/data/check_page.ipynb #4666698a
+# %% ../../nbs/data/check_page.ipynb #d2c7937b
 def _counts(table):
     "Images and patients by label, split and more"
     rows = []
@@ -156,7 +156,7 @@ def _counts(table):
     head = '<tr><th></th><th></th><th class="n">images</th><th class="n">patients</th></tr>'
     return f'<table>{head}{"".join(rows)}</table>'
 
-# %% ../../nbs/data/check_page.ipynb #9bc9b9c9
+# %% ../../nbs/data/check_page.ipynb #e5e07198
 _STYLE = '''
 body {font: 15px/1.5 system-ui, -apple-system, "Segoe UI", Helvetica, Arial, sans-serif; color: #1f2933;
   max-width: 1000px; margin: 2rem auto; padding: 0 1rem}
@@ -175,7 +175,7 @@ img {display: block; max-width: 150px; background: #000} details {margin: .4rem 
 ul {padding-left: 1.2rem; font-size: .88rem} footer {margin: 3rem 0 1rem; color: #5a6672; font-size: .85rem}
 '''
 
-# %% ../../nbs/data/check_page.ipynb #b1771963
+# %% ../../nbs/data/check_page.ipynb #7a786f4d
 def html_page(findings: Findings, title: str) -> str:
     "The findings as one page: overview, each with pictures, shortcuts, counts"
     sections = [_section(findings, finding, k) for k, finding in enumerate(findings.found)]

@@ -7,7 +7,7 @@ Docs: https://example.github.io/medsoft_nb/data/doctor.html.md"""
 # %% auto #0
 __all__ = ['check', 'table_findings', 'id_findings', 'file_findings', 'copy_findings', 'text_findings', 'shortcut_findings']
 
-# %% ../../nbs/data/doctor.ipynb #0affcec2
+# %% ../../nbs/data/doctor.ipynb #aed99d34
 import numpy as np, pandas as pd
 import medsoft_nb.data.check_page  # findings learn to write a page
 from .columns import table_checks
@@ -18,7 +18,7 @@ from .outliers import balance_findings, grey_findings, lesion_findings, spacing_
 from .shortcuts import properties, shortcut_table
 from .traits import measure, Traits
 
-# %% ../../nbs/data/doctor.ipynb #20cb99cd
+# %% ../../nbs/data/doctor.ipynb #23a1d7b0
 def check(
     manifest: Manifest,
     workers: int | None = None,  # Processes that read files; one for each core if `None`
@@ -33,7 +33,7 @@ def check(
     found += [*text_findings(traits.table), *balance_findings(df)]
     return Findings(manifest, found + shortcut_findings(df, numbers, categories, shortcuts), shortcuts)
 
-# %% ../../nbs/data/doctor.ipynb #d8676006
+# %% ../../nbs/data/doctor.ipynb #48d58559
 _TABLE = dict(
     cells=('cells of the table', 'Correct these cells.'),
     labels=('labels', 'Write labels alike; a healthy image has no lesion mask.'),
@@ -61,7 +61,7 @@ def _named(name, faults):
     what, advice = _TABLE[name]
     return what, _first_of(faults), advice, (), tuple(faults)
 
-# %% ../../nbs/data/doctor.ipynb #3e52b2f2
+# %% ../../nbs/data/doctor.ipynb #4a78956e
 def id_findings(
     df: pd.DataFrame,  # Table of a manifest
 ) -> list:
@@ -82,7 +82,7 @@ def id_findings(
 def _rows(where):
     return tuple(int(i) for i in np.flatnonzero(where))
 
-# %% ../../nbs/data/doctor.ipynb #98e69251
+# %% ../../nbs/data/doctor.ipynb #0b3996e2
 def file_findings(
     df: pd.DataFrame,  # Table of a manifest
     traits: pd.DataFrame,  # `Traits.table` of the same rows
@@ -102,7 +102,7 @@ def file_findings(
         found.append(Finding('fault', 'masks', text, advice, masked, tuple(details)))
     return found
 
-# %% ../../nbs/data/doctor.ipynb #c3a8106a
+# %% ../../nbs/data/doctor.ipynb #4af2a2f8
 def copy_findings(manifest: Manifest, traits: Traits) -> list:
     "Pictures that are there under several patients, and files that one patient has twice"
     df = manifest.df
@@ -129,7 +129,7 @@ def _copy_finding(level, check, text, advice, copies, df):
     rows = tuple(dict.fromkeys(i for c in copies for i in (c.first, c.second)))
     return Finding(level, check, text, advice, rows, details, tuple((c.first, c.second) for c in copies), len(copies))
 
-# %% ../../nbs/data/doctor.ipynb #6553acd7
+# %% ../../nbs/data/doctor.ipynb #ef453489
 def text_findings(
     traits: pd.DataFrame,  # `Traits.table`
 ) -> list:
@@ -142,7 +142,7 @@ def text_findings(
     advice = 'Look at them: it may be a name. Black it out or cut it off, in healthy and diseased images alike.'
     return [Finding('warning', 'burned-in text', text, advice, rows)]
 
-# %% ../../nbs/data/doctor.ipynb #0c3bb120
+# %% ../../nbs/data/doctor.ipynb #252a2edd
 _REMEDIES = {
     'size': 'Bring all images to one size in mm before they are cut to one size in pixels.',
     'aspect ratio': 'Cut or pad all images to one form.',
@@ -175,12 +175,13 @@ def shortcut_findings(
         found.append(Finding('warning', f'shortcut: {name}', details[0], advice, examples, details, n=len(details)))
     return found
 
-# %% ../../nbs/data/doctor.ipynb #296b7567
+# %% ../../nbs/data/doctor.ipynb #1dda4199
 def _shortcut_text(row):
     "What one row of the shortcuts says"
     value = f'AUC {row.auc:.2f} ({row.lo:.2f} to {row.hi:.2f})'
     which = '' if row.by == 'category' else f'; {row.by} is diseased'
-    return f'{row.property} alone tells {row.question} apart with {value}, {row.healthy} and {row.diseased} patients{which}.'
+    patients = f'{row.healthy} and {row.diseased} patients'
+    return f'{row.property} alone tells {row.question} apart with {value}, {patients}{which}.'
 
 
 def _extremes(df, values, by):

@@ -7,7 +7,7 @@ Docs: https://example.github.io/medsoft_nb/data/findings.html.md"""
 # %% auto #0
 __all__ = ['LEVELS', 'COUNTED', 'Finding', 'value_counts', 'Findings']
 
-# %% ../../nbs/data/findings.ipynb #f61ebb55
+# %% ../../nbs/data/findings.ipynb #3b856b16
 from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
@@ -16,7 +16,7 @@ from ..core.classes import patch
 from ..core.files import write_json
 from .manifest import Manifest
 
-# %% ../../nbs/data/findings.ipynb #f578ee9b
+# %% ../../nbs/data/findings.ipynb #43fde4d3
 LEVELS = ('fault', 'warning', 'note')
 
 
@@ -42,7 +42,7 @@ class Finding:
         "How many images, or cases where it is not about images"
         return self.n or len(self.rows) or len(self.details) or 1
 
-# %% ../../nbs/data/findings.ipynb #0e6de528
+# %% ../../nbs/data/findings.ipynb #9df79939
 COUNTED = ('label', 'split', 'site', 'modality', 'plane', 'origin')
 
 
@@ -57,7 +57,7 @@ def value_counts(
             rows.append(dict(column=column, value=value, images=len(part), patients=part.patient_id.nunique()))
     return pd.DataFrame(rows, columns=['column', 'value', 'images', 'patients'])
 
-# %% ../../nbs/data/findings.ipynb #0feb43cf
+# %% ../../nbs/data/findings.ipynb #c129845b
 @dataclass
 class Findings:
     "What a check of a manifest has found"
@@ -82,7 +82,7 @@ class Findings:
     def __len__(self):
         return len(self.found)
 
-# %% ../../nbs/data/findings.ipynb #471dccb2
+# %% ../../nbs/data/findings.ipynb #b4c15dae
 @patch
 def image_ids(
     self: Findings,
@@ -92,7 +92,7 @@ def image_ids(
     "Ids of the images that a finding is about"
     return [str(self.manifest.df.image_id.iloc[i]) for i in finding.rows[:n]]
 
-# %% ../../nbs/data/findings.ipynb #d062cf0e
+# %% ../../nbs/data/findings.ipynb #a5a04968
 @patch
 def table(
     self: Findings,
@@ -105,7 +105,7 @@ def table(
         rows.append(dict(level=f.level, check=f.check, count=f.count, finding=f.text, examples=ids, advice=f.advice))
     return pd.DataFrame(rows, columns=['level', 'check', 'count', 'finding', 'examples', 'advice'])
 
-# %% ../../nbs/data/findings.ipynb #def33852
+# %% ../../nbs/data/findings.ipynb #4afba528
 @patch
 def summary(self: Findings) -> str:
     "The findings in one sentence"
@@ -114,7 +114,7 @@ def summary(self: Findings) -> str:
     df = self.manifest.df
     return f'{len(df)} images of {df.patient_id.nunique()} patients: {", ".join(words)}.'
 
-# %% ../../nbs/data/findings.ipynb #39ff731f
+# %% ../../nbs/data/findings.ipynb #23fd4c6a
 @patch
 def to_dict(self: Findings) -> dict:
     "Everything that was found, as JSON has it"
@@ -139,7 +139,7 @@ def to_json(
     "Write everything that was found as JSON"
     return write_json(path, self.to_dict())
 
-# %% ../../nbs/data/findings.ipynb #553d56e7
+# %% ../../nbs/data/findings.ipynb #56e921e7
 @patch
 def __repr__(self: Findings) -> str:
     return f'Findings({self.summary()})'

@@ -8,12 +8,12 @@ Docs: https://example.github.io/medsoft_nb/data/outliers.html.md"""
 __all__ = ['TINY', 'LARGE', 'OUTSIDE', 'FACTOR', 'JUMP', 'RARE', 'SKEWED', 'FEW', 'lesion_findings', 'spacing_findings',
            'grey_findings', 'balance_findings']
 
-# %% ../../nbs/data/outliers.ipynb #39ca2b90
+# %% ../../nbs/data/outliers.ipynb #ccc7bfbe
 import numpy as np, pandas as pd
 from .columns import HEALTHY
 from .findings import Finding
 
-# %% ../../nbs/data/outliers.ipynb #24af8f82
+# %% ../../nbs/data/outliers.ipynb #a03a8c5f
 def _images(n):
     "A number of images, in words"
     return f'{n} image{"" if n == 1 else "s"}'
@@ -24,7 +24,7 @@ def _worst(values, where):
     rows = np.flatnonzero(np.asarray(where, bool))
     return tuple(int(i) for i in rows[np.argsort(-np.asarray(values, float)[rows], kind='stable')])
 
-# %% ../../nbs/data/outliers.ipynb #48cf7a5b
+# %% ../../nbs/data/outliers.ipynb #b5b52484
 TINY = 10  # Pixels of a lesion below which it is tiny
 LARGE = 0.25  # Share of the image above which a lesion is large
 OUTSIDE = 0.5  # Share of a lesion outside of the structures from which on the two do not belong together
@@ -40,11 +40,11 @@ def lesion_findings(
         tiny=_worst(-px, px < TINY),
         large=_worst(share, share > LARGE),
         outside=_worst(outside, outside > OUTSIDE),
-        boxes=_worst(px, traits.box.fillna(False).astype(bool)),
+        boxes=_worst(px, traits.box.eq(True)),
     )
     return [_lesion_finding(name, rows, int(px.notna().sum())) for name, rows in cases.items() if rows]
 
-# %% ../../nbs/data/outliers.ipynb #bc05c2af
+# %% ../../nbs/data/outliers.ipynb #d4b290d6
 _LESIONS = dict(
     tiny=(
         f'lesions of fewer than {TINY} pixels',
@@ -71,7 +71,7 @@ def _lesion_finding(name, rows, n):
     what, advice = _LESIONS[name]
     return Finding('warning', f'{name} lesions', f'{len(rows)} of {n} images with a mask have {what}.', advice, rows)
 
-# %% ../../nbs/data/outliers.ipynb #eff9eeb9
+# %% ../../nbs/data/outliers.ipynb #a2c11afc
 FACTOR = 2  # Times the median from which on a pixel size is out of line
 
 
@@ -99,7 +99,7 @@ def spacing_findings(
         found.append(Finding('note', 'pixel size', text, advice, _worst(size * 0, lacking)))
     return found
 
-# %% ../../nbs/data/outliers.ipynb #274abbd6
+# %% ../../nbs/data/outliers.ipynb #93a4e216
 JUMP = 4  # Times the median of the series from which on the brightest grey jumps
 
 
@@ -108,7 +108,7 @@ def grey_findings(
     traits: pd.DataFrame,  # `Traits.table` of the same rows
 ) -> list:
     "Images of one grey, and series whose depth, window or range of grey changes"
-    found, blank = [], traits.blank.fillna(False).astype(bool)
+    found, blank = [], traits.blank.eq(True)
     if blank.any():
         text, advice = f'{_images(blank.sum())} show nothing: all pixels are equal.', 'Leave them out.'
         found.append(Finding('fault', 'blank images', text, advice, _worst(blank, blank)))
@@ -128,9 +128,11 @@ def grey_findings(
         found.append(Finding('warning', 'grey range', text, advice, _worst(away.fillna(0), jumps)))
     return found
 
-# %% ../../nbs/data/outliers.ipynb #879b4f93
+# %% ../../nbs/data/outliers.ipynb #1eeb3667
 def _series(df):
     "What belongs to one series: its id where the manifest has it, else patient, modality and plane"
+    if not len(df):
+        return df.patient_id
     if 'series' in df and (df.series.fillna('') != '').all():
         return df.series
     names = ['patient_id', 'modality', 'plane', *(name for name in ('study', 'sequence') if name in df)]
@@ -145,7 +147,7 @@ def _odd_ones(groups, values):
     odd = pairs.value != pairs.group.map(usual)
     return tuple(int(i) for i in np.flatnonzero(odd.reindex(values.index, fill_value=False)))
 
-# %% ../../nbs/data/outliers.ipynb #f24a74c4
+# %% ../../nbs/data/outliers.ipynb #ab7c5fc7
 RARE, SKEWED, FEW = 3, 20, 10  # Patients for a split; images of the commonest label for one of the rarest; patients
 
 
@@ -171,7 +173,7 @@ def balance_findings(
         found.append(Finding('warning', 'balance', text, advice, _rows_of(df, skewed.index)))
     return found + _class_findings(df) + _mixed_findings(df)
 
-# %% ../../nbs/data/outliers.ipynb #2a007c3b
+# %% ../../nbs/data/outliers.ipynb #a9bcec07
 def _listed(counts, what='patients'):
     return ', '.join(f'{label!r} ({n} {what})' for label, n in counts.items())
 

@@ -8,7 +8,7 @@ Docs: https://example.github.io/medsoft_nb/data/shortcuts.html.md"""
 __all__ = ['NUMBERS', 'PLACES', 'CATEGORIES', 'BOOT', 'PART', 'FLOOR', 'LEAST', 'properties', 'slice_positions', 'patient_auc',
            'disease_shares', 'questions', 'shortcut_table', 'matched']
 
-# %% ../../nbs/data/shortcuts.ipynb #7fa19d15
+# %% ../../nbs/data/shortcuts.ipynb #f1b4a663
 import numpy as np, pandas as pd
 from scipy.special import ndtr
 from ..core.seeds import rng
@@ -16,7 +16,7 @@ from .columns import HEALTHY
 from ..statistics.intervals import interval, resample
 from ..statistics.scores import auc
 
-# %% ../../nbs/data/shortcuts.ipynb #b5817971
+# %% ../../nbs/data/shortcuts.ipynb #f676233f
 NUMBERS = dict(
     mean='mean grey',
     contrast='contrast',
@@ -45,7 +45,7 @@ def properties(
     categories = pd.DataFrame(given | {name: traits[name].fillna('') for name in ('file', 'depth')})
     return numbers.astype(float), categories[[name for name in CATEGORIES if name in categories]]
 
-# %% ../../nbs/data/shortcuts.ipynb #0b022bf1
+# %% ../../nbs/data/shortcuts.ipynb #421639e6
 def slice_positions(
     df: pd.DataFrame,  # Table of a manifest
 ) -> pd.Series:  # 0 to 1, NaN where unknown
@@ -60,7 +60,7 @@ def slice_positions(
     first, last = group.transform('min'), group.transform('max')
     return (number - first) / (last - first).where(last > first)
 
-# %% ../../nbs/data/shortcuts.ipynb #568cd252
+# %% ../../nbs/data/shortcuts.ipynb #4ccc9a8f
 BOOT, PART = 500, 50  # Resamples, and how many at a time
 
 
@@ -81,7 +81,7 @@ def patient_auc(
     p = 2 * float(ndtr(-abs(value - 0.5) / deviation))
     return dict(auc=value, lo=lo, hi=hi, p=p, healthy=n0, diseased=n1)
 
-# %% ../../nbs/data/shortcuts.ipynb #bf092e51
+# %% ../../nbs/data/shortcuts.ipynb #120af79d
 def disease_shares(
     y: np.ndarray,  # 0 or 1, `(n,)`
     categories,  # Of each image, `(n,)`
@@ -96,7 +96,7 @@ def disease_shares(
     total = df[['ill', 'weight']].sum() - df.groupby('patient')[['ill', 'weight']].transform('sum')
     return ((sums.ill + total.ill / total.weight) / (sums.weight + 1)).to_numpy()
 
-# %% ../../nbs/data/shortcuts.ipynb #108369ee
+# %% ../../nbs/data/shortcuts.ipynb #f6a95f78
 FLOOR = 0.6  # AUC above which a property is too good
 LEAST = 3  # Patients of a class, for an AUC
 
@@ -116,13 +116,15 @@ def questions(
         asked[f'{name} and {rest}'] = (labels == name).astype(float).where((labels == name) | other)
     return asked
 
-# %% ../../nbs/data/shortcuts.ipynb #1ede95f4
+# %% ../../nbs/data/shortcuts.ipynb #1c254e40
 def shortcut_table(
     df: pd.DataFrame,  # `patient_id` and `label`
     numbers: pd.DataFrame,  # From `properties`
     categories: pd.DataFrame,  # The same
     seed: int = 0,  # Of the resampling
-) -> pd.DataFrame:  # property, by (which values are diseased), question, auc, lo, hi, p, healthy, diseased (patients), alarm; the strongest first
+) -> (
+    pd.DataFrame
+):  # One row a property and question, alarms and the highest AUC first; `by`: which values are diseased
     "How well each property alone tells the labels apart"
     rows = []
     for question, asked in questions(df.label).items():
@@ -140,7 +142,7 @@ def shortcut_table(
     table['alarm'] = (table.lo > FLOOR) & (table.p <= 0.05 / max(len(table), 1))
     return table.sort_values(['alarm', 'auc'], ascending=False, kind='stable').reset_index(drop=True)
 
-# %% ../../nbs/data/shortcuts.ipynb #e489bfbd
+# %% ../../nbs/data/shortcuts.ipynb #4d651405
 _DISEASED = {('value', False): 'large', ('value', True): 'small'}  # What is diseased
 _DISEASED |= {('distance', False): 'far from the median', ('distance', True): 'near the median'}
 
@@ -161,7 +163,7 @@ def _scores(df, asked, numbers, categories):
             share = disease_shares(asked[part].to_numpy(int), categories[name][part], df.patient_id[part])
             yield name, 'category', pd.Series(share, df.index[part]).reindex(df.index)
 
-# %% ../../nbs/data/shortcuts.ipynb #68cf58ca
+# %% ../../nbs/data/shortcuts.ipynb #44f63acf
 def matched(
     df: pd.DataFrame,  # Table of a manifest
     values,  # A number an image, such as `slice_positions(df)`; or a category
