@@ -1,4 +1,4 @@
-"""`medsoft data`: import, simulate, validate and split manifests
+"""`medsoft data`: import, simulate, validate, check and split manifests
 
 Docs: https://example.github.io/medsoft_nb/apps/data_commands.html.md"""
 
@@ -9,7 +9,8 @@ __all__ = ['data', 'IMPORT_HELP', 'MasksOption', 'LesionMasksOption', 'ColumnOpt
            'BodyOption', 'TableOption', 'DefaultLabelOption', 'PatientOption', 'ModalityOption', 'PlaneOption',
            'SlicesOption', 'StructureOption', 'LesionOption', 'WindowOption', 'ResampleOption', 'SpacingOption',
            'WorkersOption', 'SkipOption', 'PHANTOM_HELP', 'IMPLANT_HELP', 'FractionOption', 'VALIDATE_HELP',
-           'SPLIT_HELP', 'SplitOutOption', 'data_import', 'phantom', 'implant', 'validate', 'split']
+           'CHECK_HELP', 'JsonOption', 'PageOption', 'SPLIT_HELP', 'SplitOutOption', 'data_import', 'phantom',
+           'implant', 'validate', 'check', 'split']
 
 # %% ../../nbs/apps/data_commands.ipynb #c1265
 from pathlib import Path
@@ -24,6 +25,7 @@ from medsoft_nb.apps.options import (
     out_console,
     OutOption,
     print_counts,
+    print_table,
     read_pairs,
     read_words,
     SeedOption,
@@ -31,7 +33,7 @@ from medsoft_nb.apps.options import (
 from ..running.settings import PrepareSettings
 
 # %% ../../nbs/apps/data_commands.ipynb #n000
-data = typer.Typer(help='Manifests: import, phantom, implant, validate, split.', no_args_is_help=True)
+data = typer.Typer(help='Manifests: import, phantom, implant, validate, check, split.', no_args_is_help=True)
 app.add_typer(data, name='data')
 
 # %% ../../nbs/apps/data_commands.ipynb #e002
@@ -196,6 +198,47 @@ def validate(
     out_console.print('[green]No faults.[/green]')
     for remark in manifest_remarks(checked, files):
         out_console.print(f'Remark: {remark}', markup=False)
+
+# %% ../../nbs/apps/data_commands.ipynb #08e59eef
+CHECK_HELP = command_help(
+    'Look for what is wrong with a set of images: copies under several patients, shortcuts that let a trivial model '
+    'win, masks, pixel sizes, grey values. The exit status is 1 where there is a fault or a warning, else 0.',
+    'medsoft data check data/mine/manifest.csv',
+    'medsoft data check data/mine/manifest.csv --page check.html --json check.json',
+)
+JsonOption = Annotated[Optional[Path], typer.Option('--json', help='JSON file to write, with all that was found')]
+PageOption = Annotated[Optional[Path], typer.Option(help='HTML page to write, with pictures of the worst cases')]
+
+# %% ../../nbs/apps/data_commands.ipynb #8ef90409
+@data.command(help=CHECK_HELP)
+def check(manifest: ManifestArg, json: JsonOption = None, page: PageOption = None, workers: WorkersOption = None):
+    from medsoft_nb.data.doctor import check
+    from medsoft_nb.data.manifest import Manifest
+
+    findings = check(Manifest.load(manifest), workers)
+    if json:
+        findings.to_json(json)
+    if page:
+        findings.to_page(page, f'Check of {manifest.resolve().parent.name}/{manifest.name}')
+    _print_findings(findings)
+    if not findings.ok:
+        raise typer.Exit(1)
+
+# %% ../../nbs/apps/data_commands.ipynb #acc2aa7d
+def _print_findings(findings):
+    "Counts, findings and a summary"
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    print_table(findings.counts.map(lambda cell: escape(cell) if isinstance(cell, str) else cell))
+    table = Table('level', 'check', 'how many', 'finding, and what to do', 'images', show_lines=True)
+    for row in findings.table().itertuples(index=False):
+        text = escape(f'{row.finding}\n-> {row.advice}')
+        table.add_row(row.level, row.check, str(row.count), text, escape(row.examples))
+    if len(findings):
+        Console(width=max(out_console.width, 110), force_jupyter=False).print(table)
+    out_console.print(escape(findings.summary()), highlight=False)
 
 # %% ../../nbs/apps/data_commands.ipynb #e008
 SPLIT_HELP = command_help(

@@ -29,7 +29,7 @@ SECTIONS = {
 }  # Title and folder
 ORDER = {
     'tutorials': 'quickstart studio soft-masks prompts own-data lora msc does-it-help stable-diffusion cluster',
-    'howto': 'own-data import gpu resume export cluster',
+    'howto': 'own-data import check gpu resume export cluster',
     'explanations': 'method results faithful speed ledger',
     'experiments': 'prepare finetune generate quality classify report qualitative ablation tsne ratio scarcity reader '
     'controller pretrain',
@@ -40,13 +40,13 @@ SINGLE = ('gallery.ipynb', 'cards.md', 'faq.md', 'changelog.md')  # Pages outsid
 ROOMS = (
     'core',
     'knowledge',
+    'statistics',
     'data',
     'lesions',
     'phantom',
     'models',
     'painting',
     'training',
-    'statistics',
     'evaluation',
     'report',
     'running',

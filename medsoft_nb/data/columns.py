@@ -6,7 +6,7 @@ Docs: https://example.github.io/medsoft_nb/data/columns.html.md"""
 
 # %% auto #0
 __all__ = ['COLUMNS', 'REQUIRED', 'PATHS', 'IDS', 'WORDS', 'ORIGINS', 'SPLITS', 'HEALTHY', 'OLD_NAMES', 'ManifestError',
-           'complete_columns', 'table_faults', 'box_fault', 'raise_faults']
+           'complete_columns', 'table_faults', 'table_checks', 'box_fault', 'raise_faults']
 
 # %% ../../nbs/data/columns.ipynb #a002
 import numpy as np, pandas as pd
@@ -100,7 +100,16 @@ def table_faults(
     df: pd.DataFrame,  # As `complete_columns` gives it
 ) -> list:  # One sentence each
     "What is wrong in a manifest's table, files aside"
-    return [*_cell_faults(df), *_label_faults(df), *_split_faults(df)]
+    return [fault for faults in table_checks(df).values() for fault in faults]
+
+
+def table_checks(
+    df: pd.DataFrame,  # As `complete_columns` gives it
+) -> dict:  # 'cells', 'labels', 'patients' and 'splits' -> one sentence each
+    "The faults of a table by what they are about"
+    return dict(
+        cells=_cell_faults(df), labels=_label_faults(df), patients=_patient_faults(df), splits=_split_faults(df)
+    )
 
 # %% ../../nbs/data/columns.ipynb #a013
 def _cell_faults(df):
@@ -151,18 +160,23 @@ def _label_faults(df):
     return faults + [f'{name}: healthy, but it has a lesion_mask.' for name in masked.image_id]
 
 # %% ../../nbs/data/columns.ipynb #a015
-def _split_faults(df):
-    "Patients under several names or in several splits, labels that are tested but not trained, tests of one class"
-    split = df[df.split != '']
+def _patient_faults(df):
+    "Patients under several names or in several splits"
     faults = []
     for group in lookalikes(df.patient_id):
         apart = 'Write them alike, or so that more than letter case, zeros and separators tells them apart.'
         faults.append(f'patients {" and ".join(map(repr, group))} look like one. {apart}')
-    faults += [
+    splits = df[df.split != ''].groupby('patient_id').split.agg(set)
+    return faults + [
         f'patient {p!r} is in {len(s)} splits ({", ".join(sorted(s))}); a patient belongs to one.'
-        for p, s in split.groupby('patient_id').split.agg(set).items()
+        for p, s in splits.items()
         if len(s) > 1
     ]
+
+
+def _split_faults(df):
+    "Labels that are tested but not trained, tests of one class"
+    split, faults = df[df.split != ''], []
     trained = set(df.label[df.split == 'train'])
     for label in sorted(set(split.label) - trained) if trained else ():
         row = split[split.label == label].iloc[0]

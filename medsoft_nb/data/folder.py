@@ -250,7 +250,7 @@ def _write_source(source, part, out, settings):
     row, name = dict(source.row), file_name(source.row['image_id'])
     structures = anatomical_order(read_mask(source.structures), row['plane']) if source.structures else None
     if settings.body and structures is None:
-        structures = body_mask(read_image(source.image))
+        structures = body_mask(read_image(source.image)).astype(np.uint8)
     if structures is not None and structures.any():
         row['structures'] = f'structures/{name}.png'
         write_image(part / row['structures'], structures)
