@@ -91,7 +91,7 @@ def _section(findings, finding, number):
         parts += [_pictures(findings, group) for group in finding.groups[:GROUPS]]
     else:
         parts.append(_pictures(findings, finding.rows[:SHOWN]))
-    parts.append(_folded(finding.details, 'cases'))
+    parts.append(_folded(() if finding.details == (finding.text,) else finding.details, 'cases'))
     ids = findings.image_ids(finding)
     if len(ids) > SHOWN:
         parts.append(f'<details><summary>all {len(ids)} images</summary><p>{escape(", ".join(ids))}</p></details>')
