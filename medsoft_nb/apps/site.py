@@ -28,7 +28,8 @@ SECTIONS = {
     'Experiments': 'experiments',
 }  # Title and folder
 ORDER = {
-    'tutorials': 'quickstart studio dicom own-data organ soft-masks prompts lora msc does-it-help stable-diffusion cluster',
+    'tutorials': 'quickstart studio dicom own-data organ soft-masks prompts '
+    'lora msc does-it-help stable-diffusion cluster',
     'howto': 'own-data import check gpu resume export cluster',
     'explanations': 'method results faithful speed ledger',
     'experiments': 'prepare finetune generate quality classify report qualitative ablation tsne ratio scarcity reader '
