@@ -258,18 +258,21 @@ def generate(
     GenerateSettings(base=base, controller=controller)  # they exist
     check_lora(lora)
     unet = find_unet(unet) if unet else None
-    healthy, donors = _sources(manifest)
+    healthy, donors, wanted = _sources(manifest, read_words(labels), settings.mask_source)
     pipe = _load_pipeline(base, unet)
-    wanted = read_words(labels) or donors.diseases
     print_counts(generate(pipe, healthy, donors, out, wanted, settings, lora, controller or None))
 
 # %% ../../nbs/apps/model_commands.ipynb #0712bf86
-def _sources(path):
-    "Healthy and diseased training rows of a manifest"
+def _sources(path, labels, mask_source):
+    "Healthy and diseased training rows of a manifest, and the labels to paint; `ManifestError` if they cannot serve"
     from medsoft_nb.data.manifest import HEALTHY, Manifest
+    from medsoft_nb.painting.places import check_sources
 
     used = training_rows(Manifest.load(path))
-    return used.where(label=HEALTHY), used.where(label=used.diseases)
+    healthy, donors = used.where(label=HEALTHY), used.where(label=used.diseases)
+    labels = labels or donors.diseases
+    check_sources(healthy, donors, labels, mask_source)
+    return healthy, donors, labels
 
 # %% ../../nbs/apps/model_commands.ipynb #2e215067
 def _load_pipeline(base, unet):

@@ -159,7 +159,7 @@ def _lacking(row, settings, labels):
     if not row['patient_id']:
         return 'which patient does it show? The table does not say.'
     known = row.get('label') or settings.default_label or not labels
-    return '' if known else 'what does it show? Give it a label in the table, or one for all others (default_label).'
+    return '' if known else 'what does it show? Give it a label in the table, or one for all others (--default-label).'
 
 
 def _no_patients(row, where):

@@ -112,6 +112,9 @@ def table_checks(
     )
 
 # %% ../../nbs/data/columns.ipynb #a013
+_LARGEST_MM = 100  # Of a pixel
+
+
 def _cell_faults(df):
     "Cells that are empty or hold what they must not"
     faults = [] if len(df) else ['the manifest has no rows.']
@@ -130,6 +133,10 @@ def _cell_faults(df):
         wrong = df[~df[c].isin(known)]
         known = f'is unknown. Known: {", ".join(known[1:])}.'
         faults += [f'{name}: {c} {value!r} {known}' for name, value in zip(wrong.image_id, wrong[c])]
+    size = pd.to_numeric(df.spacing_mm, errors='coerce')
+    wrong = size.notna() & ~((size > 0) & (size <= _LARGEST_MM))
+    advice = f'is not the side of a pixel in mm, above 0 and up to {_LARGEST_MM}; leave it empty where it is unknown.'
+    faults += [f'{name}: spacing_mm {value:g} {advice}' for name, value in zip(df.image_id[wrong], size[wrong])]
     boxes = [(name, box_fault(box)) for name, box in zip(df.image_id, df.box) if box]
     return faults + [f'{name}: {fault}' for name, fault in boxes if fault]
 
@@ -201,10 +208,26 @@ def raise_faults(
     faults: list,  # One sentence each
     where: str,  # What they were found in
 ) -> None:
-    "Raise `ManifestError` with the first twenty faults, if there are any"
+    "Raise `ManifestError` with the first twenty faults, if there are any; one that many have is told once"
     if not faults:
         return
-    lines = [f'{len(faults)} fault{"s" if len(faults) > 1 else ""} in {where}:', *(f'- {f}' for f in faults[:20])]
-    if len(faults) > 20:
-        lines.append(f'- ... and {len(faults) - 20} more')
+    told = _told_once(faults)
+    lines = [f'{len(faults)} fault{"s" if len(faults) > 1 else ""} in {where}:', *(f'- {f}' for f in told[:20])]
+    if len(told) > 20:
+        lines.append(f'- ... and {len(told) - 20} more')
     raise ManifestError('\n'.join(lines))
+
+
+def _told_once(faults):
+    "Faults `name: sentence`; those of more than three names with one sentence become one line"
+    names = {}
+    for fault in faults:
+        name, mark, sentence = fault.partition(': ')
+        names.setdefault(sentence if mark else fault, []).append(name if mark else '')
+    told = []
+    for sentence, owners in names.items():
+        if len(owners) > 3 and all(owners):
+            told.append(f'{", ".join(owners[:3])} and {len(owners) - 3} more: {sentence}')
+        else:
+            told += [f'{name}: {sentence}' if name else sentence for name in owners]
+    return told

@@ -155,7 +155,7 @@ def _cases(headers, folder, settings):
         pd.Series([label for _, label in cases.values()], dtype=str), settings.label_map, settings.default_label
     )
     lacking = [path for path, label in zip(cases, labels) if not label]
-    text = 'what does it show? Give it a label in the table, or one for all others (default_label).'
+    text = 'what does it show? Give it a label in the table, or one for all others (--default-label).'
     raise_faults([f'{path.relative_to(folder)}: {text}' for path in lacking], str(folder))
     return {path: (cases[path][0], label) for path, label in zip(cases, labels)}
 

@@ -158,7 +158,7 @@ _REMEDIES = {
     'pixel size': 'Resample all images to one pixel size.',
 }
 
-
+# %% ../../nbs/data/doctor.ipynb #5be2951b
 def shortcut_findings(
     df: pd.DataFrame,  # Table of a manifest
     numbers: pd.DataFrame,  # From `properties`
@@ -172,15 +172,29 @@ def shortcut_findings(
         other = f'Take healthy and diseased images of the same {name}, or test within each.'
         examples = _extremes(df, numbers[name], rows.by.iloc[0]) if name in numbers else ()
         advice = _REMEDIES.get(name, other)
-        found.append(Finding('warning', f'shortcut: {name}', details[0], advice, examples, details, n=len(details)))
+        found.append(
+            Finding(
+                'warning',
+                f'shortcut: {name}',
+                details[0],
+                advice,
+                examples,
+                details,
+                n=int(rows.healthy.iloc[0] + rows.diseased.iloc[0]),
+            )
+        )
     return found
 
-# %% ../../nbs/data/doctor.ipynb #1dda4199
+# %% ../../nbs/data/doctor.ipynb #12361547
+_WHERE = {'large': 'larger', 'small': 'smaller'}
+_WHERE |= {'far from the median': 'farther from the median', 'near the median': 'nearer to the median'}
+
+
 def _shortcut_text(row):
     "What one row of the shortcuts says"
     value = f'AUC {row.auc:.2f} ({row.lo:.2f} to {row.hi:.2f})'
-    which = '' if row.by == 'category' else f'; {row.by} is diseased'
-    patients = f'{row.healthy} and {row.diseased} patients'
+    which = f'; it is {_WHERE[row.by]} where diseased' if row.by in _WHERE else ''
+    patients = f'{row.diseased} and {row.healthy} patients'
     return f'{row.property} alone tells {row.question} apart with {value}, {patients}{which}.'
 
 

@@ -124,7 +124,7 @@ def picture_sources(
         lesion_known = picture.masks and (picture.role == 'lesion' or picture.lesions)
         row['label'] = row['label'] or ('' if lesion_known else settings.default_label)
         if not row['label'] and not lesion_known:
-            raise ManifestError(f'{row["image_id"]} has no mask: what does it show? Give a default_label, or a table.')
+            raise ManifestError(f'{row["image_id"]} has no mask: what does it show? Give a table, or --default-label.')
         read = partial(read_picture, picture, row['label'], settings.lesion_label)
         row = {k: v for k, v in row.items() if k not in ('picture', 'path')}
         sources.append(Source(row | dict(label=row['label'] or settings.lesion_label), read))

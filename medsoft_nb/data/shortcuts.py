@@ -43,7 +43,8 @@ def properties(
     numbers['pixel size'] = df.spacing_mm
     given = {name: df[name].fillna('').astype(str) for name in CATEGORIES if name in df}
     categories = pd.DataFrame(given | {name: traits[name].fillna('') for name in ('file', 'depth')})
-    return numbers.astype(float), categories[[name for name in CATEGORIES if name in categories]]
+    numbers = numbers.astype(float).replace([np.inf, -np.inf], np.nan)
+    return numbers, categories[[name for name in CATEGORIES if name in categories]]
 
 # %% ../../nbs/data/shortcuts.ipynb #421639e6
 def slice_positions(

@@ -83,7 +83,7 @@ def _identity(row, uid):
     if not burned:
         fields |= dict(DeidentificationMethod='Ids are salted hashes; no tag of an original file is kept')
     fields |= dict(LongitudinalTemporalInformationModified='REMOVED')
-    if burned or row['origin'] == 'phantom' or row['modality'] in ('CT', 'MR'):
+    if burned or row['origin'] == 'phantom':  # of other images nobody knows
         fields |= dict(BurnedInAnnotation='YES' if burned else 'NO')
     return fields | dict(StudyInstanceUID=uid('study', row['patient_id'], row.get('study', '')))
 
