@@ -91,8 +91,9 @@ PLANTED = {
     'box as mask': ('boxes lesions', lambda m: draw(m, [15], rectangle, 'lesion_mask')),
     'tiny lesion': ('tiny lesions', lambda m: draw(m, [15], dot, 'lesion_mask')),
     'lesion outside': ('outside lesions', lambda m: draw(m, [15], lambda x: np.roll(x, 48, 1), 'lesion_mask')),
+    'spacing without end': ('cells of the table', lambda m: change(m, 'spacing_mm', [4], float('inf'))),
     'spacing in cm': ('pixel size', lambda m: change(m, 'spacing_mm', [4], 0.1)),
-    'spacing 0': ('pixel size', lambda m: change(m, 'spacing_mm', [4], 0)),
+    'spacing 0': ('cells of the table', lambda m: change(m, 'spacing_mm', [4], 0)),
     'blank': ('blank images', lambda m: draw(m, [4], lambda x: x * 0 + 9)),
     'other depth in a patient': (
         'grey depth',

@@ -215,6 +215,9 @@ def check(manifest: ManifestArg, json: JsonOption = None, page: PageOption = Non
     from medsoft_nb.data.doctor import check
     from medsoft_nb.data.manifest import Manifest
 
+    for path, suffixes, option in ((json, ('.json',), '--json'), (page, ('.html', '.htm'), '--page')):
+        if path and (path.suffix.lower() not in suffixes or path.is_dir()):
+            raise ValueError(f'{option} is {str(path)!r}; name a file that ends with {suffixes[0]}.')
     findings = check(Manifest.load(manifest), workers)
     if json:
         findings.to_json(json)

@@ -166,5 +166,5 @@ def _no_patients(row, where):
     "That nothing says who the patients are"
     return (
         f'which patient does each image of {where} show? Its layout does not say. Give a table with a column for the '
-        f'patient (--table), or a rule for paths such as {row["path"]!r}, e.g. --patient "(?P<patient>[^_/]+)_".'
+        f'patient (--table), or a rule for paths such as {row["path"]!r}: --patient with a group (?P<patient>...).'
     )

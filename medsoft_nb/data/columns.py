@@ -161,6 +161,9 @@ def _label_faults(df):
         for l, n in df.label.value_counts().items()
         if l != HEALTHY and l.casefold() == HEALTHY and HEALTHY not in set(df.label)
     ]
+    for label in df.label.unique():
+        if len(label) > 200 or not label.isprintable():
+            faults.append(f'label {label[:60]!r} is longer than 200 letters or holds control characters; shorten it.')
     for group in lookalikes(df.label):
         faults.append(f'labels {" and ".join(map(repr, group))} look like one. Write them alike.')
     masked = df[(df.label == HEALTHY) & (df.lesion_mask != '') & (df.origin != 'synthetic')]

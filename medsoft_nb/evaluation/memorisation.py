@@ -46,7 +46,10 @@ def lesion_details(
     for i in range(len(manifest)):
         mask = manifest.lesion_mask(i)
         if mask is None or not mask.any():
-            raise ManifestError(f'{manifest.df.image_id.iloc[i]} has no `lesion_mask`: there is no lesion to compare.')
+            what = f'{manifest.df.image_id.iloc[i]} has no `lesion_mask`: there is no lesion to compare.'
+            raise ManifestError(
+                f'{what} The gate needs masks of all training lesions; give them, or leave `train` out.'
+            )
         image, box = to_unit(manifest.image(i)), box_around(mask, SIDE + 2 * SHIFT)
         textures.append(cut_window(ndi.gaussian_filter(image, 0.8) - ndi.gaussian_filter(image, 2), box))
         masks.append(cut_window(mask.astype(np.float32), box))

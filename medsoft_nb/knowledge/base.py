@@ -128,7 +128,7 @@ def find_label(
         f'no prompt is known for the label {label!r}. '
         + f'Its kinds are {", ".join(kinds)}. ' * bool(kinds)
         + f'Known labels: {", ".join(diseases)}. '
-        "Fill in the manifest's `prompt` column, or add the disease to a YAML of your own."
+        "Add the disease to a YAML of your own (`--knowledge`, MEDSOFT_KNOWLEDGE), or fill in the manifest's `prompt`."
     )
 
 # %% ../../nbs/knowledge/base.ipynb #a011

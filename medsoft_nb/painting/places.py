@@ -12,6 +12,7 @@ __all__ = ['GIVE_DONORS', 'DonorLesion', 'read_donor', 'check_sources', 'check_b
 # %% ../../nbs/painting/places.ipynb #c0558
 from dataclasses import dataclass
 import numpy as np
+from ..core.folders import file_name
 from ..core.seeds import rng
 from ..knowledge.base import find_label
 from ..data.manifest import HEALTHY, Manifest, ManifestError
@@ -218,6 +219,9 @@ class PlannedLesion:
         return sample_id(self.label, self.number)
 
 # %% ../../nbs/painting/places.ipynb #q017
-def sample_id(label: str, number: int) -> str:
-    "Name of a synthetic image"
-    return f'synthetic-{label}-{number:05d}'
+def sample_id(
+    label: str,  # Any text
+    number: int,  # Which image of the label
+) -> str:
+    "Name of a synthetic image, which is a safe name for a file whatever the label is"
+    return f'synthetic-{file_name(label)}-{number:05d}'
