@@ -32,7 +32,7 @@ def marked(path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('path', map(marked, sorted(notebooks)))
+@pytest.mark.parametrize('path', [marked(path) for path in sorted(notebooks)])
 def test_it_runs_and_shows_what_it_stores(path, tmp_path):
     made = tmp_path / path.name
     status, printed = run_notebook(path, made)
