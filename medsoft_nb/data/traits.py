@@ -159,7 +159,7 @@ def measure(
     starts = range(0, len(manifest), CHUNK)
     workers = (workers or cpu_count()) if len(starts) > 4 else 1
     parts = (delayed(_measure_rows)(manifest.rows(np.arange(k, min(k + CHUNK, len(manifest))))) for k in starts)
-    made = Parallel(workers, return_as='generator')(parts)
+    made = Parallel(workers, backend='loky', return_as='generator', idle_worker_timeout=2)(parts)  # nobody lingers
     made = list(progress(made, desc='checking', total=len(starts)))
     rows = pd.DataFrame([row for rows, _ in made for row in rows], columns=_NAMES)
     return Traits(rows, np.concatenate([sketches for _, sketches in made] or [np.zeros((0, FIELDS**2), np.float32)]))
