@@ -153,3 +153,8 @@ def test_the_command(clean, tmp_path):
     assert pd.DataFrame(kept['shortcuts']).auc.between(0, 1).all()
     assert '<b>' not in (tmp_path / 'c.html').read_text().replace('<b>What to do:</b>', '')
     assert medsoft('data', 'check', tmp_path / 'none.csv')[0] == 2
+    before = path.read_bytes()
+    for option, target in (('--page', path), ('--json', path), ('--page', tmp_path / 'c.json'), ('--json', tmp_path)):
+        code, text = medsoft('data', 'check', path, option, target)
+        assert code == 2 and 'name a file that ends with' in text
+    assert path.read_bytes() == before
