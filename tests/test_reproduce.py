@@ -11,8 +11,8 @@ title: Smallest
 seeds: [3]
 arms: [base, lora-hard, lora-smis, lora-hard+msc, lora-smis+msc]
 prepare: {benchmark_healthy: 24, benchmark_diseased: 36, n_diseased: 6}
-finetune: {base: BASE, steps: 3, controller: '', msc_steps: 1}
-generate: {base: BASE, steps: 2}
+finetune: {base: BASE, steps: 3, batch_size: 2, roi: 32, controller: '', msc_steps: 1}
+generate: {base: BASE, roi: 32, steps: 2}
 quality: {namer_steps: 2}
 classify: {steps: 4}
 report: {examples: 2}
@@ -145,8 +145,11 @@ def test_the_notebooks_run_one_by_one(tmp_path):
     "As in JupyterLab: in order, without the command that makes folders for them; those that train long, shorter"
     notebooks = Path(__file__).parent.parent / 'nbs/experiments'
     shorter = {
-        'report': dict(examples=2),
-        'qualitative': dict(examples=2),
+        'prepare': dict(benchmark_healthy=24, benchmark_diseased=36),
+        'finetune': dict(steps=1, batch_size=2, msc_steps=1),
+        'generate': dict(steps=1, guidance_scale=1.0),
+        'report': dict(examples=1),
+        'qualitative': dict(examples=1),
         'tsne': dict(steps=5),
         'ratio': dict(steps=5, ratios=[0.5, 1]),
     }
