@@ -18,6 +18,7 @@ import typer
 from rich.markup import escape
 import medsoft_nb
 from . import data_commands, model_commands, result_commands  # each registers its commands
+from .paths import explain_error
 from medsoft_nb.apps.options import (
     app,
     BaseOption,
@@ -108,7 +109,10 @@ REPRODUCE_HELP = command_help(
 # %% ../../nbs/apps/cli.ipynb #bbdf20a6
 CLUSTER = 'On a cluster, in place of what the workflow profile says'
 ProfileOption = Annotated[str, typer.Option('--profile', '-p', help='Name of a shipped profile, or a YAML file')]
-RunOption = Annotated[Optional[Path], typer.Option('--out', '-o', help='Run folder; runs/PROFILE if omitted')]
+RunOption = Annotated[
+    Optional[Path],
+    typer.Option('--out', '-o', file_okay=False, writable=True, help='Run folder; runs/PROFILE if omitted'),
+]
 OwnDataOption = Annotated[Optional[Path], typer.Option(help="Data of your own in place of the profile's benchmark")]
 JobsOption = Annotated[
     Optional[int], typer.Option('--jobs', '-j', min=1, help='Notebooks at a time; 1, or as many as --gpus, if omitted')
@@ -251,9 +255,11 @@ def main(
     words = sys.argv[1:] if args is None else args
     words = [re.sub('(^|=)~(?=/|$)', lambda start: start[1] + os.path.expanduser('~'), word) for word in words]
     try:
+        if broken := [word for word in words if '\0' in word]:
+            raise ValueError(f'{broken[0]!r} holds a NUL character, which no path or name has. Leave it out.')
         app(words, prog_name='medsoft')
     except (ValueError, OSError, ImportError, RuntimeError, MemoryError) as error:
         if os.environ.get('MEDSOFT_DEBUG'):
             raise
-        err_console.print(f'[bold red]Error:[/bold red] {escape(str(error))}')
+        err_console.print(f'[bold red]Error:[/bold red] {escape(explain_error(error))}')
         sys.exit(2)

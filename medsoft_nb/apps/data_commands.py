@@ -16,6 +16,7 @@ __all__ = ['data', 'IMPORT_HELP', 'MasksOption', 'LesionMasksOption', 'ColumnOpt
 from pathlib import Path
 from typing import Annotated, Optional
 import typer
+from .paths import CommandLine
 from medsoft_nb.apps.options import (
     app,
     command_help,
@@ -33,7 +34,7 @@ from medsoft_nb.apps.options import (
 from ..running.settings import PrepareSettings
 
 # %% ../../nbs/apps/data_commands.ipynb #n000
-data = typer.Typer(help='Manifests: import, phantom, implant, validate, check, split.', no_args_is_help=True)
+data = CommandLine(help='Manifests: import, phantom, implant, validate, check, split.', no_args_is_help=True)
 app.add_typer(data, name='data')
 
 # %% ../../nbs/apps/data_commands.ipynb #e002
@@ -64,7 +65,9 @@ LabelMapOption = Annotated[
 # %% ../../nbs/apps/data_commands.ipynb #06d02201
 KindOption = Annotated[str, typer.Option(help='table, dicom, nifti, nnunet, coco, ...; found out if omitted')]
 BodyOption = Annotated[bool, typer.Option('--body', help='Without masks of structures, the body is the one')]
-TableOption = Annotated[Optional[Path], typer.Option(help='CSV with a row an image, or a patient of DICOM')]
+TableOption = Annotated[
+    Optional[Path], typer.Option(dir_okay=False, help='CSV with a row an image, or a patient of DICOM')
+]
 DefaultLabelOption = Annotated[str, typer.Option(help='Label of images without one, e.g. healthy')]
 PatientOption = Annotated[str, typer.Option(help='Rule for paths: regular expression with (?P<patient>...)')]
 ModalityOption = Annotated[str, typer.Option(help='e.g. MR, CT, radiograph')]
@@ -206,8 +209,12 @@ CHECK_HELP = command_help(
     'medsoft data check data/mine/manifest.csv',
     'medsoft data check data/mine/manifest.csv --page check.html --json check.json',
 )
-JsonOption = Annotated[Optional[Path], typer.Option('--json', help='JSON file to write, with all that was found')]
-PageOption = Annotated[Optional[Path], typer.Option(help='HTML page to write, with pictures of the worst cases')]
+JsonOption = Annotated[
+    Optional[Path], typer.Option('--json', writable=True, help='JSON file to write, with all that was found')
+]
+PageOption = Annotated[
+    Optional[Path], typer.Option(writable=True, help='HTML page to write, with pictures of the worst cases')
+]
 
 # %% ../../nbs/apps/data_commands.ipynb #8ef90409
 @data.command(help=CHECK_HELP)
@@ -248,7 +255,9 @@ SPLIT_HELP = command_help(
     'Split by patient into train, val and test, stratified by label.',
     'medsoft data split data/mine/manifest.csv --fractions 0.6,0.1,0.3 --seed 0',
 )
-SplitOutOption = Annotated[Optional[Path], typer.Option('--out', '-o', help='Manifest to write; in place if omitted')]
+SplitOutOption = Annotated[
+    Optional[Path], typer.Option('--out', '-o', writable=True, help='Manifest to write; in place if omitted')
+]
 
 # %% ../../nbs/apps/data_commands.ipynb #c1264
 @data.command(help=SPLIT_HELP)

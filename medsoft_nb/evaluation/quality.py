@@ -98,10 +98,10 @@ def quality_table(
     encoder: MedicalEncoder | None = None,  # Of the semantic score; the shipped one if `None`
 ) -> pd.DataFrame:  # Tidy: arm, dataset, seed, metric, value, lo, hi, n, extractor
     "Every image metric of every arm, beside what real lesions have (arm `real`)"
-    extractor = Extractor(extractor) if isinstance(extractor, str) else extractor
     painted = {arm: m.where(label=m.diseases) for arm, m in arms.items()}
     lesions = {**painted, 'real': reference}
     crops = {arm: lesion_crops(m) for arm, m in lesions.items()}
+    extractor = Extractor(extractor) if isinstance(extractor, str) else extractor
     rows = [_distance_rows(crops, extractor, seed), _semantic_rows(lesions, encoder or load_encoder(), seed)]
     if sources is not None:
         rows.append(border_table(painted, sources, seed=seed))

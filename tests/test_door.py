@@ -1,0 +1,209 @@
+"""What a command refuses it refuses before it loads weights, and before anything is written.
+
+Every case here is a slip of somebody who uses the command line for the first time.
+"""
+
+import pytest
+from command import medsoft
+from medsoft_nb.data.manifest import Manifest
+from medsoft_nb.models.base import save_base
+from medsoft_nb.models.tiny import tiny_components
+from medsoft_nb.phantom.benchmarks import make_benchmark
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+    "Phantoms, and a base of random weights"
+    folder = tmp_path_factory.mktemp('door')
+    make_benchmark('phantom-tumour', folder / 'data', n_healthy=3, n_diseased=3, seed=0)
+    save_base(tiny_components(0), folder / 'base')
+    (folder / 'own.yml').write_text('organ: vertebra\ndiseases:\n  spot: bright spot\n')
+    return folder
+
+
+def content(folder):
+    "Every file below a folder, and what is in it"
+    return {path: path.read_bytes() for path in sorted(folder.rglob('*')) if path.is_file()}
+
+
+def changed(folder, **columns):
+    "The manifest of the phantoms with other columns"
+    m = Manifest.load(folder / 'data/manifest.csv')
+    return Manifest(m.df.assign(**columns), m.root).save(folder / 'data/changed.csv')
+
+
+@pytest.fixture
+def no_weights(monkeypatch):
+    "A base cannot be loaded"
+
+    def load(*words, **options):
+        raise AssertionError('weights are loaded')
+
+    monkeypatch.setattr('medsoft_nb.models.base.load_base', load)
+    monkeypatch.setattr('medsoft_nb.painting.pipeline.MedSoftPipeline.from_pretrained', load)
+
+
+DATA = {
+    'an image that is gone': (dict(image='images/none.png'), 'none.png'),
+    'no structures': (dict(structures=''), 'has no `structures`'),
+    'no lesions': (dict(lesion_mask=''), '`lesion_mask`'),
+    'one label': (dict(label='healthy', lesion_mask=''), ''),
+    'no training images': (dict(split='test'), ''),
+}
+
+
+@pytest.mark.parametrize('command', ['train', 'generate'])
+@pytest.mark.parametrize('fault', DATA)
+def test_data_are_checked_before_weights_are_loaded(folder, no_weights, command, fault):
+    columns, sentence = DATA[fault]
+    if command == 'train' and fault in ('no structures', 'no training images'):
+        pytest.skip('a training does without')
+    code, text = medsoft(command, changed(folder, **columns), '--base', folder / 'base', '--out', folder / 'made')
+    assert code == 2 and sentence in text and 'Traceback' not in text, text
+    assert not (folder / 'made').exists()
+
+
+REFUSALS = {
+    'a disease whose form nobody knows': ['--labels', 'spot', '--mask-source', 'knowledge', '--knowledge', 'own.yml'],
+    'a window that is no multiple': ['--roi', 37],
+    'a part of nothing': ['--shard', '9/9'],
+    'an unknown flaw': ['--faithful', 'nope'],
+    'a label without lesions': ['--labels', 'fracture'],
+    'a controller that is not there': ['--controller', 'nope'],
+}
+
+
+@pytest.mark.parametrize('words', REFUSALS.values(), ids=REFUSALS)
+@pytest.mark.parametrize('there', [False, True])
+def test_a_refused_batch_leaves_nothing(folder, tmp_path, words, there, monkeypatch):
+    monkeypatch.chdir(folder)
+    out = tmp_path / 'made'
+    if there:
+        out.mkdir()
+    code, text = medsoft('generate', 'data/manifest.csv', '--base', 'base', '--steps', 1, '--out', out, *words)
+    assert code == 2 and 'Traceback' not in text, text
+    assert list(out.iterdir()) == [] if there else not out.exists()
+
+
+def test_a_batch_that_fails_before_its_first_image_leaves_nothing(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr('medsoft_nb.painting.generate.paint_lesions', lambda *words: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        medsoft('generate', folder / 'data/manifest.csv', '--base', folder / 'base', '--out', tmp_path / 'made')
+    assert not (tmp_path / 'made').exists()
+
+
+OUTPUTS = {
+    'generate': ['--base', 'base', '--steps', 1, '-n', 1],
+    'train': ['--base', 'base', '--steps', 1],
+    'export': [],
+    'data implant': ['--labels', 'lytic'],
+}
+
+
+@pytest.mark.parametrize('command', OUTPUTS)
+@pytest.mark.parametrize('name', ['notes.txt', 'settings.json', 'manifest.csv'])
+def test_a_folder_with_other_files_is_left_alone(folder, no_weights, tmp_path, monkeypatch, command, name):
+    monkeypatch.chdir(folder)
+    (tmp_path / name).write_text('{"mine": true}')
+    before = content(tmp_path)
+    code, text = medsoft(*command.split(), 'data/manifest.csv', *OUTPUTS[command], '--out', tmp_path)
+    assert code == 2 and f"is not empty (it holds '{name}')" in text, text
+    assert content(tmp_path) == before
+
+
+def test_an_earlier_batch_is_gone_on_with(folder, tmp_path):
+    given = ['generate', folder / 'data/manifest.csv', '--base', folder / 'base', '--steps', 1, '--out', tmp_path]
+    given += ['--labels', 'lytic', '-n', 1, '--roi', 32]
+    assert medsoft(*given)[0] == 0
+    before = content(tmp_path)
+    assert medsoft(*given)[0] == 0 and content(tmp_path) == before
+    code, text = medsoft(*given, '--guidance-scale', 3)
+    assert code == 2 and 'made with other settings' in text and content(tmp_path) == before
+
+
+def test_synthetic_images_are_checked_before_a_classifier_is_trained(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr('medsoft_nb.evaluation.classify.Classifier.fit', lambda *words: 1 / 0)
+    m = Manifest.load(folder / 'data/manifest.csv')
+    split = ['train', 'train', 'test'] * 2
+    real = Manifest(m.df.sort_values('label').assign(split=split), m.root).save(folder / 'data/split.csv')
+    broken = changed(folder, image='images/none.png')
+    code, text = medsoft('classify', real, '--synthetic', f'soft={broken}', '--out', tmp_path / 'tables')
+    assert code == 2 and 'none.png' in text and not (tmp_path / 'tables').exists(), text
+
+
+COMMANDS = {
+    'train': ['m.csv'],
+    'generate': ['m.csv'],
+    'evaluate': ['a=m.csv', '--reference', 'm.csv'],
+    'classify': ['m.csv'],
+    'export': ['m.csv'],
+    'data import': ['m'],
+    'data phantom': ['phantom-tumour'],
+    'data implant': ['m.csv', '--labels', 'lytic'],
+    'data split': ['m.csv'],
+    'reproduce': [],
+    'studio': [],
+    'docs': [],
+}
+PATHS = {
+    'notes.txt/out': "is 'notes.txt/out', which lies below the file",
+    'a' * 300: 'has 300 bytes, and 255 are possible. Shorten it.',
+    'a\0b': "'a\\x00b' holds a NUL character",
+    '': "is empty: ''",
+    'notes.txt': "is 'notes.txt', which is a file. Name a folder.",
+}
+
+
+def refused(sentence, *words):
+    "One sentence with status 2, on one line or more, and nothing of the system's own words"
+    code, text = medsoft(*words)
+    assert code == 2 and sentence in ' '.join(text.split()), text
+    assert 'Errno' not in text and 'Traceback' not in text
+
+
+@pytest.mark.parametrize('command', COMMANDS)
+def test_an_output_that_cannot_be_is_refused(tmp_path, monkeypatch, command):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'notes.txt').write_text('mine')
+    for path, sentence in PATHS.items():
+        if command != 'data split' or path != 'notes.txt':
+            refused(sentence, *command.split(), *COMMANDS[command], '--out', path)
+    monkeypatch.setattr('os.access', lambda path, mode: False)
+    refused('may not be written. Choose another place.', *command.split(), *COMMANDS[command], '--out', 'made')
+    assert [path.name for path in tmp_path.iterdir()] == ['notes.txt']
+
+
+@pytest.mark.parametrize('command', [name for name in COMMANDS if name.split()[0] not in ('data', 'docs')])
+def test_a_knowledge_base_that_cannot_be_read_is_refused(tmp_path, monkeypatch, command):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'notes.txt').write_text('mine')
+    given = [*command.split(), *COMMANDS[command], '--out', 'made', '--knowledge']
+    refused("--knowledge is '.', which is a folder. Name a file.", *given, '.')
+    refused("--knowledge is empty: ''", *given, '')
+    refused("knowledge base 'none.yml' cannot be read: No such file or directory", *given, 'none.yml')
+    refused('lies below the file', *given, 'notes.txt/own.yml')
+    monkeypatch.setattr('os.access', lambda path, mode: False)
+    refused('may not be read. Get the right to, or name another.', *given, 'notes.txt')
+
+
+@pytest.mark.parametrize('option', ['--json', '--page'])
+def test_a_file_to_write_that_cannot_be_is_refused(folder, option):
+    suffix = '.json' if option == '--json' else '.html'
+    given, notes = ['data', 'check', folder / 'data/manifest.csv', option], folder / 'own.yml'
+    refused('lies below the file', *given, notes / f'check{suffix}')
+    refused('name a file that ends with', *given, folder)
+    refused('Shorten it', *given, folder / f'{"a" * 260}{suffix}')
+
+
+def test_what_the_system_refuses_late_is_a_sentence(folder, tmp_path, monkeypatch):
+    "A place that shows only when it is written that it takes no file"
+
+    def full(*words):
+        raise OSError(28, 'No space left on device', *words[:1])
+
+    monkeypatch.setattr('os.replace', full)
+    target = tmp_path / 'check.json'
+    refused(
+        f'{str(target)!r} does not fit on the disk', 'data', 'check', folder / 'data/manifest.csv', '--json', target
+    )
+    assert list(tmp_path.iterdir()) == []
