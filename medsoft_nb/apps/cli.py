@@ -17,6 +17,7 @@ from typing import Annotated, Optional
 import typer
 from rich.markup import escape
 import medsoft_nb
+from ..core.words import counted
 from . import data_commands, model_commands, result_commands  # each registers its commands
 from .paths import explain_error
 from medsoft_nb.apps.options import (
@@ -52,7 +53,7 @@ def docs(out: OutOption = Path('_docs'), serve: ServeOption = False, port: PortO
     from medsoft_nb.apps.site import site
 
     faults = check_site(site(out))
-    out_console.print(f'{out / "index.html"}: {len(list(out.rglob("*.html")))} pages')
+    out_console.print(f'{out / "index.html"}: {counted(len(list(out.rglob("*.html"))), "page")}')
     for line in faults:
         err_console.print(line)
     if serve:
@@ -188,10 +189,10 @@ def _print_dry_run(rows, seconds):
     unknown = sum(row['seconds'] is None for row in rows)
     summary = 'nothing to do'
     if unknown:
-        summary = f'no earlier run tells how long {unknown} of them take'
+        summary = f'no earlier run tells how long {counted(unknown, "of them takes", "of them take")}'
     elif rows:
         summary = f'about {_duration(seconds)}, going by earlier runs'
-    out_console.print(f'{len(rows)} jobs: {summary}.')
+    out_console.print(f'{counted(len(rows), "job")}: {summary}.')
 
 # %% ../../nbs/apps/cli.ipynb #d90cc60f
 def _print_lacks(lacks, absent):

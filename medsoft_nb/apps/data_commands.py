@@ -16,6 +16,7 @@ __all__ = ['data', 'IMPORT_HELP', 'MasksOption', 'LesionMasksOption', 'ColumnOpt
 from pathlib import Path
 from typing import Annotated, Optional
 import typer
+from ..core.words import counted
 from .paths import CommandLine
 from medsoft_nb.apps.options import (
     app,
@@ -126,7 +127,8 @@ def _print_import(made, out):
     "What was imported, and what it cannot be used for yet"
     from medsoft_nb.running.remarks import manifest_remarks
 
-    out_console.print(f'{len(made)} images, {made.df.patient_id.nunique()} patients: {out}/manifest.csv')
+    patients = counted(made.df.patient_id.nunique(), 'patient')
+    out_console.print(f'{counted(len(made), "image")}, {patients}: {out}/manifest.csv')
     print_counts(made)
     for remark in manifest_remarks(made):
         out_console.print(f'Remark: {remark}', markup=False)
@@ -177,7 +179,10 @@ def implant(
     everything = Manifest.load(manifest)
     healthy = everything.where(label=HEALTHY)
     if len(healthy) < len(everything):
-        err_console.print(f'{len(everything) - len(healthy)} images that are not healthy are left out.')
+        others = len(everything) - len(healthy)
+        err_console.print(
+            f'{counted(others, "image that is not healthy is", "images that are not healthy are")} left out.'
+        )
     print_counts(implant(healthy, out, labels=read_words(labels), fraction_diseased=fraction_diseased, seed=seed))
 
 # %% ../../nbs/apps/data_commands.ipynb #e007

@@ -12,6 +12,7 @@ __all__ = ['EVALUATE_HELP', 'ReferenceOption', 'LearnedFromOption', 'EXPORT_HELP
 from pathlib import Path
 from typing import Annotated, Optional
 import typer
+from ..core.words import counted
 from medsoft_nb.apps.options import (
     app,
     BackboneOption,
@@ -152,7 +153,7 @@ def export(
     learned = _part(train, 'train') if train else None
     others = _part(held_out or train, 'test') if train else None
     given = export(Manifest.load(manifest), out, learned, others, drop, format, outside, salt)
-    out_console.print(f'{len(given)} images in {out}')
+    out_console.print(f'{counted(len(given), "image")} in {out}')
     if train is None:
         err_console.print('Not checked for copies of training images: give --train and --held-out.')
 

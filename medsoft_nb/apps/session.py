@@ -17,6 +17,7 @@ from .uploads import heard_warnings
 from .variants import StudioSettings
 from ..core.classes import patch
 from ..core.images import as_html
+from ..core.words import counted
 from ..knowledge.prompts import compose
 from ..lesions.soft import soften
 from ..models.lora_files import lora_hash
@@ -51,7 +52,7 @@ class StudioSession:
 
     def __repr__(self):
         name, pixels = self.source.row['image_id'], int(self.mask.sum())
-        return f'StudioSession({name}, mask of {pixels} pixels, {len(self.variants)} variants)'
+        return f'StudioSession({name}, mask of {counted(pixels, "pixel")}, {counted(len(self.variants), "variant")})'
 
     def _repr_html_(self):
         last = self.variants[-10:]

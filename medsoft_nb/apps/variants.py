@@ -19,6 +19,7 @@ from ..core.files import folder_lock, sha256
 from ..core.folders import file_name
 from ..core.images import array_hash, as_html, read_image, write_image
 from ..core.settings import Settings
+from ..core.words import counted
 from ..data.manifest import HEALTHY, Manifest
 from ..evaluation.edges import background_change, seam_ratio
 from ..knowledge.base import find_label, find_modality, known_labels, load_knowledge
@@ -107,7 +108,7 @@ class Variant:
 
     def __repr__(self):
         what = f'{self.settings.disease}, seed {self.settings.seed}, seam ratio {self.seam:.2f}'
-        return f'Variant({what}, {self.changed} pixels changed outside the mask)'
+        return f'Variant({what}, {counted(self.changed, "pixel")} changed outside the mask)'
 
     def _repr_html_(self):
         images = [to_unit(self.source.image()), self.soft, to_unit(self.image)]

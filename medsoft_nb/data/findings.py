@@ -14,6 +14,7 @@ from pathlib import Path
 import pandas as pd
 from ..core.classes import patch
 from ..core.files import write_json
+from ..core.words import counted
 from .manifest import Manifest
 
 # %% ../../nbs/data/findings.ipynb #43fde4d3
@@ -110,9 +111,10 @@ def table(
 def summary(self: Findings) -> str:
     "The findings in one sentence"
     counts = {level: sum(f.level == level for f in self.found) for level in LEVELS}
-    words = [f'{n or "no"} {level}{"" if n == 1 else "s"}' for level, n in counts.items()]
+    words = [counted(n, level) if n else f'no {level}s' for level, n in counts.items()]
     df = self.manifest.df
-    return f'{len(df)} images of {df.patient_id.nunique()} patients: {", ".join(words)}.'
+    of = counted(df.patient_id.nunique(), 'patient')
+    return f'{counted(len(df), "image")} of {of}: {", ".join(words)}.'
 
 # %% ../../nbs/data/findings.ipynb #23fd4c6a
 @patch

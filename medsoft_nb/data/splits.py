@@ -12,6 +12,7 @@ import pandas as pd
 from ..core.files import sha256
 from ..core.images import array_hash
 from ..core.seeds import rng
+from ..core.words import counted
 from .columns import HEALTHY
 from .duplicates import alike_pairs, same_pictures, sketch_file
 from .ids import lookalike
@@ -51,8 +52,7 @@ def split_sizes(
     "Share out patients; a split with a fraction above 0 gets one at least"
     if n < 3 and min(fractions) > 0:
         raise ValueError(
-            f'label {label!r} has {n} patient{"s" if n != 1 else ""}; '
-            'a split into train, val and test needs 3 or more.'
+            f'label {label!r} has {counted(n, "patient")}; a split into train, val and test needs 3 or more.'
         )
     val, test = (max(round(f * n), 1) if f > 0 else 0 for f in fractions[1:])
     return n - val - test, val, test
@@ -73,7 +73,7 @@ def make_scarce(
         )
     if not 0 < n_diseased <= n:
         raise ValueError(
-            f'`n_diseased` is {n_diseased}, but train has {n} diseased images. Set it between 1 and {n}, '
+            f'`n_diseased` is {n_diseased}, but train has {counted(n, "diseased image")}. Set it between 1 and {n}, '
             'in a copy of the profile as `prepare: {n_diseased: ...}`.'
         )
     queues = [_patient_order(rows, seed, label) for label, rows in diseased.groupby('label')]
@@ -113,8 +113,8 @@ def leakage_gate(
 def _check_patients(train, other):
     shared = set(train.patient_id) & set(other.patient_id)
     if shared:
-        plural = 's' * (len(shared) > 1)
-        raise LeakageError(f'training and evaluation share {len(shared)} patient{plural} (first: {min(shared)!r}).')
+        said = counted(len(shared), 'patient')
+        raise LeakageError(f'training and evaluation share {said} (first: {min(shared)!r}).')
     known = {lookalike(p): p for p in sorted(set(other.patient_id))}
     for p in sorted(set(train.patient_id)):
         if lookalike(p) in known:

@@ -10,6 +10,7 @@ __all__ = ['TrainingSet', 'take_in_turn', 'repeat_diseased', 'build_arms', 'chec
 # %% ../../nbs/evaluation/arms.ipynb #c1019
 from dataclasses import dataclass
 import numpy as np, pandas as pd
+from ..core.words import counted
 from ..data.arms import Arm, arm_of, ARMS, CONTROLS, FIELDS, find_arms, with_healthy, with_ratio
 from ..data.manifest import HEALTHY, Manifest
 from ..data.splits import leakage_gate
@@ -36,9 +37,9 @@ def take_in_turn(
     "`n` synthetic diseased images, the diseases in turn"
     diseased = np.flatnonzero(made.df.label != HEALTHY)
     if not 1 <= n <= len(diseased):
+        said = counted(len(diseased), 'was', 'were')
         raise ValueError(
-            f'the arm {name!r} needs {n} synthetic diseased images, but {len(diseased)} were made. Make more, or take '
-            'another ratio.'
+            f'the arm {name!r} needs {n} synthetic diseased images, but {said} made. Make more, or take another ratio.'
         )
     turn = made.df.iloc[diseased].groupby('label').cumcount().to_numpy()
     return made.rows(diseased[np.argsort(turn, kind='stable')[:n]])

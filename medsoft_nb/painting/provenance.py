@@ -17,6 +17,7 @@ from ..core.files import read_json, require_space, sha256, write_json
 from ..core.folders import check_empty
 from ..core.images import write_image
 from ..core.logs import get_logger
+from ..core.words import counted
 from ..data.manifest import Manifest
 from ..models.files import model_folder
 from .places import PlannedLesion, sample_id
@@ -81,7 +82,7 @@ def open_folder(
     if not done:
         write_json(file, settings)
     if done:
-        get_logger().info('%s: %d images are there already', out, len(done))
+        get_logger().info('%s: %s there already', out, counted(len(done), 'image is', 'images are'))
     return done
 
 # %% ../../nbs/painting/provenance.ipynb #p012
