@@ -5,9 +5,11 @@ Every case here is a slip of somebody who uses the command line for the first ti
 
 import pytest
 from command import medsoft
+import medsoft_nb.training.trainer  # whose names the patches below must not reach
 from medsoft_nb.data.manifest import Manifest
 from medsoft_nb.models.base import save_base
 from medsoft_nb.models.tiny import tiny_components
+from medsoft_nb.painting.pipeline import MedSoftPipeline
 from medsoft_nb.phantom.benchmarks import make_benchmark
 
 
@@ -40,7 +42,7 @@ def no_weights(monkeypatch):
         raise AssertionError('weights are loaded')
 
     monkeypatch.setattr('medsoft_nb.models.base.load_base', load)
-    monkeypatch.setattr('medsoft_nb.painting.pipeline.MedSoftPipeline.from_pretrained', load)
+    monkeypatch.setattr(MedSoftPipeline, 'from_pretrained', load)
 
 
 DATA = {
@@ -65,7 +67,7 @@ def test_data_are_checked_before_weights_are_loaded(folder, no_weights, command,
 
 REFUSALS = {
     'a disease whose form nobody knows': ['--labels', 'spot', '--mask-source', 'knowledge', '--knowledge', 'own.yml'],
-    'a window that is no multiple': ['--roi', 37],
+    'a window that is too small': ['--roi', 1],
     'a part of nothing': ['--shard', '9/9'],
     'an unknown flaw': ['--faithful', 'nope'],
     'a label without lesions': ['--labels', 'fracture'],
@@ -124,8 +126,9 @@ def test_an_earlier_batch_is_gone_on_with(folder, tmp_path):
 def test_synthetic_images_are_checked_before_a_classifier_is_trained(folder, tmp_path, monkeypatch):
     monkeypatch.setattr('medsoft_nb.evaluation.classify.Classifier.fit', lambda *words: 1 / 0)
     m = Manifest.load(folder / 'data/manifest.csv')
-    split = ['train', 'train', 'test'] * 2
-    real = Manifest(m.df.sort_values('label').assign(split=split), m.root).save(folder / 'data/split.csv')
+    label = ['healthy'] * 3 + ['lytic'] * 3
+    df = m.df.sort_values('lesion_mask').assign(label=label, split=['train', 'train', 'test'] * 2)
+    real = Manifest(df, m.root).save(folder / 'data/split.csv')
     broken = changed(folder, image='images/none.png')
     code, text = medsoft('classify', real, '--synthetic', f'soft={broken}', '--out', tmp_path / 'tables')
     assert code == 2 and 'none.png' in text and not (tmp_path / 'tables').exists(), text

@@ -248,9 +248,10 @@ def _print_findings(findings):
 
     print_table(findings.counts.map(lambda cell: escape(cell) if isinstance(cell, str) else cell))
     table = Table('level', 'check', 'how many', 'finding, and what to do', 'images', show_lines=True)
-    for row in findings.table().itertuples(index=False):
-        text = escape(f'{row.finding}\n-> {row.advice}')
-        table.add_row(row.level, row.check, str(row.count), text, escape(row.examples))
+    for finding in findings.found:
+        text = '\n'.join([finding.text, *finding.reasons(), f'-> {finding.advice}'])
+        ids = ', '.join(findings.image_ids(finding, 3))
+        table.add_row(finding.level, finding.check, str(finding.count), escape(text), escape(ids))
     if len(findings):
         Console(width=max(out_console.width, 110), force_jupyter=False).print(table)
     out_console.print(escape(findings.summary()), highlight=False)

@@ -96,7 +96,7 @@ def _kept(headers, paths, settings):
     images = [h for h in kept if settings.localizers or 'LOCALIZER' not in h.kind]
     if len(images) < len(kept):
         said = counted(len(kept) - len(images), 'localizer is', 'localizers are')
-        get_logger().warning('%s left out (localizers=True imports them).', said)
+        get_logger().warning('%s left out (in Python, `DicomSettings(localizers=True)` imports them).', said)
     if not images:
         raise ManifestError('the DICOM files hold no image that is imported.')
     if not settings.modality:
@@ -156,7 +156,7 @@ def _cases(headers, folder, settings):
             alone.add(patient)
         cases[path] = patient, told[path][1]
     if alone:
-        text = '%s no patient; each counts as a patient of its own. Give a table or a rule (`patient`, --patient).'
+        text = '%s no patient; each counts as one. An import takes a table (--table) or a rule (--patient) that says.'
         get_logger().warning(text, counted(len(alone), 'study names', 'studies name'))
     labels = map_labels(
         pd.Series([label for _, label in cases.values()], dtype=str), settings.label_map, settings.default_label

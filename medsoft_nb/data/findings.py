@@ -43,6 +43,17 @@ class Finding:
         "How many images, or cases where it is not about images"
         return self.n or len(self.rows) or len(self.details) or 1
 
+# %% ../../nbs/data/findings.ipynb #b818cdbe
+@patch
+def reasons(
+    self: Finding,
+    n: int = 3,  # How many
+) -> list:  # Sentences; the first few of `details`, without what `text` says
+    "Why, or for which images, something was found"
+    further = [detail for detail in self.details if not self.text.startswith(detail)]
+    more = [f'... and {len(further) - n} more'] if len(further) > n else []
+    return [*further[:n], *more]
+
 # %% ../../nbs/data/findings.ipynb #9df79939
 COUNTED = ('label', 'split', 'site', 'modality', 'plane', 'origin')
 

@@ -114,6 +114,7 @@ READING = (
     'sequence',
     'study',
     'site',
+    'remark',
 )  # Columns that a painted image has from its background
 
 # %% ../../nbs/painting/provenance.ipynb #p015
