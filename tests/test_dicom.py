@@ -330,7 +330,7 @@ def test_windows_of_reformats_are_those_of_slices(tmp_path, photometric, window)
 @pytest.mark.parametrize(
     ('heights', 'said'),
     [
-        ((0, 2, 4, 8), 'slices are missing'),
+        ((0, 2, 4, 8), 'slice is missing'),
         ((0, 2, 2, 4), 'lie where another one does'),
         ((0, 2, 4, 5), 'uneven gaps'),
         ((0,), 'it has one slice'),

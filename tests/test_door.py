@@ -210,3 +210,42 @@ def test_what_the_system_refuses_late_is_a_sentence(folder, tmp_path, monkeypatc
         f'{str(target)!r} does not fit on the disk', 'data', 'check', folder / 'data/manifest.csv', '--json', target
     )
     assert list(tmp_path.iterdir()) == []
+
+
+FEW = {
+    1: 'has 1 patient; a split into train, val and test needs 3 or more of each label. Add patients',
+    2: 'has 2 patients; a split into train, val and test needs 3 or more of each label. Add patients, or leave the '
+    'label out. Two are enough without val: `--fractions 0.5,0,0.5`.',
+}
+
+
+@pytest.fixture(scope='module')
+def twelve(tmp_path_factory):
+    "Six patients of each class, an image each"
+    return make_benchmark('phantom-fracture', tmp_path_factory.mktemp('few'), 6, 6, per_patient=1, seed=0)
+
+
+@pytest.mark.parametrize('n', [1, 2, 3, 4, 6])
+def test_advice_does_not_go_in_a_circle(folder, twelve, tmp_path, n):
+    "What advises a split says how many patients it needs, and what a split refuses can be followed"
+    rows = twelve.df.groupby('label').head(n)
+    path = Manifest(rows, twelve.root).save(tmp_path / 'manifest.csv')
+    code, text = medsoft('data', 'validate', path)
+    assert code == 0 and ('It needs 3 of each label: too few have' in text) == (n < 3), text
+    code, text = medsoft('data', 'split', path)
+    given = ['--train', path, '--out', tmp_path / 'share']
+    if n < 3:
+        assert code == 2 and FEW[n] in ' '.join(text.split()), text
+        code, text = medsoft('export', path, *given)
+        assert code == 2 and 'from 3 patients of each label on' in text and '--held-out' in text, text
+        code, text = medsoft('classify', path, '--out', tmp_path / 'tables')
+        assert code == 2 and '3 patients of each label' in text, text
+        if n == 1:
+            return
+        assert medsoft('data', 'split', path, '--fractions', '0.5,0,0.5')[0] == 0
+    split = Manifest.load(path)
+    assert (split.df.groupby(['label', 'split']).size() > 0).sum() == 2 * min(n, 3)
+    code, text = medsoft('export', split.where(split='train').save(tmp_path / 'made.csv'), '--outside', *given)
+    assert 'split' not in text, text
+    code, text = medsoft('reproduce', '--manifest', path, '--out', tmp_path / 'run', '--dry-run')
+    assert code == 2 and 'Set it between 1 and' in text, text

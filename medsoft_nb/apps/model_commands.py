@@ -78,7 +78,7 @@ def training_rows(manifest):
         return manifest.where(split='train')
     err_console.print(
         'The manifest has no splits: every image is used for training. '
-        'Run `medsoft data split` first if some of them are to test with.'
+        'Run `medsoft data split` first (from 3 patients of each label on) if some of them are to test with.'
     )
     return manifest
 

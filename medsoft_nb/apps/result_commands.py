@@ -147,8 +147,9 @@ def export(
 
     if train and not held_out and not {'train', 'test'} <= set(Manifest.load(train).df.split):
         raise ValueError(
-            f'{train} has no train and test split; split it first (`medsoft data split`), '
-            'or give real diseased images of other patients with --held-out.'
+            f'{train} has no train and test split. Copies are known by how near real lesions of other patients come: '
+            'split it (`medsoft data split`, from 3 patients of each label on) and paint anew, or give real diseased '
+            'images of other patients with --held-out.'
         )
     learned = _part(train, 'train') if train else None
     others = _part(held_out or train, 'test') if train else None

@@ -13,7 +13,7 @@ from ..core.files import sha256
 from ..core.images import array_hash
 from ..core.seeds import rng
 from ..core.words import counted
-from .columns import HEALTHY
+from .columns import HEALTHY, SPLITS
 from .duplicates import alike_pairs, same_pictures, sketch_file
 from .ids import lookalike
 from .manifest import Manifest
@@ -49,13 +49,23 @@ def split_sizes(
     fractions: tuple,  # Of train, val, test
     label: str,  # For the error message
 ) -> tuple:  # Patients in train, val, test
-    "Share out patients; a split with a fraction above 0 gets one at least"
-    if n < 3 and min(fractions) > 0:
+    "Share out patients; a split with a fraction above 0 gets one at least; `ValueError` where they are too few"
+    parts = [name for name, fraction in zip(SPLITS[1:], fractions) if fraction > 0]
+    names = ' and '.join([', '.join(parts[:-1]), parts[-1]]) if len(parts) > 1 else parts[0]
+    if n < len(parts):
         raise ValueError(
-            f'label {label!r} has {counted(n, "patient")}; a split into train, val and test needs 3 or more.'
+            f'label {label!r} has {counted(n, "patient")}; a split into {names} needs {len(parts)} or more of each '
+            f'label. Add patients, or leave the label out.{_without_val(n, parts)}'
         )
     val, test = (max(round(f * n), 1) if f > 0 else 0 for f in fractions[1:])
+    while val + test > n - (fractions[0] > 0):
+        val, test = (val - 1, test) if val > test else (val, test - 1)
     return n - val - test, val, test
+
+
+def _without_val(n, parts):
+    "Where two patients are enough"
+    return ' Two are enough without val: `--fractions 0.5,0,0.5`.' if n == 2 and 'val' in parts else ''
 
 # %% ../../nbs/data/splits.ipynb #c0201
 def make_scarce(

@@ -62,7 +62,8 @@ def _check_real(real):
     "`ValueError` unless there are healthy and diseased training images"
     if not len(real):
         raise ValueError(
-            'there are no training images: the manifest has no rows of split train. Run `medsoft data split` first.'
+            'there are no training images: the manifest has no rows of split train. Run `medsoft data split` first '
+            '(it needs 3 patients of each label).'
         )
     if _count_diseased(real) in (0, len(real)):
         raise ValueError(f'training needs healthy and diseased images, but the labels are {real.labels}.')
@@ -130,8 +131,8 @@ def check_test(
     "Raise `ValueError` unless there are healthy and diseased images to test on"
     if not len(test):
         raise ValueError(
-            'there are no test images: the manifest has no rows of split test. Run `medsoft data split` first, or '
-            'fill in the column `split`.'
+            'there are no test images: the manifest has no rows of split test. Run `medsoft data split` first (it '
+            'needs 3 patients of each label), or fill in the column `split`.'
         )
     if _count_diseased(test) in (0, len(test)):
         raise ValueError(

@@ -148,8 +148,9 @@ def check_numbers(
     if len(tested) < 4:
         said = counted(len(tested), 'diseased image')
         raise ManifestError(
-            f'the split test has {said}; 4 or more are needed to compare synthetic lesions '
-            'with real ones. Move patients to test, or change `fractions`.'
+            f'the split test has {said}; 4 or more are needed to compare synthetic lesions with real ones. Move '
+            'patients to test, or change `fractions`; with fewer than 6 diseased images in all (4 for test, one for '
+            'train, one for val) add patients.'
         )
     if generate.n_per_label * len(diseases) < 2:
         raise ValueError(

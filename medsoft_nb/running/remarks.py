@@ -11,6 +11,7 @@ __all__ = ['LARGEST_SHARE', 'manifest_remarks']
 import numpy as np
 from ..core.words import counted
 from ..data.manifest import HEALTHY, Manifest
+from ..data.splits import patient_labels
 from ..data.prompts import own_prompt, prompt_faults
 from ..knowledge.base import own_knowledge
 from ..lesions.structures import complete_structures
@@ -44,7 +45,10 @@ def _split_remarks(df):
     "Whether there is something to train with and something to test with"
     free = df[df.split == '']
     if len(free) == len(df):
-        return ['No image has a split; `medsoft data split` shares out the patients.']
+        patients = patient_labels(df).value_counts()
+        few = [f'{label!r} ({counted(k, "patient")})' for label, k in patients[patients < 3].items()]
+        but = f' It needs 3 of each label: too few have {", ".join(few)}.' if few else ''
+        return [f'No image has a split; `medsoft data split` shares out the patients.{but}']
     remarks = []
     if len(free):
         said, take = counted(len(free), 'image has', 'images have'), 'takes' if len(free) == 1 else 'take'
