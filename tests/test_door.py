@@ -69,6 +69,7 @@ REFUSALS = {
     'a disease whose form nobody knows': ['--labels', 'spot', '--mask-source', 'knowledge', '--knowledge', 'own.yml'],
     'a window that is too small': ['--roi', 1],
     'a part of nothing': ['--shard', '9/9'],
+    'more images than a disk holds': ['-n', 10**11],
     'an unknown flaw': ['--faithful', 'nope'],
     'a label without lesions': ['--labels', 'fracture'],
     'a controller that is not there': ['--controller', 'nope'],

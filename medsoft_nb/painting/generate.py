@@ -46,7 +46,7 @@ from .window import check_side
 class GenerateConfig(PaintSettings):
     "Settings of a batch of synthetic images; kept beside them"
 
-    n_per_label: int = Field(50, ge=1, description='Images of each label')
+    n_per_label: int = Field(50, ge=1, le=1_000_000, description='Images of each label')
     mask_source: Literal['donors', 'knowledge'] = Field(
         'donors', description='Masks of real lesions, or drawn as the knowledge base says'
     )
