@@ -331,7 +331,7 @@ def test_windows_of_reformats_are_those_of_slices(tmp_path, photometric, window)
     ('heights', 'said'),
     [
         ((0, 2, 4, 8), 'slice is missing'),
-        ((0, 2, 2, 4), 'lie where another one does'),
+        ((0, 2, 2, 4), 'lies where another one does'),
         ((0, 2, 4, 5), 'uneven gaps'),
         ((0,), 'it has one slice'),
     ],
@@ -384,7 +384,7 @@ def test_one_id_of_several_names_is_told(tmp_path, caplog):
     for k, name in enumerate(('Roe^A', 'Poe^B')):
         write(tmp_path / f'in/{k}', values(k), PatientName=name, SeriesInstanceUID=f'1.2.{k}')
     assert imported(tmp_path)[0].patient_id.nunique() == 1
-    assert '1 PatientIDs stand for several names' in caplog.text and 'Roe' not in caplog.text
+    assert '1 PatientID stands for several names' in caplog.text and 'Roe' not in caplog.text
 
 
 def test_images_of_no_patient_study_and_series_are_one_patient(tmp_path):
@@ -658,7 +658,7 @@ def test_copies_and_objects_without_images(tmp_path, caplog):
     report.save_as(tmp_path / 'in/report', enforce_file_format=True)
     write(tmp_path / 'in/scout', values(3), ImageType=['ORIGINAL', 'PRIMARY', 'LOCALIZER'], SeriesInstanceUID='1.2.9')
     assert len(imported(tmp_path)[0]) == 1
-    for said in ('1 copies of images', '1 DICOM files hold no image', '1 localizers are left out'):
+    for said in ('1 copy of an image is', '1 DICOM file holds no image', '1 localizer is left out'):
         assert said in caplog.text
 
 
