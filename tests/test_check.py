@@ -104,7 +104,7 @@ PLANTED = {
         lambda m: (change(m, 'patient_id', [0, 1, 2], 'P'), draw(m, [1], lambda x: x // 8)),
     ),
     'text': ('burned-in text', lambda m: draw(m, [4], lettered)),
-    'few patients': ('balance', lambda m: change(m, 'label', [15], 'lytic')),
+    'few patients': ('too few patients', lambda m: change(m, 'label', [15], 'lytic')),
     'other size': ('shortcut: size', lambda m: draw(m, ill(m), lambda x: np.pad(x, 9, mode='reflect'))),
     'other aspect': (
         'shortcut: aspect ratio',
@@ -148,6 +148,7 @@ def test_the_command(clean, tmp_path):
     m.save(path)
     code, text = medsoft('data', 'check', path, '--json', tmp_path / 'c.json', '--page', tmp_path / 'c.html')
     assert code == 1 and 'cannot be read' in text and '1 fault' in text
+    assert f'{m.df.image_id[1]}: ' in ' '.join(text.split()) and 'does not exist' in text  # the reason
     kept = json.loads((tmp_path / 'c.json').read_text())
     assert not kept['ok'] and kept['findings'][0]['images'] == [m.df.image_id[1]]
     assert pd.DataFrame(kept['shortcuts']).auc.between(0, 1).all()
@@ -158,3 +159,16 @@ def test_the_command(clean, tmp_path):
         code, text = medsoft('data', 'check', path, option, target)
         assert code == 2 and 'name a file that ends with' in text
     assert path.read_bytes() == before
+
+
+def test_findings_have_names_of_their_own(clean, tmp_path):
+    "Two kinds of findings are never called alike, whatever is wrong with a set"
+    shutil.copytree(clean.root, tmp_path / 'set')
+    m = Manifest(clean.df.copy(), tmp_path / 'set')
+    change(m, 'label', [0], 'lytic')
+    change(m, 'spacing_mm', [2], '')
+    change(m, 'spacing_mm', [4], 0.1)
+    shutil.copy(m.path(0), m.path(1))
+    found = check(m, workers=1)
+    names = [f.check for f in found.found]
+    assert len(set(names)) == len(names) and {'too few patients', 'copies'} <= set(names), names

@@ -280,3 +280,13 @@ def test_a_number_of_the_readme_that_is_no_claim_is_found():
 def test_pictures_of_the_readme_have_a_text():
     texts = re.findall(r'!\[(.*?)\]\(', (root / 'README.md').read_text(encoding='utf-8'))
     assert texts and all(len(t) > 20 for t in texts), texts
+
+
+def test_the_commands_of_contributing_are_understood():
+    text = (root / 'CONTRIBUTING.md').read_text(encoding='utf-8')
+    commands = re.findall(r'`(?:\.venv/bin/)?(nbdev-[^`]+)`', text)
+    assert any('nbdev-test --save' in command for command in commands)
+    for command in commands:
+        tool, *words = command.split()
+        done = subprocess.run([Path(sys.executable).with_name(tool), *words, '--help'], capture_output=True, text=True)
+        assert done.returncode == 0, f'{command}: {done.stderr}'

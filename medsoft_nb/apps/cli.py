@@ -17,7 +17,9 @@ from typing import Annotated, Optional
 import typer
 from rich.markup import escape
 import medsoft_nb
+from ..core.words import counted
 from . import data_commands, model_commands, result_commands  # each registers its commands
+from .paths import explain_error
 from medsoft_nb.apps.options import (
     app,
     BaseOption,
@@ -51,7 +53,7 @@ def docs(out: OutOption = Path('_docs'), serve: ServeOption = False, port: PortO
     from medsoft_nb.apps.site import site
 
     faults = check_site(site(out))
-    out_console.print(f'{out / "index.html"}: {len(list(out.rglob("*.html")))} pages')
+    out_console.print(f'{out / "index.html"}: {counted(len(list(out.rglob("*.html"))), "page")}')
     for line in faults:
         err_console.print(line)
     if serve:
@@ -108,7 +110,10 @@ REPRODUCE_HELP = command_help(
 # %% ../../nbs/apps/cli.ipynb #bbdf20a6
 CLUSTER = 'On a cluster, in place of what the workflow profile says'
 ProfileOption = Annotated[str, typer.Option('--profile', '-p', help='Name of a shipped profile, or a YAML file')]
-RunOption = Annotated[Optional[Path], typer.Option('--out', '-o', help='Run folder; runs/PROFILE if omitted')]
+RunOption = Annotated[
+    Optional[Path],
+    typer.Option('--out', '-o', file_okay=False, writable=True, help='Run folder; runs/PROFILE if omitted'),
+]
 OwnDataOption = Annotated[Optional[Path], typer.Option(help="Data of your own in place of the profile's benchmark")]
 JobsOption = Annotated[
     Optional[int], typer.Option('--jobs', '-j', min=1, help='Notebooks at a time; 1, or as many as --gpus, if omitted')
@@ -184,10 +189,10 @@ def _print_dry_run(rows, seconds):
     unknown = sum(row['seconds'] is None for row in rows)
     summary = 'nothing to do'
     if unknown:
-        summary = f'no earlier run tells how long {unknown} of them take'
+        summary = f'no earlier run tells how long {counted(unknown, "of them takes", "of them take")}'
     elif rows:
         summary = f'about {_duration(seconds)}, going by earlier runs'
-    out_console.print(f'{len(rows)} jobs: {summary}.')
+    out_console.print(f'{counted(len(rows), "job")}: {summary}.')
 
 # %% ../../nbs/apps/cli.ipynb #d90cc60f
 def _print_lacks(lacks, absent):
@@ -251,9 +256,11 @@ def main(
     words = sys.argv[1:] if args is None else args
     words = [re.sub('(^|=)~(?=/|$)', lambda start: start[1] + os.path.expanduser('~'), word) for word in words]
     try:
+        if broken := [word for word in words if '\0' in word]:
+            raise ValueError(f'{broken[0]!r} holds a NUL character, which no path or name has. Leave it out.')
         app(words, prog_name='medsoft')
     except (ValueError, OSError, ImportError, RuntimeError, MemoryError) as error:
         if os.environ.get('MEDSOFT_DEBUG'):
             raise
-        err_console.print(f'[bold red]Error:[/bold red] {escape(str(error))}')
+        err_console.print(f'[bold red]Error:[/bold red] {escape(explain_error(error))}')
         sys.exit(2)

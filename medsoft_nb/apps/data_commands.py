@@ -16,6 +16,8 @@ __all__ = ['data', 'IMPORT_HELP', 'MasksOption', 'LesionMasksOption', 'ColumnOpt
 from pathlib import Path
 from typing import Annotated, Optional
 import typer
+from ..core.words import counted
+from .paths import CommandLine
 from medsoft_nb.apps.options import (
     app,
     command_help,
@@ -33,7 +35,7 @@ from medsoft_nb.apps.options import (
 from ..running.settings import PrepareSettings
 
 # %% ../../nbs/apps/data_commands.ipynb #n000
-data = typer.Typer(help='Manifests: import, phantom, implant, validate, check, split.', no_args_is_help=True)
+data = CommandLine(help='Manifests: import, phantom, implant, validate, check, split.', no_args_is_help=True)
 app.add_typer(data, name='data')
 
 # %% ../../nbs/apps/data_commands.ipynb #e002
@@ -64,7 +66,9 @@ LabelMapOption = Annotated[
 # %% ../../nbs/apps/data_commands.ipynb #06d02201
 KindOption = Annotated[str, typer.Option(help='table, dicom, nifti, nnunet, coco, ...; found out if omitted')]
 BodyOption = Annotated[bool, typer.Option('--body', help='Without masks of structures, the body is the one')]
-TableOption = Annotated[Optional[Path], typer.Option(help='CSV with a row an image, or a patient of DICOM')]
+TableOption = Annotated[
+    Optional[Path], typer.Option(dir_okay=False, help='CSV with a row an image, or a patient of DICOM')
+]
 DefaultLabelOption = Annotated[str, typer.Option(help='Label of images without one, e.g. healthy')]
 PatientOption = Annotated[str, typer.Option(help='Rule for paths: regular expression with (?P<patient>...)')]
 ModalityOption = Annotated[str, typer.Option(help='e.g. MR, CT, radiograph')]
@@ -123,7 +127,8 @@ def _print_import(made, out):
     "What was imported, and what it cannot be used for yet"
     from medsoft_nb.running.remarks import manifest_remarks
 
-    out_console.print(f'{len(made)} images, {made.df.patient_id.nunique()} patients: {out}/manifest.csv')
+    patients = counted(made.df.patient_id.nunique(), 'patient')
+    out_console.print(f'{counted(len(made), "image")}, {patients}: {out}/manifest.csv')
     print_counts(made)
     for remark in manifest_remarks(made):
         out_console.print(f'Remark: {remark}', markup=False)
@@ -174,7 +179,10 @@ def implant(
     everything = Manifest.load(manifest)
     healthy = everything.where(label=HEALTHY)
     if len(healthy) < len(everything):
-        err_console.print(f'{len(everything) - len(healthy)} images that are not healthy are left out.')
+        others = len(everything) - len(healthy)
+        err_console.print(
+            f'{counted(others, "image that is not healthy is", "images that are not healthy are")} left out.'
+        )
     print_counts(implant(healthy, out, labels=read_words(labels), fraction_diseased=fraction_diseased, seed=seed))
 
 # %% ../../nbs/apps/data_commands.ipynb #e007
@@ -206,8 +214,12 @@ CHECK_HELP = command_help(
     'medsoft data check data/mine/manifest.csv',
     'medsoft data check data/mine/manifest.csv --page check.html --json check.json',
 )
-JsonOption = Annotated[Optional[Path], typer.Option('--json', help='JSON file to write, with all that was found')]
-PageOption = Annotated[Optional[Path], typer.Option(help='HTML page to write, with pictures of the worst cases')]
+JsonOption = Annotated[
+    Optional[Path], typer.Option('--json', writable=True, help='JSON file to write, with all that was found')
+]
+PageOption = Annotated[
+    Optional[Path], typer.Option(writable=True, help='HTML page to write, with pictures of the worst cases')
+]
 
 # %% ../../nbs/apps/data_commands.ipynb #8ef90409
 @data.command(help=CHECK_HELP)
@@ -236,9 +248,10 @@ def _print_findings(findings):
 
     print_table(findings.counts.map(lambda cell: escape(cell) if isinstance(cell, str) else cell))
     table = Table('level', 'check', 'how many', 'finding, and what to do', 'images', show_lines=True)
-    for row in findings.table().itertuples(index=False):
-        text = escape(f'{row.finding}\n-> {row.advice}')
-        table.add_row(row.level, row.check, str(row.count), text, escape(row.examples))
+    for finding in findings.found:
+        text = '\n'.join([finding.text, *finding.reasons(), f'-> {finding.advice}'])
+        ids = ', '.join(findings.image_ids(finding, 3))
+        table.add_row(finding.level, finding.check, str(finding.count), escape(text), escape(ids))
     if len(findings):
         Console(width=max(out_console.width, 110), force_jupyter=False).print(table)
     out_console.print(escape(findings.summary()), highlight=False)
@@ -248,7 +261,9 @@ SPLIT_HELP = command_help(
     'Split by patient into train, val and test, stratified by label.',
     'medsoft data split data/mine/manifest.csv --fractions 0.6,0.1,0.3 --seed 0',
 )
-SplitOutOption = Annotated[Optional[Path], typer.Option('--out', '-o', help='Manifest to write; in place if omitted')]
+SplitOutOption = Annotated[
+    Optional[Path], typer.Option('--out', '-o', writable=True, help='Manifest to write; in place if omitted')
+]
 
 # %% ../../nbs/apps/data_commands.ipynb #c1264
 @data.command(help=SPLIT_HELP)

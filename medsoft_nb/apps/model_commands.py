@@ -78,7 +78,7 @@ def training_rows(manifest):
         return manifest.where(split='train')
     err_console.print(
         'The manifest has no splits: every image is used for training. '
-        'Run `medsoft data split` first if some of them are to test with.'
+        'Run `medsoft data split` first (from 3 patients of each label on) if some of them are to test with.'
     )
     return manifest
 
@@ -96,7 +96,11 @@ LoraStartOption = Annotated[
 ]
 CacheOption = Annotated[
     Optional[Path],
-    typer.Option(help='Folder that keeps encoded windows, for trainings of other stages, rates or numbers of steps'),
+    typer.Option(
+        file_okay=False,
+        writable=True,
+        help='Folder that keeps encoded windows, for trainings of other stages, rates or numbers of steps',
+    ),
 ]
 
 # %% ../../nbs/apps/model_commands.ipynb #e004
@@ -145,6 +149,7 @@ def _train(manifest, out, stage, base, controller, encoder, lora, cache, **optio
     "Train one stage, with the options of the command"
     from medsoft_nb.data.manifest import Manifest
     from medsoft_nb.models.lora import check_lora
+    from medsoft_nb.training.samples import check_training
     from medsoft_nb.training.stages import Training
     from medsoft_nb.training.trainer import check_output, train
     from medsoft_nb.training.validation import check_held_out
@@ -156,6 +161,7 @@ def _train(manifest, out, stage, base, controller, encoder, lora, cache, **optio
     _check_controller(stage, controller)
     everything = Manifest.load(manifest)
     used, held_out = training_rows(everything), _held_out_rows(everything, settings)
+    check_training(used)
     check_held_out(held_out, used, settings)
     size = dict(layers=options['msc_layers'], heads=options['msc_heads'])
     parts, control = _load_models(base, controller, encoder, settings, size)
@@ -250,17 +256,25 @@ def generate(
     device: DeviceOption = None,
     dtype: DtypeOption = None,
 ):
-    from medsoft_nb.models.lora import check_lora
-    from medsoft_nb.models.unet_files import find_unet
     from medsoft_nb.painting.generate import GenerateConfig, generate
 
     settings = from_options(GenerateConfig, locals())
     GenerateSettings(base=base, controller=controller)  # they exist
-    check_lora(lora)
-    unet = find_unet(unet) if unet else None
+    unet = _check_files(out, lora, unet)
     healthy, donors, wanted = _sources(manifest, read_words(labels), settings.mask_source)
     pipe = _load_pipeline(base, unet)
     print_counts(generate(pipe, healthy, donors, out, wanted, settings, lora, controller or None))
+
+# %% ../../nbs/apps/model_commands.ipynb #d28ee375
+def _check_files(out, lora, unet):
+    "The folder of a fully trained U-Net, or `None`; raises where it, the LoRA or the output folder cannot serve"
+    from medsoft_nb.models.lora import check_lora
+    from medsoft_nb.models.unet_files import find_unet
+    from medsoft_nb.painting.provenance import check_batch
+
+    check_batch(out)
+    check_lora(lora)
+    return find_unet(unet) if unet else None
 
 # %% ../../nbs/apps/model_commands.ipynb #0712bf86
 def _sources(path, labels, mask_source):

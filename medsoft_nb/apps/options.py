@@ -23,11 +23,12 @@ from typing import Annotated, Optional
 import typer
 from rich.console import Console
 from rich.table import Table
+from .paths import CommandLine
 from ..core.settings import Settings
 from ..running.settings import ClassifySettings, FinetuneSettings, GenerateSettings, QualitySettings
 
 # %% ../../nbs/apps/options.ipynb #c1247
-app = typer.Typer(
+app = CommandLine(
     help='Paint lesions into healthy spine images, and measure whether they help a classifier. '
     'For research, not for clinical use.',
     no_args_is_help=True,
@@ -73,7 +74,7 @@ def from_options(
 
 # %% ../../nbs/apps/options.ipynb #c1251
 ManifestArg = Annotated[Path, typer.Argument(metavar='MANIFEST', help='Manifest (CSV or Parquet)')]
-OutOption = Annotated[Path, typer.Option('--out', '-o', help='Folder to write to')]
+OutOption = Annotated[Path, typer.Option('--out', '-o', file_okay=False, writable=True, help='Folder to write to')]
 SeedOption = Annotated[int, typer.Option(min=0, help='Seed of every random choice')]
 RoiOption = Annotated[
     Optional[str],
@@ -198,7 +199,10 @@ def use_knowledge(
 KnowledgeOption = Annotated[
     Optional[Path],
     typer.Option(
-        callback=use_knowledge, is_eager=True, help='YAML that extends the knowledge base, e.g. own diseases'
+        callback=use_knowledge,
+        is_eager=True,
+        dir_okay=False,
+        help='YAML that extends the knowledge base, e.g. own diseases',
     ),
 ]
 

@@ -22,6 +22,7 @@ from ..core.files import data_path, make_folder
 from ..core.images import pad_to_square, png_url
 from ..core.logs import get_logger
 from ..core.seeds import rng
+from ..core.words import counted
 from ..data.manifest import Manifest, ManifestError
 from ..painting.window import resize, to_unit
 from ..running.notebook_settings import Reading
@@ -56,9 +57,9 @@ def choose_items(
 ) -> list[ReadingItem]:
     "`n` images of a manifest, the diseases in turn; `ManifestError` where there are fewer"
     if len(manifest) < n:
+        said = counted(n, kind + ' image is', kind + ' images are')
         raise ManifestError(
-            f'{n} {kind} images are wanted, but there are {len(manifest)} diseased ones. '
-            'Give more, or take a smaller `n`.'
+            f'{said} wanted, but there are {len(manifest)} diseased ones. Give more, or take a smaller `n`.'
         )
     order = rng('chosen', seed, kind).permutation(len(manifest))
     labels = manifest.df.label.iloc[order]
@@ -224,7 +225,8 @@ def results(
     "Answers with the truth, once everything has been read"
     if not self.done:
         left = len(self.items) - len(self.answers)
-        raise ValueError(f'{left} of {len(self.items)} images have not been read; the truth is told at the end.')
+        have = 'has' if left == 1 else 'have'
+        raise ValueError(f'{left} of {len(self.items)} images {have} not been read; the truth is told at the end.')
     rows = []
     for entry, item in zip(self.answers, self.items):
         truth = self.sources[item.kind].df.iloc[item.row][['image_id', 'patient_id', 'label']].to_dict()

@@ -12,6 +12,7 @@ __all__ = ['EVALUATE_HELP', 'ReferenceOption', 'LearnedFromOption', 'EXPORT_HELP
 from pathlib import Path
 from typing import Annotated, Optional
 import typer
+from ..core.words import counted
 from medsoft_nb.apps.options import (
     app,
     BackboneOption,
@@ -83,16 +84,10 @@ def evaluate(
 
     QualitySettings(extractor=extractor)  # it exists
     made, healthy = _load_manifests(arms, 'Argument'), Manifest.load(reference).where(label=HEALTHY)
+    lesions, learned = _diseased(_part(reference, 'test')), _diseased(Manifest.load(train)) if train else None
     if lost := _lost_backgrounds(made, healthy):
         err_console.print(f'Seams and background are left out: the background {lost[0]!r} is not in {reference}.')
-    rows = quality_table(
-        made,
-        _diseased(_part(reference, 'test')),
-        None if lost else healthy,
-        seed=seed,
-        extractor=extractor,
-        train=_diseased(Manifest.load(train)) if train else None,
-    )
+    rows = quality_table(made, lesions, None if lost else healthy, seed=seed, extractor=extractor, train=learned)
     make_folder(out)
     write_table(rows, out / 'quality', 'Quality of synthetic lesions')
     print_table(rows)
@@ -152,13 +147,14 @@ def export(
 
     if train and not held_out and not {'train', 'test'} <= set(Manifest.load(train).df.split):
         raise ValueError(
-            f'{train} has no train and test split; split it first (`medsoft data split`), '
-            'or give real diseased images of other patients with --held-out.'
+            f'{train} has no train and test split. Copies are known by how near real lesions of other patients come: '
+            'split it (`medsoft data split`, from 3 patients of each label on) and paint anew, or give real diseased '
+            'images of other patients with --held-out.'
         )
     learned = _part(train, 'train') if train else None
     others = _part(held_out or train, 'test') if train else None
     given = export(Manifest.load(manifest), out, learned, others, drop, format, outside, salt)
-    out_console.print(f'{len(given)} images in {out}')
+    out_console.print(f'{counted(len(given), "image")} in {out}')
     if train is None:
         err_console.print('Not checked for copies of training images: give --train and --held-out.')
 
@@ -189,7 +185,8 @@ def classify(
 
     ClassifySettings(backbone=backbone)  # it exists
     real = validate(Manifest.load(manifest))
-    scores = _score_arms(real, _load_manifests(synthetic, '--synthetic'), backbone, steps, seeds)
+    made = {name: validate(one) for name, one in _load_manifests(synthetic, '--synthetic').items()}
+    scores = _score_arms(real, made, backbone, steps, seeds)
     make_folder(out)
     scores.to_csv(out / 'scores.csv', index=False)
     rows = bootstrap_auc(scores)
@@ -201,6 +198,7 @@ def _score_arms(real, synthetic, backbone, steps, seeds):
     "Scores of the test images by a classifier of each arm and seed"
     import pandas as pd
     from medsoft_nb.evaluation.arms import build_arms, check_test, train_and_score
+    from medsoft_nb.data.splits import leakage_gate
     from medsoft_nb.evaluation.classify import ClassifierSettings, image_side
 
     test, scores = real.where(split='test'), []
@@ -208,6 +206,8 @@ def _score_arms(real, synthetic, backbone, steps, seeds):
     healthy = synthetic.pop('healthy', None)  # synthetic healthy images go beside those of lora-smis
     arms = build_arms(real.where(split='train'), None, synthetic, healthy=healthy)
     settings = ClassifierSettings(backbone=backbone, steps=steps, image_size=image_side(real))
+    for arm in arms.values():
+        leakage_gate(arm.manifest, test)
     for seed in range(seeds):
         scores += [train_and_score(arm, test, settings, seed) for arm in arms.values()]
     return pd.concat(scores)

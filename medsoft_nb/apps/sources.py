@@ -103,8 +103,10 @@ def check_paintable(
     if image.ndim == 3:
         image = image[..., :3]
     if min(image.shape[:2]) < 32:
-        wanted = 'expected (H, W) or (H, W, 3) with 32 pixels or more a side'
-        raise ValueError(f'the image has shape {image.shape}; {wanted}.')
+        height, width = image.shape[:2]
+        raise ValueError(
+            f'the image has {width} x {height} pixels; 32 or more are needed each way. Open a larger one.'
+        )
     return image
 
 # %% ../../nbs/apps/sources.ipynb #e010

@@ -13,17 +13,18 @@ from pathlib import Path
 from typing import Annotated
 import numpy as np, torch
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field
-from .sources import Source
+from .sources import path_sources, Source
 from ..core.classes import patch
 from ..core.files import folder_lock, sha256
 from ..core.folders import file_name
-from ..core.images import array_hash, as_html, read_image, write_image
+from ..core.images import array_hash, as_html, write_image
 from ..core.settings import Settings
+from ..core.words import counted
 from ..data.manifest import HEALTHY, Manifest
 from ..evaluation.edges import background_change, seam_ratio
 from ..knowledge.base import find_label, find_modality, known_labels, load_knowledge
 from ..models.base import weight_hashes
-from ..painting.provenance import memory_hash
+from ..painting.provenance import memory_hash, READING
 from ..painting.rows import append_rows
 from ..painting.pipeline import MedSoftPipeline
 from ..painting.window import to_unit
@@ -107,7 +108,7 @@ class Variant:
 
     def __repr__(self):
         what = f'{self.settings.disease}, seed {self.settings.seed}, seam ratio {self.seam:.2f}'
-        return f'Variant({what}, {self.changed} pixels changed outside the mask)'
+        return f'Variant({what}, {counted(self.changed, "pixel")} changed outside the mask)'
 
     def _repr_html_(self):
         images = [to_unit(self.source.image()), self.soft, to_unit(self.image)]
@@ -167,7 +168,7 @@ def write_variant(
     return manifest
 
 
-_OF_VOLUMES = ('study', 'series', 'slice', 'position', 'thickness_mm', 'window', 'offset')
+_PLACE = ('series', 'slice', 'position')  # In a volume; beside what every painted image has from its background
 
 
 def _kept_row(out, variant, image_id, pipe):
@@ -184,7 +185,7 @@ def _kept_row(out, variant, image_id, pipe):
         origin='synthetic',
         source_id=row['image_id'],
         sha256=sha256(out / files['image']),
-        **{name: str(row[name]) for name in _OF_VOLUMES if row.get(name) not in (None, '')},
+        **{name: str(row[name]) for name in (*READING, *_PLACE) if row.get(name) not in (None, '')},
         **files,
         **_provenance(variant, pipe),
     )
@@ -196,7 +197,9 @@ def _free_name(out, variant):
     if path.exists():
         kept = Manifest.load(path)
         if 'source_hash' not in kept.df:
-            raise ValueError(f'{path} was not written by the studio. Keep into another folder, e.g. {out / "studio"}.')
+            raise ValueError(
+                f'{path} was not written by the studio. Start the studio with another folder (`out`, --out).'
+            )
         taken = set(kept.df.image_id)
     name = file_name(f"studio-{variant.settings.disease}-{variant.source.row['image_id']}")
     numbered = (f'{name}-{number:03d}' for number in range(len(taken) + 1))
@@ -265,14 +268,14 @@ def discard_variant(
 def replay(
     manifest: Manifest | str | Path,  # Of kept images
     i: int | str,  # Row, or the `image_id` there
-    source: np.ndarray | str | Path,  # Its background
+    source: np.ndarray | str | Path,  # Its background: an image, or what the studio opened (file, folder, manifest)
     pipe: MedSoftPipeline,
 ) -> np.ndarray:
     "Paint a kept image again from its row; `ValueError` where background or weights are not those of then"
     manifest = Manifest.load(manifest) if isinstance(manifest, (str, Path)) else manifest
-    source = read_image(source) if isinstance(source, (str, Path)) else source
     i = _find_row(manifest, i)
     row = manifest.df.iloc[i]
+    source = _background(Path(source), row) if isinstance(source, (str, Path)) else source
     _check_replay(row, source, pipe)
     settings = StudioSettings(steps=int(row.steps), guidance=float(row.guidance_scale), seed=int(row.seed))
     if isinstance(row.get('negative_prompt'), str):  # older rows have none
@@ -290,6 +293,17 @@ def _find_row(manifest, i):
     if not (isinstance(i, int) and -len(names) <= i < len(names)):
         raise ValueError(f'there is no image {i!r} in the manifest of {len(names)}; {names[0]!r} is the first.')
     return i
+
+# %% ../../nbs/apps/variants.ipynb #2c961b4d
+def _background(path, row):
+    "The image at a path that a kept one was painted into: the one of its name, or the only one"
+    found = path_sources(path)
+    named = [source for source in found if source.row['image_id'] == row.source_id]
+    if not named and len(found) > 1:
+        raise ValueError(
+            f'none of the {len(found)} images of {path} is {row.source_id!r}. Give what the studio opened.'
+        )
+    return (named or found)[0].image()
 
 # %% ../../nbs/apps/variants.ipynb #e024
 def _check_replay(row, source, pipe):

@@ -58,12 +58,17 @@ def atomic_path(
     "Write to a temporary neighbour; it takes the place of `path` on success and vanishes on failure"
     path = Path(path)
     make_folder(path.parent)
-    tmp = path.with_name(f'.{path.stem}.{os.getpid()}.{random.getrandbits(32):08x}.tmp{path.suffix}')
+    tmp = path.with_name(f'.{path.stem[:40]}.{os.getpid()}.{random.getrandbits(32):08x}.tmp{path.suffix}')
     try:
         yield tmp
         os.replace(tmp, path)
+    except OSError as error:
+        if str(error.filename) == str(tmp):
+            error.filename, error.filename2 = str(path), None  # the name that the user knows
+        raise
     finally:
-        tmp.unlink(missing_ok=True)
+        with suppress(OSError):
+            tmp.unlink(missing_ok=True)
 
 # %% ../../nbs/core/files.ipynb #c0008
 def write_text(path: str | Path, text: str) -> Path:
@@ -118,7 +123,7 @@ def load_state(path: str | Path):
 # %% ../../nbs/core/files.ipynb #c0014
 @contextmanager
 def folder_lock(
-    folder: str | Path,  # Made if it does not exist, and taken away again if nothing comes into it
+    folder: str | Path,  # Made if it does not exist; what nothing comes into is left as it was
     wait: float = 0,  # Seconds to wait for another process
 ):
     "Keep other processes out of `folder`; `ValueError` where one is at work in it"
@@ -131,10 +136,11 @@ def folder_lock(
     try:
         yield
     finally:
-        if not existed and os.listdir(folder) in ([], ['.lock']):
-            with suppress(OSError):
+        with suppress(OSError):
+            if os.listdir(folder) in ([], ['.lock']):
                 (folder / '.lock').unlink(missing_ok=True)
-                os.rmdir(os.path.realpath(folder))
+                if not existed:
+                    os.rmdir(os.path.realpath(folder))
         lock.release()
 
 # %% ../../nbs/core/files.ipynb #c0015

@@ -10,6 +10,7 @@ __all__ = ['KINDS', 'LIMITS', 'explain_error', 'Settings', 'settings_from', 'set
 # %% ../../nbs/core/settings.ipynb #s003
 from difflib import get_close_matches
 from pydantic import BaseModel, ConfigDict, ValidationError
+from .words import counted
 
 # %% ../../nbs/core/settings.ipynb #s005
 def explain_error(
@@ -44,7 +45,7 @@ def _in_words(error):
     if error['type'] in ('too_short', 'too_long'):
         fewest = error['type'] == 'too_short'
         n = error['ctx']['min_length' if fewest else 'max_length']
-        return f"it should have {'at least' if fewest else 'at most'} {n} item{'s' * (n != 1)}"
+        return f"it should have {'at least' if fewest else 'at most'} {counted(n, 'item')}"
     return error['msg'].removeprefix('Input ').replace('should be', 'it should be', 1)
 
 # %% ../../nbs/core/settings.ipynb #s006

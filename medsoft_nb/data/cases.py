@@ -15,6 +15,7 @@ import pandas as pd
 from pydantic import Field, field_validator
 from ..core.logs import get_logger
 from ..core.settings import Settings
+from ..core.words import counted
 from .columns import HEALTHY, ManifestError, ORIGINS, raise_faults
 from .folder import SUFFIXES
 from .ids import clean_id
@@ -136,7 +137,11 @@ def _with_table(cases, settings):
     missing = [f'{name} is not there.' for name in keys if name not in known]
     raise_faults(missing, f'{settings.table}, whose images are called {min(known)!r} and the like')
     if len(known) > len(df):
-        get_logger().warning('%d images have no row in %s and are left out.', len(known) - len(df), settings.table)
+        n = len(known) - len(df)
+        are = 'is' if n == 1 else 'are'
+        get_logger().warning(
+            '%s no row in %s and %s left out.', counted(n, 'image has', 'images have'), settings.table, are
+        )
     told = df.drop(columns=[c for c in ('image_id', 'image') if c in df]).to_dict('records')
     return [known[k] | {f: text for f, text in row.items() if text != ''} for k, row in zip(keys, told)]
 

@@ -11,6 +11,7 @@ __all__ = ['read_grey', 'read_study', 'rsna_cases', 'is_vindr', 'vindr_cases']
 from pathlib import Path
 import numpy as np, pandas as pd
 from ..core.logs import get_logger
+from ..core.words import counted
 from .cases import case_name, DICOM, files_below, inside
 from .columns import HEALTHY, ManifestError, raise_faults
 from .dicom_files import hashed, load_salt, MODALITIES, read_headers
@@ -88,7 +89,10 @@ def rsna_cases(folder: Path, settings: LayoutSettings) -> list:  # Of cases
         if fractured == '0' or boxes:
             cases += _study_cases(folder, study, boxes, settings)
     if unplaced:
-        get_logger().warning('%d studies have a fracture but no box, and are left out.', unplaced)
+        said = counted(
+            unplaced, 'study has a fracture but no box, and is', 'studies have a fracture but no box, and are'
+        )
+        get_logger().warning('%s left out.', said)
     return cases
 
 # %% ../../nbs/data/challenges.ipynb #cfe2255d

@@ -17,6 +17,7 @@ from scipy import ndimage as ndi
 from ..core.classes import patch
 from ..core.files import write_text
 from ..core.images import grey_range, png_url
+from ..core.words import counted
 from .findings import Finding, Findings
 from .manifest import Manifest
 
@@ -94,7 +95,9 @@ def _section(findings, finding, number):
     parts.append(_folded(() if finding.details == (finding.text,) else finding.details, 'cases'))
     ids = findings.image_ids(finding)
     if len(ids) > SHOWN:
-        parts.append(f'<details><summary>all {len(ids)} images</summary><p>{escape(", ".join(ids))}</p></details>')
+        parts.append(
+            f'<details><summary>all {counted(len(ids), "image")}</summary><p>{escape(", ".join(ids))}</p></details>'
+        )
     return ''.join(parts) + '</section>'
 
 

@@ -10,6 +10,7 @@ __all__ = ['COLUMNS', 'REQUIRED', 'PATHS', 'IDS', 'WORDS', 'ORIGINS', 'SPLITS', 
 
 # %% ../../nbs/data/columns.ipynb #a002
 import numpy as np, pandas as pd
+from ..core.words import counted
 from .ids import clean_column, id_fault, lookalikes, text_column
 
 # %% ../../nbs/data/columns.ipynb #c0175
@@ -157,7 +158,7 @@ def box_fault(
 def _label_faults(df):
     "Healthy images that are not, and another spelling of healthy"
     faults = [
-        f'label {l!r} is spelt {HEALTHY!r} here; otherwise it would count as a disease ({n} images).'
+        f'label {l!r} is spelt {HEALTHY!r} here; otherwise it would count as a disease ({counted(n, "image")}).'
         for l, n in df.label.value_counts().items()
         if l != HEALTHY and l.casefold() == HEALTHY and HEALTHY not in set(df.label)
     ]
@@ -215,7 +216,7 @@ def raise_faults(
     if not faults:
         return
     told = _told_once(faults)
-    lines = [f'{len(faults)} fault{"s" if len(faults) > 1 else ""} in {where}:', *(f'- {f}' for f in told[:20])]
+    lines = [f'{counted(len(faults), "fault")} in {where}:', *(f'- {f}' for f in told[:20])]
     if len(told) > 20:
         lines.append(f'- ... and {len(told) - 20} more')
     raise ManifestError('\n'.join(lines))

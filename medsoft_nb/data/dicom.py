@@ -16,6 +16,7 @@ from typing import Literal
 import pandas as pd, re
 from pydantic import Field, field_validator
 from ..core.logs import get_logger, progress
+from ..core.words import counted
 from .cases import CaseSettings
 from .columns import ManifestError, raise_faults
 from medsoft_nb.data.dicom_files import (
@@ -90,10 +91,12 @@ def _kept(headers, paths, settings):
     kept = [h for h in headers if h.modality not in _OTHERS[:-2]]
     others += len({h.path for h in headers} - {h.path for h in kept})
     if others:
-        get_logger().warning('%d DICOM files hold no image (reports, segmentations and the like).', others)
+        said = counted(others, 'DICOM file holds', 'DICOM files hold')
+        get_logger().warning('%s no image (reports, segmentations and the like).', said)
     images = [h for h in kept if settings.localizers or 'LOCALIZER' not in h.kind]
     if len(images) < len(kept):
-        get_logger().warning('%d localizers are left out (localizers=True imports them).', len(kept) - len(images))
+        said = counted(len(kept) - len(images), 'localizer is', 'localizers are')
+        get_logger().warning('%s left out (in Python, `DicomSettings(localizers=True)` imports them).', said)
     if not images:
         raise ManifestError('the DICOM files hold no image that is imported.')
     if not settings.modality:
@@ -105,23 +108,27 @@ def _tell(headers):
     "Warn of what may show who a patient is, or who it is not"
     burned = [h for h in headers if h.remark]
     if burned:
-        text = '%d images have text burned into the pixels (BurnedInAnnotation), perhaps names. Look at them.'
-        get_logger().warning(text, len(burned))
+        said = counted(len(burned), 'image has', 'images have')
+        get_logger().warning('%s text burned into the pixels (BurnedInAnnotation), perhaps names. Look at them.', said)
     words = ('ultrasound', 'radiograph', '')
     unsure = [h for h in headers if MODALITIES.get(h.modality, '') in words and not h.remark]
     if unsure:
-        text = '%d radiographs, ultrasound or other images may have names in their pixels. Look at them.'
-        get_logger().warning(text, len(unsure))
+        one = 'radiograph, ultrasound or other image may have names in its pixels'
+        many = 'radiographs, ultrasound or other images may have names in their pixels'
+        get_logger().warning('%s. Look at them.', counted(len(unsure), one, many))
     no_units = [h for h in headers if h.modality == 'CT' and not h.hounsfield]
     if no_units:
-        get_logger().warning('%d images of CT have no Hounsfield units.', len(no_units))
+        said = counted(len(no_units), 'image of CT has', 'images of CT have')
+        get_logger().warning('%s no Hounsfield units.', said)
     names = {(h.identity[0], h.identity[4].casefold()) for h in headers if h.identity[0] and h.identity[4]}
     several = [n for n in Counter(patient for patient, _ in names).values() if n > 1]
     if several:
-        get_logger().warning('%d PatientIDs stand for several names; each counts as one patient.', len(several))
+        said = counted(len(several), 'PatientID stands', 'PatientIDs stand')
+        get_logger().warning('%s for several names; each counts as one patient.', said)
     unknown = Counter(h.modality for h in headers if h.modality not in MODALITIES)
     if unknown:
-        get_logger().warning('%d images have no known modality; it stays empty.', sum(unknown.values()))
+        said = counted(sum(unknown.values()), 'image has', 'images have')
+        get_logger().warning('%s no known modality; it stays empty.', said)
 
 # %% ../../nbs/data/dicom.ipynb #704d6cab
 def _broken(header, folder, salt):
@@ -149,8 +156,8 @@ def _cases(headers, folder, settings):
             alone.add(patient)
         cases[path] = patient, told[path][1]
     if alone:
-        text = '%d studies name no patient; each counts as a patient of its own. Give a table or a rule (patient).'
-        get_logger().warning(text, len(alone))
+        text = '%s no patient; each counts as one. An import takes a table (--table) or a rule (--patient) that says.'
+        get_logger().warning(text, counted(len(alone), 'study names', 'studies name'))
     labels = map_labels(
         pd.Series([label for _, label in cases.values()], dtype=str), settings.label_map, settings.default_label
     )

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 import numpy as np
 from ..core.logs import get_logger
+from ..core.words import counted
 from .columns import ManifestError
 
 # %% ../../nbs/data/dicom_files.ipynb #37574628
@@ -86,7 +87,7 @@ def find_dicom(folder: str | Path) -> list:  # Paths, in order
             elif path.is_file() and is_dicom(path):
                 found.append(path)
     if links:
-        get_logger().warning('%d links are not followed, the first: %s', len(links), links[0])
+        get_logger().warning('%s not followed, the first: %s', counted(len(links), 'link is', 'links are'), links[0])
     if not found:
         raise ManifestError(f'{folder} has no DICOM files.')
     return found

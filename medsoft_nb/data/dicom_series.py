@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import cached_property
 import numpy as np
 from ..core.logs import get_logger
+from ..core.words import counted
 from .volumes import PLANES
 
 # %% ../../nbs/data/dicom_series.ipynb #8aafb093
@@ -114,7 +115,8 @@ def _once(group, root):
         known.setdefault(key, header)
     if copies:
         where = _where(copies[0], root)
-        get_logger().warning('%d copies of images are left out, the first: %s', len(copies), where)
+        said = counted(len(copies), 'copy of an image is', 'copies of images are')
+        get_logger().warning('%s left out, the first: %s', said, where)
     return list(known.values())
 
 # %% ../../nbs/data/dicom_series.ipynb #7aa082c2
@@ -176,14 +178,14 @@ def _gap(gaps):
         return None, 'it has one slice'
     doubled = int((gaps < 0.001).sum())
     if doubled:
-        return None, f'{doubled} slices lie where another one does'
+        return None, f'{counted(doubled, "slice lies", "slices lie")} where another one does'
     usual = float(np.median(gaps))
     wrong = np.abs(gaps - usual) > UNEVEN * usual + 0.01
     if not wrong.any():
         return float(gaps.mean()), ''
     times = gaps[wrong] / usual
     if (np.abs(times - times.round()) < 0.05).all() and times.min() > 1.5:
-        return None, f'{int((times.round() - 1).sum())} slices are missing (gap {usual:g} mm)'
+        return None, f'{counted(int((times.round() - 1).sum()), "slice is", "slices are")} missing (gap {usual:g} mm)'
     return None, f'uneven gaps between slices, from {gaps.min():g} to {gaps.max():g} mm'
 
 

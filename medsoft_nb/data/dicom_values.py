@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from functools import lru_cache
 from typing import NamedTuple
 import numpy as np
+from ..core.words import counted
 from .dicom_files import Header, pydicom_package, quiet_pydicom
 
 # %% ../../nbs/data/dicom_values.ipynb #702853bd
@@ -49,7 +50,8 @@ def read_values(
     remark = ''
     if padding is not None and padding.any():
         image = np.where(padding, AIR, image)
-        remark = f'{int(padding.sum())} pixels of padding are set to {AIR} HU'
+        n = int(padding.sum())
+        remark = f'{counted(n, "pixel")} of padding {"is" if n == 1 else "are"} set to {AIR} HU'
     if photometric == 'MONOCHROME1' and not header.hounsfield:
         ends = _ends(ds, header, raw)
         return Values(ends[0] + ends[1] - image, ends, remark)

@@ -10,6 +10,7 @@ __all__ = ['check', 'table_findings', 'id_findings', 'file_findings', 'copy_find
 # %% ../../nbs/data/doctor.ipynb #aed99d34
 import numpy as np, pandas as pd
 import medsoft_nb.data.check_page  # findings learn to write a page
+from ..core.words import counted
 from .columns import table_checks
 from .findings import Finding, Findings
 from .lookalikes import confused_ids, find_copies, longer_ids
@@ -97,7 +98,9 @@ def file_findings(
     masked = _rows(traits.mask_faults.map(len) > 0)
     if masked:
         details = [f'{df.image_id.iloc[i]}: {fault}' for i in masked for fault in traits.mask_faults.iloc[i]]
-        text = f'{len(masked)} images have a mask that cannot be read, is empty or does not fit.'
+        text = (
+            f'{counted(len(masked), "image has", "images have")} a mask that cannot be read, is empty or does not fit.'
+        )
         advice = 'Save the masks as PNG without interpolation, in the size of the image; 0 is the background.'
         found.append(Finding('fault', 'masks', text, advice, masked, tuple(details)))
     return found
@@ -112,13 +115,14 @@ def copy_findings(manifest: Manifest, traits: Traits) -> list:
     together = [copy for copy in copies if patients[copy.first] == patients[copy.second]]
     found = []
     if apart:
-        text = f'{len(apart)} pictures are there under two patients: saved anew, mirrored or turned counts, too.'
+        said = counted(len(apart), 'picture is', 'pictures are')
+        text = f'{said} there under two patients: saved anew, mirrored or turned counts, too.'
         advice = 'Find out whose pictures they are. Keep one of each, or give both one patient.'
         found.append(_copy_finding('fault', 'copies', text, advice, apart, df))
     if together:
-        text = f'{len(together)} files are there twice under one patient.'
+        text = f'{counted(len(together), "file is", "files are")} there twice under one patient.'
         advice = 'Keep one of each: copies weigh more than other images.'
-        found.append(_copy_finding('warning', 'copies', text, advice, together, df))
+        found.append(_copy_finding('warning', 'repeated files', text, advice, together, df))
     return found
 
 
@@ -138,7 +142,7 @@ def text_findings(
     rows = tuple(int(i) for i in np.argsort(-letters, kind='stable')[: int((letters > 0).sum())])
     if not rows:
         return []
-    text = f'{len(rows)} images seem to have text in their pixels.'
+    text = f'{counted(len(rows), "image seems", "images seem")} to have text in the pixels.'
     advice = 'Look at them: it may be a name. Black it out or cut it off, in healthy and diseased images alike.'
     return [Finding('warning', 'burned-in text', text, advice, rows)]
 
@@ -194,7 +198,7 @@ def _shortcut_text(row):
     "What one row of the shortcuts says"
     value = f'AUC {row.auc:.2f} ({row.lo:.2f} to {row.hi:.2f})'
     which = f'; it is {_WHERE[row.by]} where diseased' if row.by in _WHERE else ''
-    patients = f'{row.diseased} and {row.healthy} patients'
+    patients = f'{row.diseased} and {counted(row.healthy, "patient")}'
     return f'{row.property} alone tells {row.question} apart with {value}, {patients}{which}.'
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import pandas as pd
 from ..core.classes import patch
 from ..core.files import write_json
+from ..core.words import counted
 from .manifest import Manifest
 
 # %% ../../nbs/data/findings.ipynb #43fde4d3
@@ -41,6 +42,17 @@ class Finding:
     def count(self) -> int:
         "How many images, or cases where it is not about images"
         return self.n or len(self.rows) or len(self.details) or 1
+
+# %% ../../nbs/data/findings.ipynb #b818cdbe
+@patch
+def reasons(
+    self: Finding,
+    n: int = 3,  # How many
+) -> list:  # Sentences; the first few of `details`, without what `text` says
+    "Why, or for which images, something was found"
+    further = [detail for detail in self.details if not self.text.startswith(detail)]
+    more = [f'... and {len(further) - n} more'] if len(further) > n else []
+    return [*further[:n], *more]
 
 # %% ../../nbs/data/findings.ipynb #9df79939
 COUNTED = ('label', 'split', 'site', 'modality', 'plane', 'origin')
@@ -110,9 +122,10 @@ def table(
 def summary(self: Findings) -> str:
     "The findings in one sentence"
     counts = {level: sum(f.level == level for f in self.found) for level in LEVELS}
-    words = [f'{n or "no"} {level}{"" if n == 1 else "s"}' for level, n in counts.items()]
+    words = [counted(n, level) if n else f'no {level}s' for level, n in counts.items()]
     df = self.manifest.df
-    return f'{len(df)} images of {df.patient_id.nunique()} patients: {", ".join(words)}.'
+    of = counted(df.patient_id.nunique(), 'patient')
+    return f'{counted(len(df), "image")} of {of}: {", ".join(words)}.'
 
 # %% ../../nbs/data/findings.ipynb #23fd4c6a
 @patch

@@ -20,6 +20,7 @@ from ..core.folders import check_empty, copy_file, file_name, new_folder
 from ..core.images import read_image, read_mask, write_image
 from ..core.logs import get_logger, progress
 from ..core.settings import Settings
+from ..core.words import counted
 from .columns import HEALTHY, ManifestError, ORIGINS, raise_faults
 from .duplicates import duplicate_faults, sketch
 from .ids import clean_id
@@ -155,9 +156,9 @@ def _check_pixel_sizes(df, table):
 def _warn_of_unused(images, unused, table):
     "Say how many images have no row"
     if unused:
-        get_logger().warning(
-            '%d images of %s have no row in %s and are left out (first: %s).', len(unused), images, table, min(unused)
-        )
+        said = counted(len(unused), f'image of {images} has', f'images of {images} have')
+        are = 'is' if len(unused) == 1 else 'are'
+        get_logger().warning('%s no row in %s and %s left out (first: %s).', said, table, are, min(unused))
 
 # %% ../../nbs/data/folder.ipynb #a010
 @dataclass

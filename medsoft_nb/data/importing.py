@@ -18,6 +18,7 @@ from ..core.files import folder_lock, make_folder, sha256, write_text
 from ..core.folders import check_empty, file_name
 from ..core.images import as_image, read_image, write_image
 from ..core.logs import get_logger, progress
+from ..core.words import counted
 from .columns import HEALTHY, ManifestError, raise_faults, table_faults
 from .duplicates import duplicate_faults, sketch
 from .manifest import Manifest
@@ -115,7 +116,8 @@ def import_sources(
         todo = [k for k in range(len(sources)) if k not in done]
         faults = _read_all(sources, todo, part, notes, done, workers)
         if faults and skip_unreadable and done:
-            get_logger().warning('%d images cannot be read and are left out, the first: %s', len(faults), faults[0])
+            said = counted(len(faults), 'image cannot be read and is', 'images cannot be read and are')
+            get_logger().warning('%s left out, the first: %s', said, faults[0])
         else:
             raise_faults(faults, 'the images')
         made = [done[k] for k in sorted(done)]
@@ -152,7 +154,8 @@ def _open_notes(notes, fingerprint):
     whole = [json.loads(line) for line in lines[1:] if line.endswith('\n')]  # the last one may be cut short
     write_text(notes, ''.join([lines[0], *(json.dumps(note) + '\n' for note in whole)]))
     if whole:
-        get_logger().info('%d images were imported before; the import goes on', len(whole))
+        said = counted(len(whole), 'image was', 'images were')
+        get_logger().info('%s imported before; the import goes on', said)
     return {note['number']: note for note in whole}
 
 

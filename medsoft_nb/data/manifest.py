@@ -18,6 +18,7 @@ from ..core.folders import find_path
 from ..core.images import as_html, read_image, read_mask
 from ..core.logs import progress
 from ..core.seeds import rng
+from ..core.words import counted
 from .columns import complete_columns, HEALTHY, ManifestError, PATHS, raise_faults, table_faults
 from .duplicates import duplicate_faults, sketch
 from .masks import mask_fault, MOST_STRUCTURES
@@ -215,7 +216,8 @@ def sample(
 @patch
 def __repr__(self: Manifest) -> str:
     counts = ', '.join(f'{l} {n}' for l, n in self.df.label.value_counts().items())
-    return f'Manifest({len(self)} images, {self.df.patient_id.nunique()} patients: {counts})'
+    images, patients = counted(len(self), 'image'), counted(self.df.patient_id.nunique(), 'patient')
+    return f'Manifest({images}, {patients}: {counts})'
 
 # %% ../../nbs/data/manifest.ipynb #a034
 @patch

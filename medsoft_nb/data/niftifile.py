@@ -89,7 +89,8 @@ def _affine(header, raw, reading, path):
     if not given:
         if not reading.orientation:
             raise ValueError(
-                f'{path.name} has neither sform nor qform: where do its axes lead? Say so, e.g. orientation=RAS.'
+                f'{path.name} has neither sform nor qform: where do its axes lead? Save it with one, in the '
+                "program that made it (or say so in Python, e.g. `NiftiSettings(orientation='RAS')`)."
             )
         directions = nib.orientations.axcodes2ornt(reading.orientation)
         affine = nib.orientations.inv_ornt_aff(directions, (1, 1, 1)) @ np.diag([*sizes, 1.0])
@@ -119,7 +120,7 @@ def _check_agreement(forms, path):
         said = [f'{"".join(map(str, nib.aff2axcodes(a)))} with {_by(mm)}' for a, mm in zip((sform, qform), sizes)]
         raise ValueError(
             f'the orientations of {path.name} disagree: sform {said[0]}, qform {said[1]}. '
-            'Say which counts: form=sform or form=qform.'
+            'Save the file with one of them (or say in Python which counts: `NiftiSettings(form=...)`).'
         )
 
 # %% ../../nbs/data/niftifile.ipynb #f0a0bf17
@@ -225,7 +226,7 @@ def _check_sizes(sizes, raw, reading, path):
     if not reading.form and not np.allclose(sizes, said, rtol=0.01):
         raise ValueError(
             f'{path.name} has voxels of {_by(said)} by pixdim and of {_by(sizes)} by its orientation. '
-            'If the orientation is right, say form=sform.'
+            'Save it with one size (or, if the orientation is right, say so in Python: `NiftiSettings(form=...)`).'
         )
 
 
@@ -242,7 +243,10 @@ def _array(image, reading, path):
     several = int(np.prod(shape[3:]))
     if several > 1 and (reading.volume is None or len([n for n in shape[3:] if n > 1]) > 1):
         sizes = ' x '.join(map(str, image.shape))
-        raise ValueError(f'{path.name} has {several} volumes ({sizes}). Pick one: volume=0 to {several - 1}.')
+        raise ValueError(
+            f'{path.name} has {several} volumes ({sizes}). Save one of them as a file of its own, and take that '
+            f'(or pick one in Python: `NiftiSettings(volume=0)` to {several - 1}).'
+        )
     if several > 1 and reading.volume >= several:
         raise ValueError(f'{path.name} has {several} volumes, counted from 0; there is no volume {reading.volume}.')
     try:

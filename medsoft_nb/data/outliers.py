@@ -10,15 +10,11 @@ __all__ = ['TINY', 'LARGE', 'OUTSIDE', 'FACTOR', 'JUMP', 'RARE', 'SKEWED', 'FEW'
 
 # %% ../../nbs/data/outliers.ipynb #ccc7bfbe
 import numpy as np, pandas as pd
+from ..core.words import counted
 from .columns import HEALTHY
 from .findings import Finding
 
 # %% ../../nbs/data/outliers.ipynb #a03a8c5f
-def _images(n):
-    "A number of images, in words"
-    return f'{n} image{"" if n == 1 else "s"}'
-
-
 def _worst(values, where):
     "Numbers of the rows where something holds, the largest values first"
     rows = np.flatnonzero(np.asarray(where, bool))
@@ -85,14 +81,15 @@ def spacing_findings(
     factor = size / size.groupby([df.modality, df.plane]).transform('median')
     away = np.abs(np.log(factor))
     if (far := away > np.log(FACTOR)).any():
-        text = f'{_images(far.sum())} have pixels more than {FACTOR} times as large or small as is usual here.'
+        said = counted(far.sum(), 'image has', 'images have')
+        text = f'{said} pixels more than {FACTOR} times as large or small as is usual here.'
         advice = 'Look at the headers of these images: mm taken for cm, a spacing of another series, a resized copy?'
         details = [f'{n}: {mm:g} mm, {f:.2g} times' for n, mm, f in zip(df.image_id[far], size[far], factor[far])]
         found.append(Finding('warning', 'pixel size', text, advice, _worst(away.fillna(0), far), tuple(details)))
     if 0 < (lacking := size.isna() & ~wrong).sum() < len(df):
-        text = f'{_images(lacking.sum())} have no pixel size, the others have one.'
+        text = f'{counted(lacking.sum(), "image has", "images have")} no pixel size, the others have one.'
         advice = 'Fill in `spacing_mm`; lengths in mm are known only where it is.'
-        found.append(Finding('note', 'pixel size', text, advice, _worst(size * 0, lacking)))
+        found.append(Finding('note', 'missing pixel size', text, advice, _worst(size * 0, lacking)))
     return found
 
 # %% ../../nbs/data/outliers.ipynb #93a4e216
@@ -106,20 +103,25 @@ def grey_findings(
     "Images of one grey, and series whose depth, window or range of grey changes"
     found, blank = [], traits.blank.eq(True)
     if blank.any():
-        text, advice = f'{_images(blank.sum())} show nothing: all pixels are equal.', 'Leave them out.'
+        text, advice = (
+            f'{counted(blank.sum(), "image shows", "images show")} nothing: all pixels are equal.',
+            'Leave them out.',
+        )
         found.append(Finding('fault', 'blank images', text, advice, _worst(blank, blank)))
     series = _series(df)
     changing = {'depth': traits.depth.fillna(''), 'window': df['window'] if 'window' in df else None}
     for name, values in changing.items():
         rows = () if values is None else _odd_ones(series, values.fillna('').astype(str))
         if rows:
-            text = f'the {name} changes within a series; {_images(len(rows))} differ from most of their series.'
+            said = counted(len(rows), 'image differs', 'images differ')
+            text = f'the {name} changes within a series; {said} from most of their series.'
             advice = 'Import the series in one way, so that one grey means one tissue.'
             found.append(Finding('warning', f'grey {name}', text, advice, rows))
     top = pd.to_numeric(traits.high).where(lambda v: v > 0)
     away = np.abs(np.log(top / top.groupby(series).transform('median')))
     if (jumps := away > np.log(JUMP)).any():
-        text = f'{_images(jumps.sum())} are more than {JUMP} times as bright or dark as the rest of their series.'
+        said = counted(jumps.sum(), 'image is', 'images are')
+        text = f'{said} more than {JUMP} times as bright or dark as the rest of their series.'
         advice = 'Look whether each slice was scaled by itself, or a rescale slope was lost; import the series anew.'
         found.append(Finding('warning', 'grey range', text, advice, _worst(away.fillna(0), jumps)))
     return found
@@ -156,22 +158,24 @@ def balance_findings(
     if len(few):
         text = f'a split needs {RARE} patients of each label; fewer have {_listed(few)}.'
         advice = 'Add patients, or leave the label out, or join it with another one (`--label-map`).'
-        found.append(Finding('warning', 'balance', text, advice, _rows_of(df, few.index)))
+        found.append(Finding('warning', 'too few patients', text, advice, _rows_of(df, few.index)))
     small = patients[(patients >= RARE) & (patients < FEW)]
     if len(small):
         text = f'few patients have {_listed(small)}: a test on them has wide intervals.'
-        found.append(Finding('note', 'balance', text, 'Add patients if there are any.', _rows_of(df, small.index)))
+        found.append(
+            Finding('note', 'few patients', text, 'Add patients if there are any.', _rows_of(df, small.index))
+        )
     skewed = images[images * SKEWED < images.max()] if len(images) else images
     if len(skewed):
         most = f'label {images.idxmax()!r} has {images.max()} images'
-        text = f'{most}, more than {SKEWED} times as many as {_listed(skewed, "images")}.'
+        text = f'{most}, more than {SKEWED} times as many as {_listed(skewed, "image")}.'
         advice = 'Report AUC and not accuracy; leave out some of the frequent images, or weight the labels.'
-        found.append(Finding('warning', 'balance', text, advice, _rows_of(df, skewed.index)))
+        found.append(Finding('warning', 'class imbalance', text, advice, _rows_of(df, skewed.index)))
     return found + _class_findings(df) + _mixed_findings(df)
 
 # %% ../../nbs/data/outliers.ipynb #a9bcec07
-def _listed(counts, what='patients'):
-    return ', '.join(f'{label!r} ({n} {what})' for label, n in counts.items())
+def _listed(counts, what='patient'):
+    return ', '.join(f'{label!r} ({counted(n, what)})' for label, n in counts.items())
 
 
 def _rows_of(df, labels):
@@ -185,7 +189,7 @@ def _class_findings(df):
         return []
     text = f'no image is {"diseased" if n else HEALTHY}.'
     advice = 'Painting needs healthy images, learning diseased ones. Map labels that are spelt otherwise.'
-    return [Finding('note', 'balance', text, advice)]
+    return [Finding('note', 'one class', text, advice)]
 
 
 def _mixed_findings(df):
@@ -195,6 +199,6 @@ def _mixed_findings(df):
     if not several.any():
         return []
     patients = known.patient_id[several].nunique()
-    text = f'{patients} patient{"s have" if patients > 1 else " has"} images of several modalities.'
+    text = f'{counted(patients, "patient has", "patients have")} images of several modalities.'
     rows = tuple(int(i) for i in several.index[several])
     return [Finding('note', 'mixed modalities', text, 'This is fine if labels and prompts say which is which.', rows)]

@@ -9,6 +9,7 @@ __all__ = ['row_prompt', 'own_prompt', 'is_known', 'labels_without_prompts', 'pr
            'prompt_places']
 
 # %% ../../nbs/data/prompts.ipynb #t003
+from ..core.words import counted
 from .columns import HEALTHY, ManifestError
 from .manifest import Manifest
 from ..knowledge.base import find_label
@@ -78,7 +79,7 @@ def check_row_prompts(
     "Raise `ManifestError` where a row has no prompt, though none can be composed"
     faults = prompt_faults(manifest, diseases)
     if faults:
-        more = f' ({len(faults) - 1} more images lack one.)' if len(faults) > 1 else ''
+        more = f' ({counted(len(faults) - 1, "more image lacks", "more images lack")} one.)' if len(faults) > 1 else ''
         raise ManifestError(faults[0] + more)
 
 # %% ../../nbs/data/prompts.ipynb #t011

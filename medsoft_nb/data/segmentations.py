@@ -14,6 +14,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 import numpy as np
 from ..core.settings import did_you_mean
+from ..core.words import counted
 from .columns import ManifestError
 from .tables import read_cells
 
@@ -138,7 +139,7 @@ def merge_masks(
         if shared.any():
             other = names[int(shared[shared > 0][0])]
             n = int((shared > 0).sum())
-            raise ValueError(f'masks {other} and {name} overlap in {n} voxels. Which one is right?')
+            raise ValueError(f'masks {other} and {name} overlap in {counted(n, "voxel")}. Which one is right?')
         merged[mask] = number
         names[number] = name
     return merged, names

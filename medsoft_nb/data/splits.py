@@ -12,7 +12,8 @@ import pandas as pd
 from ..core.files import sha256
 from ..core.images import array_hash
 from ..core.seeds import rng
-from .columns import HEALTHY
+from ..core.words import counted
+from .columns import HEALTHY, SPLITS
 from .duplicates import alike_pairs, same_pictures, sketch_file
 from .ids import lookalike
 from .manifest import Manifest
@@ -48,14 +49,23 @@ def split_sizes(
     fractions: tuple,  # Of train, val, test
     label: str,  # For the error message
 ) -> tuple:  # Patients in train, val, test
-    "Share out patients; a split with a fraction above 0 gets one at least"
-    if n < 3 and min(fractions) > 0:
+    "Share out patients; a split with a fraction above 0 gets one at least; `ValueError` where they are too few"
+    parts = [name for name, fraction in zip(SPLITS[1:], fractions) if fraction > 0]
+    names = ' and '.join([', '.join(parts[:-1]), parts[-1]]) if len(parts) > 1 else parts[0]
+    if n < len(parts):
         raise ValueError(
-            f'label {label!r} has {n} patient{"s" if n != 1 else ""}; '
-            'a split into train, val and test needs 3 or more.'
+            f'label {label!r} has {counted(n, "patient")}; a split into {names} needs {len(parts)} or more of each '
+            f'label. Add patients, or leave the label out.{_without_val(n, parts)}'
         )
     val, test = (max(round(f * n), 1) if f > 0 else 0 for f in fractions[1:])
+    while val + test > n - (fractions[0] > 0):
+        val, test = (val - 1, test) if val > test else (val, test - 1)
     return n - val - test, val, test
+
+
+def _without_val(n, parts):
+    "Where two patients are enough"
+    return ' Two are enough without val: `--fractions 0.5,0,0.5`.' if n == 2 and 'val' in parts else ''
 
 # %% ../../nbs/data/splits.ipynb #c0201
 def make_scarce(
@@ -73,7 +83,7 @@ def make_scarce(
         )
     if not 0 < n_diseased <= n:
         raise ValueError(
-            f'`n_diseased` is {n_diseased}, but train has {n} diseased images. Set it between 1 and {n}, '
+            f'`n_diseased` is {n_diseased}, but train has {counted(n, "diseased image")}. Set it between 1 and {n}, '
             'in a copy of the profile as `prepare: {n_diseased: ...}`.'
         )
     queues = [_patient_order(rows, seed, label) for label, rows in diseased.groupby('label')]
@@ -113,8 +123,8 @@ def leakage_gate(
 def _check_patients(train, other):
     shared = set(train.patient_id) & set(other.patient_id)
     if shared:
-        plural = 's' * (len(shared) > 1)
-        raise LeakageError(f'training and evaluation share {len(shared)} patient{plural} (first: {min(shared)!r}).')
+        said = counted(len(shared), 'patient')
+        raise LeakageError(f'training and evaluation share {said} (first: {min(shared)!r}).')
     known = {lookalike(p): p for p in sorted(set(other.patient_id))}
     for p in sorted(set(train.patient_id)):
         if lookalike(p) in known:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Literal
 import numpy as np
 from scipy import ndimage as ndi
+from ..core.words import counted
 
 # %% ../../nbs/data/volumes.ipynb #b1ce7c7d
 PLANES = ('sagittal', 'coronal', 'axial')  # Number of the axis that a slice of the plane is cut across
@@ -127,7 +128,11 @@ def grey_values(
     if image.max() > 2**16 - 1 - CT_OFFSET:
         raise ValueError(f'reaches {image.max():g}, which no Hounsfield unit does. Is it CT?')
     low, rounded = int((image < -CT_OFFSET).sum()), np.round(image)
-    remarks = [f'{low} pixels below -{CT_OFFSET} HU are set to -{CT_OFFSET} HU'] if low else []
+    remarks = (
+        [f'{counted(low, "pixel")} below -{CT_OFFSET} HU {"is" if low == 1 else "are"} set to -{CT_OFFSET} HU']
+        if low
+        else []
+    )
     remarks += ['Hounsfield units are rounded'] if (rounded != image).any() else []
     return np.uint16(np.maximum(rounded, -CT_OFFSET) + CT_OFFSET), '; '.join(remarks)
 

@@ -10,6 +10,7 @@ __all__ = ['TrainingSet', 'take_in_turn', 'repeat_diseased', 'build_arms', 'chec
 # %% ../../nbs/evaluation/arms.ipynb #c1019
 from dataclasses import dataclass
 import numpy as np, pandas as pd
+from ..core.words import counted
 from ..data.arms import Arm, arm_of, ARMS, CONTROLS, FIELDS, find_arms, with_healthy, with_ratio
 from ..data.manifest import HEALTHY, Manifest
 from ..data.splits import leakage_gate
@@ -36,9 +37,9 @@ def take_in_turn(
     "`n` synthetic diseased images, the diseases in turn"
     diseased = np.flatnonzero(made.df.label != HEALTHY)
     if not 1 <= n <= len(diseased):
+        said = counted(len(diseased), 'was', 'were')
         raise ValueError(
-            f'the arm {name!r} needs {n} synthetic diseased images, but {len(diseased)} were made. Make more, or take '
-            'another ratio.'
+            f'the arm {name!r} needs {n} synthetic diseased images, but {said} made. Make more, or take another ratio.'
         )
     turn = made.df.iloc[diseased].groupby('label').cumcount().to_numpy()
     return made.rows(diseased[np.argsort(turn, kind='stable')[:n]])
@@ -61,7 +62,8 @@ def _check_real(real):
     "`ValueError` unless there are healthy and diseased training images"
     if not len(real):
         raise ValueError(
-            'there are no training images: the manifest has no rows of split train. Run `medsoft data split` first.'
+            'there are no training images: the manifest has no rows of split train. Run `medsoft data split` first '
+            '(it needs 3 patients of each label).'
         )
     if _count_diseased(real) in (0, len(real)):
         raise ValueError(f'training needs healthy and diseased images, but the labels are {real.labels}.')
@@ -129,8 +131,8 @@ def check_test(
     "Raise `ValueError` unless there are healthy and diseased images to test on"
     if not len(test):
         raise ValueError(
-            'there are no test images: the manifest has no rows of split test. Run `medsoft data split` first, or '
-            'fill in the column `split`.'
+            'there are no test images: the manifest has no rows of split test. Run `medsoft data split` first (it '
+            'needs 3 patients of each label), or fill in the column `split`.'
         )
     if _count_diseased(test) in (0, len(test)):
         raise ValueError(

@@ -20,6 +20,7 @@ from ..core.images import pad_to_square
 from ..core.seeds import torch_generator
 from ..core.settings import Settings
 from ..core.devices import autocast, pick_device
+from ..core.words import counted
 from ..data.manifest import HEALTHY, Manifest
 from ..painting.window import resize, to_unit
 from .backbones import check_backbone, make_backbone
@@ -162,7 +163,7 @@ def _new_network(settings):
 def _check_classes(x, y):
     "`ValueError` unless there is a label for each image, and both classes"
     if len(y) != len(x):
-        raise ValueError(f'{len(x)} images but {len(y)} labels.')
+        raise ValueError(f'{counted(len(x), "image")} but {counted(len(y), "label")}.')
     if len(y.unique()) < 2:
         raise ValueError(
             f'all {len(y)} training images have the same class; a classifier needs healthy and diseased ones.'

@@ -16,6 +16,7 @@ from ..core.files import atomic_path, sha256
 from ..core.folders import file_names
 from ..core.images import array_hash
 from ..core.logs import get_logger
+from ..core.words import counted
 from ..data.dicom_files import pydicom_package
 from ..data.dicom_series import VIEWS
 from ..data.manifest import Manifest
@@ -219,6 +220,7 @@ def _tell(df, rounded):
     "Log what the files cannot say"
     offset = df['offset'] if 'offset' in df else pd.Series('', df.index)
     if unknown := int(((df.modality == 'CT') & (offset == '')).sum()):
-        get_logger().warning('%d images of CT have no offset: their files say nothing of Hounsfield units.', unknown)
+        said = counted(unknown, 'image of CT has', 'images of CT have')
+        get_logger().warning('%s no offset: their files say nothing of Hounsfield units.', said)
     if rounded:
         get_logger().warning('float images were rounded to steps: values differ by up to %.3g.', rounded)

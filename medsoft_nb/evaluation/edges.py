@@ -14,6 +14,7 @@ import numpy as np, pandas as pd, torch
 from scipy import ndimage as ndi
 from ..core.seeds import rng
 from ..core.images import grey_range
+from ..core.words import counted
 from ..data.manifest import Manifest, ManifestError
 from ..painting.window import to_unit
 from ..statistics.intervals import clustered_interval, Interval
@@ -140,7 +141,8 @@ def detectability(
     image = np.repeat(np.arange(len(images)), [len(s) for s in images])
     patient = pd.factorize(pd.Series([*strips.patients, *strips.others]))[0]
     if (people := patient.max() + 1) < folds:
-        raise ValueError(f'{people} patients are too few for {folds} folds; give more patients, or fewer folds.')
+        said = counted(people, 'patient is', 'patients are')
+        raise ValueError(f'{said} too few for {folds} folds; give more patients, or fewer folds.')
     score = _held_out_scores(np.concatenate(images), painted[image].astype(int), patient[image], folds, seed)
     return _resampled_auroc(painted, np.bincount(image, score) / np.bincount(image), patient, n_boot, seed)
 

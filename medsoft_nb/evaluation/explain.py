@@ -13,6 +13,7 @@ import matplotlib.pyplot as plt, seaborn as sns
 from ..core.seeds import torch_generator
 from ..core.images import pad_to_square, to_uint8
 from ..core.palette import COLUMN, paper_style
+from ..core.words import counted
 from ..data.manifest import HEALTHY, Manifest
 from ..painting.window import resize
 from ..statistics.intervals import clustered_interval
@@ -134,7 +135,7 @@ def embedding(
     if method not in ('tsne', 'pca', 'umap'):
         raise ValueError(f'unknown method {method!r}. Known: tsne, pca, umap.')
     if len(features) < 5:
-        raise ValueError(f'{len(features)} images are too few for a map; give at least 5.')
+        raise ValueError(f'{counted(len(features), "image is", "images are")} too few for a map; give at least 5.')
     x = (features - features.mean(0)) / (features.std(0) + 1e-6)
     if method == 'umap':
         return _umap(x, seed)

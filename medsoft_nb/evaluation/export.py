@@ -16,6 +16,7 @@ from ..core.files import write_text
 from ..core.folders import check_empty, file_name, new_folder
 from ..core.logs import get_logger
 from ..core.settings import did_you_mean
+from ..core.words import counted
 from ..data.cases import inside
 from ..data.columns import COLUMNS, IDS, raise_faults
 from ..data.dicom_files import hashed, load_salt
@@ -35,7 +36,7 @@ from .memorisation import memorisation_gate, memorisation_report
 # %% ../../nbs/evaluation/export.ipynb #c0977
 CARD = """# {title}
 
-{n} images with the backgrounds of {patients}: {counts}. Made with medsoft_nb {version}; every row of \
+{images} with the backgrounds of {patients}: {counts}. Made with medsoft_nb {version}; every row of \
 `manifest.csv` names what is known of its background, prompt, seed, settings and the hash of the weights.
 
 **For research. Not for clinical use.** {origin} Background and identity of the anatomy are those of real people \
@@ -79,8 +80,8 @@ def _card(df, checked, format):
     header = card_header(Manifest(df, ''), title) if format == 'huggingface' else ''
     return header + CARD.format(
         title=title,
-        n=len(df),
-        patients=f'{df.patient_id.nunique()} patient' + 's' * (df.patient_id.nunique() > 1),
+        images=counted(len(df), 'image'),
+        patients=counted(df.patient_id.nunique(), 'patient'),
         counts=', '.join(f'{n} {escape(" ".join(label.split()))}' for label, n in df.label.value_counts().items()),
         version=medsoft_nb.__version__,
         origin=' '.join(ORIGIN[origin] for origin in found),
@@ -163,10 +164,14 @@ def _check_copies(made, train, held_out, drop):
 def _warn(df):
     "Log what the eye should see before images are given away"
     if doubtful := int(df.origin.isin(['real', '']).sum()):
-        get_logger().warning('%d of %d images are real, or do not say that they are not.', doubtful, len(df))
+        said = (
+            'is real, or does not say that it is not' if doubtful == 1 else 'are real, or do not say that they are not'
+        )
+        get_logger().warning('%d of %s %s.', doubtful, counted(len(df), 'image'), said)
     burned = sum(BURNED in str(remark) for remark in df.get('remark', []))
     if burned:
-        get_logger().warning('%d images have text burned into the pixels, perhaps names. Look at them.', burned)
+        said = counted(burned, 'image has', 'images have')
+        get_logger().warning('%s text burned into the pixels, perhaps names. Look at them.', said)
 
 
 def _writer(format, salt):

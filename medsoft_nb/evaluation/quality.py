@@ -10,7 +10,8 @@ __all__ = ['lesion_prompts', 'semantic_scores', 'quality_table']
 # %% ../../nbs/evaluation/quality.ipynb #c0992
 import numpy as np, pandas as pd, torch, torch.nn.functional as F
 from ..core.logs import get_logger
-from ..data.manifest import Manifest
+from ..core.words import counted
+from ..data.manifest import Manifest, ManifestError
 from ..data.prompts import is_known, own_prompt, row_prompt
 from ..models.encoders import load_encoder, MedicalEncoder
 from ..statistics.intervals import clustered_interval
@@ -86,6 +87,16 @@ def _semantic_rows(lesions, encoder, seed):
         rows.append(dict(row, extractor=encoder.name))
     return pd.DataFrame(rows)
 
+# %% ../../nbs/evaluation/quality.ipynb #b005d630
+def _check_counts(lesions):
+    "`ManifestError` where there are too few lesions for distances between sets of them"
+    for arm, manifest in lesions.items():
+        least, more = (4, 'Move patients to its test split, or add some') if arm == 'real' else (2, 'Paint more')
+        if len(manifest) < least:
+            said = 'the reference' if arm == 'real' else f'arm {arm!r}'
+            many = counted(len(manifest), 'diseased image')
+            raise ManifestError(f'{said} has {many}; {least} or more are needed to compare sets of lesions. {more}.')
+
 # %% ../../nbs/evaluation/quality.ipynb #c0989
 def quality_table(
     arms: dict,  # Name -> manifest of synthetic images
@@ -98,10 +109,11 @@ def quality_table(
     encoder: MedicalEncoder | None = None,  # Of the semantic score; the shipped one if `None`
 ) -> pd.DataFrame:  # Tidy: arm, dataset, seed, metric, value, lo, hi, n, extractor
     "Every image metric of every arm, beside what real lesions have (arm `real`)"
-    extractor = Extractor(extractor) if isinstance(extractor, str) else extractor
     painted = {arm: m.where(label=m.diseases) for arm, m in arms.items()}
     lesions = {**painted, 'real': reference}
+    _check_counts(lesions)
     crops = {arm: lesion_crops(m) for arm, m in lesions.items()}
+    extractor = Extractor(extractor) if isinstance(extractor, str) else extractor
     rows = [_distance_rows(crops, extractor, seed), _semantic_rows(lesions, encoder or load_encoder(), seed)]
     if sources is not None:
         rows.append(border_table(painted, sources, seed=seed))

@@ -34,8 +34,10 @@ def load_knowledge(
     try:
         path = Path(extra).resolve()
         state = path.stat()
-    except OSError as e:
-        raise ValueError(f'knowledge base {extra} cannot be read: {e}') from e
+    except (OSError, ValueError) as e:
+        raise ValueError(f'knowledge base {str(extra)!r} cannot be read: {_reason(e)}. Name a YAML file.') from e
+    if path.is_dir():
+        raise ValueError(f'knowledge base {str(extra)!r} is a folder. Name a YAML file.')
     return _read_knowledge(str(path), str(extra), (state.st_mtime_ns, state.st_size))
 
 # %% ../../nbs/knowledge/base.ipynb #c0115
@@ -63,6 +65,11 @@ def shipped_knowledge() -> dict:
     check_diseases(knowledge['diseases'], path.name)
     return knowledge
 
+# %% ../../nbs/knowledge/base.ipynb #f1928a7b
+def _reason(error):
+    "Why a file cannot be read, without the number of the operating system"
+    return getattr(error, 'strerror', None) or str(error)
+
 # %% ../../nbs/knowledge/base.ipynb #c0112
 def read_yaml(
     path: str | Path,  # YAML with `diseases:`
@@ -71,7 +78,7 @@ def read_yaml(
     try:
         table = yaml.safe_load(Path(path).read_text(encoding='utf-8'))
     except (OSError, UnicodeError, yaml.YAMLError) as e:
-        raise ValueError(f'knowledge base {path} cannot be read: {e}') from e
+        raise ValueError(f'knowledge base {path} cannot be read: {_reason(e)}') from e
     if not isinstance(table, dict) or not isinstance(table.get('diseases'), dict):
         raise ValueError(f'{path} has no `diseases:` table.')
     return table

@@ -51,7 +51,7 @@ def severity_word(
     if not grades:
         raise ValueError(
             f'severity {severity!r} was asked for, but the knowledge base has no grades for {label!r}; '
-            'leave `severity` out.'
+            'leave the severity out.'
         )
     wanted = str(severity).strip()
     for grade in grades:

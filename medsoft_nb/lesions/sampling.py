@@ -50,7 +50,7 @@ def neighbours(
     if not near:
         raise ValueError(
             f'a mask of {label!r} spans two vertebrae and their disc, but no neighbour of this one is known. '
-            'Give `structures`, and choose a vertebra with another one next to it.'
+            'Choose a vertebra with another one next to it, which is outlined, too (in `structures`).'
         )
     return near
 

@@ -68,7 +68,8 @@ def check_mask(
             f'a soft mask lies in [0, 1], but `mask` reaches from {lo:g} to {hi:g}. Divide a 0/255 mask by 255.'
         )
     if not soft and (lo < 0 or len(np.unique(m[m != 0])) > 1):
-        raise ValueError(f'`mask` is not binary: values from {lo:g} to {hi:g}. Threshold it first, e.g. `mask > 0.5`.')
+        how = 'Threshold it first: the lesion white, all else black (in Python `mask > 0.5`)'
+        raise ValueError(f'`mask` is not binary: values from {lo:g} to {hi:g}. {how}.')
     return m.astype(np.float32) if soft else m != 0
 
 # %% ../../nbs/lesions/soft.ipynb #a004

@@ -11,7 +11,7 @@ __all__ = ['GenerateConfig', 'with_lora', 'with_controller', 'with_unet', 'lesio
 
 # %% ../../nbs/painting/generate.ipynb #q001
 import copy
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Literal
 import numpy as np
@@ -21,6 +21,7 @@ from pydantic import Field
 from scipy import ndimage as ndi
 from torch import nn
 from ..core.files import require_space
+from ..core.folders import empty_on_failure
 from ..core.seeds import torch_generator
 from ..core.logs import progress
 from ..knowledge.base import find_label
@@ -35,7 +36,7 @@ from ..models.seen import seen_remarks, tell_seen
 from ..models.schedulers import choose_scheduler, scheduler_record
 from .pipeline import check_prompts, MedSoftPipeline
 from .places import check_sources, place_lesion, Placement, PlannedLesion, sample_id
-from .provenance import controller_hash, memory_hash, missing_samples
+from .provenance import check_batch, controller_hash, memory_hash, missing_samples
 from .provenance import open_folder, write_sample
 from .rows import batch_lock, note_rows, row_folder, Shard, share
 from .settings import PaintSettings
@@ -45,7 +46,7 @@ from .window import check_side
 class GenerateConfig(PaintSettings):
     "Settings of a batch of synthetic images; kept beside them"
 
-    n_per_label: int = Field(50, ge=1, description='Images of each label')
+    n_per_label: int = Field(50, ge=1, le=1_000_000, description='Images of each label')
     mask_source: Literal['donors', 'knowledge'] = Field(
         'donors', description='Masks of real lesions, or drawn as the knowledge base says'
     )
@@ -202,6 +203,17 @@ def batch_remarks(
     asked = [(label, *kind) for label in labels if label != HEALTHY for kind in kinds]
     return [s for label, modality, origin in asked for s in seen_remarks(base, label, modality, origin=origin)]
 
+# %% ../../nbs/painting/generate.ipynb #fbe365e3
+def _as_it_was(out, shard):
+    "Leaves nothing of a batch that fails before its first image, unless other processes may be at work in it"
+    return empty_on_failure(out, 'images/*') if shard == (1, 1) else nullcontext()
+
+
+def _check_plans(backgrounds, donors, labels, config):
+    "Settle the first lesion of each label; raises what would otherwise be raised halfway"
+    for label in labels:
+        plan_lesion(backgrounds, donors, label, 0, config)
+
 # %% ../../nbs/painting/generate.ipynb #c0571
 def generate(
     pipe: MedSoftPipeline,  # The base, or what `with_unet` gives; left as it is
@@ -218,6 +230,7 @@ def generate(
     labels = list(dict.fromkeys(find_label(l) if config.mask_source == 'knowledge' else l for l in labels))
     if not labels:
         raise ValueError('`labels` is empty: name the diseases to paint.')
+    check_batch(out)
     check_sources(backgrounds, donors, labels, config.mask_source)
     settings = (
         config.model_dump(mode='json', exclude={'shard'}) | dict(labels=labels) | weights_used(pipe, lora, controller)
@@ -235,7 +248,8 @@ def generate(
         require_space(out, n * 4 * nbytes)
     wanted = missing_samples(labels, config.n_per_label, set())
     batches = share(list(chunked(wanted, config.batch_size)), config.shard)
-    with batch_lock(out, config.shard):
+    _check_plans(backgrounds, donors, labels, config)
+    with batch_lock(out, config.shard), _as_it_was(out, config.shard):
         done = open_folder(out, settings, n, nbytes)
         todo = [batch for batch in batches if any(sample_id(*pair) not in done for pair in batch)]
         for batch in progress(todo, desc='generate', total=len(todo)):

@@ -10,6 +10,7 @@ __all__ = ['PaintInput', 'collect_inputs', 'check_image', 'Window', 'cut_input']
 # %% ../../nbs/painting/inputs.ipynb #p003
 from dataclasses import dataclass
 import numpy as np, torch
+from ..core.words import counted
 from ..lesions.soft import check_mask
 from .window import Box, cut_window, region_of_interest, resize, to_unit, window_size
 
@@ -36,10 +37,10 @@ def collect_inputs(
     prompts = [prompt] * n if isinstance(prompt, str) else _as_list(prompt)
     generators = _as_list(generator) if isinstance(generator, (list, tuple)) else [generator] * n
     if not (len(prompts) == n == len(masks)):
-        counts = f'{len(prompts)} prompts, {n} images and {len(masks)} masks'
+        counts = f'{counted(len(prompts), "prompt")}, {counted(n, "image")} and {counted(len(masks), "mask")}'
         raise ValueError(f'{counts}; give one of each for every sample, or a single prompt.')
     if len(generators) != n:
-        raise ValueError(f'{len(generators)} generators for {n} images; give one each.')
+        raise ValueError(f'{counted(len(generators), "generator")} for {counted(n, "image")}; give one each.')
     for k, x in enumerate(images):
         check_image(x, f'image {k}')
     soft = [check_mask(m, x.shape, soft=True) for x, m in zip(images, masks)]

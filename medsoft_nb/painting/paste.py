@@ -11,6 +11,7 @@ __all__ = ['paste', 'copy_paste']
 from pathlib import Path
 import numpy as np
 from scipy import ndimage as ndi
+from ..core.folders import empty_on_failure
 from ..core.images import grey_range
 from ..data.manifest import Manifest
 from ..lesions.structures import affine_between
@@ -63,9 +64,10 @@ def copy_paste(
     settings = dict(method='copy-paste', labels=list(labels), n_per_label=n_per_label, ramp=ramp, seed=seed)
     settings |= dict(mask_profile=mask_profile)
     settings |= dict(backgrounds=backgrounds.fingerprint, donors=donors.fingerprint)
-    done = open_folder(out, settings, n_per_label * len(labels), backgrounds.image(0).nbytes)
-    for label, number in missing_samples(labels, n_per_label, done):
-        place = place_lesion(backgrounds, donors, label, seed, number)
-        lesion = PlannedLesion(label, number, seed, place, ramp, soften(place.mask, ramp, profile=mask_profile))
-        note_rows(out, [write_sample(out, backgrounds, donors, lesion, paste(backgrounds, donors, lesion))])
+    with empty_on_failure(out, 'images/*'):
+        done = open_folder(out, settings, n_per_label * len(labels), backgrounds.image(0).nbytes)
+        for label, number in missing_samples(labels, n_per_label, done):
+            place = place_lesion(backgrounds, donors, label, seed, number)
+            lesion = PlannedLesion(label, number, seed, place, ramp, soften(place.mask, ramp, profile=mask_profile))
+            note_rows(out, [write_sample(out, backgrounds, donors, lesion, paste(backgrounds, donors, lesion))])
     return join_rows(out)

@@ -20,6 +20,7 @@ from PIL import Image
 from transformers import CLIPTextModel, CLIPTokenizer
 from ..core.images import as_html, to_uint8
 from ..core.repeats import contents, repeats, rows_of
+from ..core.words import counted
 from ..models.base import check_parts, encode_prompts, load_base, PARTS, resolve_model
 from ..models.controller import Controller
 from ..models.controller import load_controller as read_controller
@@ -187,7 +188,7 @@ class MedSoftOutput(BaseOutput):
 
     def _repr_html_(self):
         images = [np.asarray(x) for x in self.images]
-        count = f"{len(images)} painted image{'s' * (len(images) != 1)}"
+        count = counted(len(images), 'painted image')
         where = f'the first was painted in the window {tuple(self.boxes[0])} (y0, x0, y1, x1)'
         return as_html(images[:12], f'{count}; {where}', titles=[f'{k}' for k in range(len(images))])
 

@@ -10,13 +10,14 @@ __all__ = ['Shard', 'ROWS', 'read_shard', 'share', 'row_folder', 'note_rows', 'n
 
 # %% ../../nbs/painting/rows.ipynb #row003
 import json, shutil
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated
 import pandas as pd
 from filelock import FileLock, Timeout
 from pydantic import BeforeValidator
 from ..core.files import folder_lock
+from ..core.words import counted
 from ..data.manifest import Manifest
 
 # %% ../../nbs/painting/rows.ipynb #row006
@@ -44,7 +45,7 @@ def share(
     "What one shard makes; `ValueError` where there is nothing for it"
     number, count = shard
     if number > len(groups):
-        few = f'there are {len(groups)} groups of images that are painted together'
+        few = f'the images are painted in {counted(len(groups), "group")}'
         raise ValueError(f'shard {number}/{count} has nothing to do: {few}. Take fewer shards, or smaller groups.')
     return groups[number - 1 :: count]
 
@@ -136,7 +137,7 @@ def _remove_shards(folder, joined):
 @contextmanager
 def batch_lock(out: Path, shard: tuple[int, int] = (1, 1)):
     "Hold the lock of a batch, or of one shard; rows that were noted inside are in the manifest afterwards"
-    with folder_lock(row_folder(out, shard)):
+    with _no_empty_folders(out), folder_lock(row_folder(out, shard)):
         try:
             yield
         finally:
@@ -145,3 +146,16 @@ def batch_lock(out: Path, shard: tuple[int, int] = (1, 1)):
     if shard != (1, 1):
         with folder_lock(out, wait=600):  # shards take turns
             join_rows(out)
+
+
+@contextmanager
+def _no_empty_folders(out):
+    "Folders that a shard made for its lock go where it fails and nothing else is in them"
+    made = [out / 'shards', *([] if out.exists() else [out])]
+    try:
+        yield
+    except BaseException:
+        for folder in made:
+            with suppress(OSError):
+                folder.rmdir()
+        raise

@@ -16,6 +16,7 @@ from ..core.folders import check_empty, file_name, new_folder
 from ..core.images import grey_range, write_image
 from ..core.logs import progress
 from ..core.seeds import rng
+from ..core.words import counted
 from ..data.manifest import HEALTHY, Manifest
 from ..lesions.structures import vertebra_frame, complete_structures
 from .lesions import LESIONS, paint_lesion
@@ -42,15 +43,16 @@ def check_healthy(
     diseased = df[df.label != HEALTHY]
     if len(diseased):
         first = f'{diseased.image_id.iloc[0]}, {diseased.label.iloc[0]!r}'
+        said = counted(len(diseased), 'image is', 'images are')
         raise ValueError(
-            f'{len(diseased)} images are not healthy (first: {first}); implant into healthy images only, '
+            f'{said} not healthy (first: {first}); implant into healthy images only, '
             "e.g. `manifest.where(label='healthy')`."
         )
     lacking = df[df.structures == '']
     if len(lacking):
+        said = counted(len(lacking), 'image has', 'images have')
         raise ValueError(
-            f'{len(lacking)} images have no `structures` (first: {lacking.image_id.iloc[0]}); '
-            'a lesion needs a vertebra to lie in.'
+            f'{said} no `structures` (first: {lacking.image_id.iloc[0]}); a lesion needs a vertebra to lie in.'
         )
 
 # %% ../../nbs/phantom/implant.ipynb #5b004

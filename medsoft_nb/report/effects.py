@@ -10,6 +10,7 @@ __all__ = ['FACTORS', 'in_factorial_design', 'ArmPairs', 'factor_pairs', 'factor
 # %% ../../nbs/report/effects.ipynb #c1123
 from typing import NamedTuple
 import pandas as pd
+from ..core.words import counted
 from ..data.arms import add_arm_fields, arm_fields
 from .findings import verdict
 from .tables import interval_text
@@ -70,7 +71,7 @@ def effect_findings(
     text = []
     for row in effects.itertuples():
         value = interval_text(row.value, row.lo, row.hi, sign=True)
-        pairs = f'{row.pairs} pair{"s" if row.pairs > 1 else ""} of arms'
+        pairs = counted(row.pairs, 'pair of arms', 'pairs of arms')
         text.append(f'{row.factor}: AUC {value} over {pairs}, {verdict(row, "helps", "harms", "no effect shown")}.')
     return text
 

@@ -9,6 +9,7 @@ __all__ = ['TARGETS', 'verdict', 'calibration_findings', 'best_control', 'gain_f
 
 # %% ../../nbs/report/findings.ipynb #c1110
 import pandas as pd
+from ..core.words import counted
 from ..data.arms import add_arm_fields, ARMS
 from .tables import interval_text
 
@@ -77,7 +78,7 @@ def gain_findings(
         difference = interval_text(row.value, row.lo, row.hi, sign=True)
         text.append(f'{row.arm} against {row.control}: AUC {difference}, {verdict(row)}.')
     if seeds < 5:
-        text.append(f'These are {seeds} seed{"s" if seeds > 1 else ""}; 5 or more are needed for a claim.')
+        text.append(f'These are {counted(seeds, "seed")}; 5 or more are needed for a claim.')
     return text
 
 # %% ../../nbs/report/findings.ipynb #d001

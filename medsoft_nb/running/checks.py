@@ -9,6 +9,7 @@ __all__ = ['with_splits', 'check_classes', 'check_masks', 'planned_rows', 'check
            'check_window', 'check_trained', 'check_painted', 'check_experiment']
 
 # %% ../../nbs/running/checks.ipynb #e003
+from ..core.words import counted
 from ..data.arms import find_arms, PAINTING_ARMS, training_name
 from ..data.manifest import HEALTHY, Manifest, ManifestError, validate
 from ..data.prompts import prompt_places
@@ -27,8 +28,9 @@ def with_splits(
     "The rows with a split in each; `ManifestError` where an experiment cannot begin with them"
     painted = everything.df[everything.df.origin == 'synthetic']
     if len(painted):
+        said = counted(len(painted), 'row has', 'rows have')
         raise ManifestError(
-            f'{len(painted)} rows have the origin synthetic (first: {painted.image_id.iloc[0]}); an experiment begins '
+            f'{said} the origin synthetic (first: {painted.image_id.iloc[0]}); an experiment begins '
             'with real images and paints its own. Leave these rows out.'
         )
     lacking = [name for name, there in _classes(set(everything.df.label)).items() if not there]
@@ -39,8 +41,9 @@ def with_splits(
     if len(free) == len(everything):
         return split(everything, fractions=tuple(settings.fractions), seed=settings.data_seed)
     if len(free):
+        said = f'{len(free)} of {len(everything)} images {"has" if len(free) == 1 else "have"} no split'
         raise ManifestError(
-            f'{len(free)} of {len(everything)} images have no split (first: {free.image_id.iloc[0]}). Fill in the '
+            f'{said} (first: {free.image_id.iloc[0]}). Fill in the '
             'column `split` in every row, or in none to have the patients shared out.'
         )
     return everything
@@ -72,8 +75,9 @@ def check_masks(
     diseased = everything.where(label=everything.diseases).df
     bare = diseased[(diseased.lesion_mask == '') & (diseased.box == '')]
     if len(bare):
+        said = counted(len(bare), 'diseased image has', 'diseased images have')
         raise ManifestError(
-            f'{len(bare)} diseased images have neither a `lesion_mask` nor a `box` (first: {bare.image_id.iloc[0]}), '
+            f'{said} neither a `lesion_mask` nor a `box` (first: {bare.image_id.iloc[0]}), '
             'but the steps look at lesions. Outline them, or leave these images out.'
         )
     train = kept.where(split='train')
@@ -142,9 +146,11 @@ def check_numbers(
     "`ValueError` where there are too few lesions for distances between sets of them"
     tested, diseases = kept.where(split='test', label=kept.diseases), kept.where(split='train').diseases
     if len(tested) < 4:
+        said = counted(len(tested), 'diseased image')
         raise ManifestError(
-            f'the split test has {len(tested)} diseased images; 4 or more are needed to compare synthetic lesions '
-            'with real ones. Move patients to test, or change `fractions`.'
+            f'the split test has {said}; 4 or more are needed to compare synthetic lesions with real ones. Move '
+            'patients to test, or change `fractions`; with fewer than 6 diseased images in all (4 for test, one for '
+            'train, one for val) add patients.'
         )
     if generate.n_per_label * len(diseases) < 2:
         raise ValueError(

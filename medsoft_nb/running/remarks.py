@@ -9,7 +9,9 @@ __all__ = ['LARGEST_SHARE', 'manifest_remarks']
 
 # %% ../../nbs/running/remarks.ipynb #t003
 import numpy as np
+from ..core.words import counted
 from ..data.manifest import HEALTHY, Manifest
+from ..data.splits import patient_labels
 from ..data.prompts import own_prompt, prompt_faults
 from ..knowledge.base import own_knowledge
 from ..lesions.structures import complete_structures
@@ -43,10 +45,14 @@ def _split_remarks(df):
     "Whether there is something to train with and something to test with"
     free = df[df.split == '']
     if len(free) == len(df):
-        return ['No image has a split; `medsoft data split` shares out the patients.']
+        patients = patient_labels(df).value_counts()
+        few = [f'{label!r} ({counted(k, "patient")})' for label, k in patients[patients < 3].items()]
+        but = f' It needs 3 of each label: too few have {", ".join(few)}.' if few else ''
+        return [f'No image has a split; `medsoft data split` shares out the patients.{but}']
     remarks = []
     if len(free):
-        remarks.append(f'{len(free)} images have no split (first: {free.image_id.iloc[0]}) and take part in nothing.')
+        said, take = counted(len(free), 'image has', 'images have'), 'takes' if len(free) == 1 else 'take'
+        remarks.append(f'{said} no split (first: {free.image_id.iloc[0]}) and {take} part in nothing.')
     for part in ('train', 'test'):
         if not (df.split == part).any():
             remarks.append(f'No image has the split {part}.')
@@ -76,10 +82,12 @@ def _mask_remarks(manifest, files):
     df, remarks = manifest.df, []
     bare = df[(df.label != HEALTHY) & (df.lesion_mask == '')]
     if len(bare):
-        remarks.append(f'{len(bare)} diseased images have no `lesion_mask` (first: {bare.image_id.iloc[0]}).')
+        said = counted(len(bare), 'diseased image has', 'diseased images have')
+        remarks.append(f'{said} no `lesion_mask` (first: {bare.image_id.iloc[0]}).')
     bare = df[df.structures == '']
     if len(bare):
-        remarks.append(f'{len(bare)} images have no `structures` (first: {bare.image_id.iloc[0]}).')
+        said = counted(len(bare), 'image has', 'images have')
+        remarks.append(f'{said} no `structures` (first: {bare.image_id.iloc[0]}).')
     healthy = manifest.rows((df.label == HEALTHY) & (df.structures != ''))
     if files and len(healthy) and not any(complete_structures(healthy.structures(i)) for i in range(len(healthy))):
         remarks.append(
@@ -95,8 +103,9 @@ def _outside_remarks(manifest):
     outside = [i for i in range(len(there)) if 2 * _pixels_inside(there, i) < there.lesion_mask(i).sum()]
     if not outside:
         return []
-    first = there.df.image_id.iloc[outside[0]]
-    return [f'{len(outside)} lesions lie mostly outside the `structures` of their images (first: {first}).']
+    first, ends = there.df.image_id.iloc[outside[0]], 'mostly outside the `structures` of'
+    said = counted(len(outside), f'lesion lies {ends} its image', f'lesions lie {ends} their images')
+    return [f'{said} (first: {first}).']
 
 
 def _pixels_inside(manifest, i):

@@ -15,6 +15,7 @@ from pydantic import Field
 from scipy.special import ndtri
 from ..core.seeds import rng
 from ..core.settings import Settings
+from ..core.words import counted
 from .intervals import mean_draws, resample, two_sided_p
 from .scores import auc, score_arrays
 
@@ -186,7 +187,7 @@ def power_sentence(
     "The rows of `power_of_gain` in words, a sentence each"
     sentences = []
     for r in power.itertuples():
-        seeds = f'{r.seeds} seed{"s" if r.seeds != 1 else ""}'
+        seeds = counted(r.seeds, 'seed')
         sentences.append(
             f'With {r.patients} test patients ({r.diseased} diseased) and {seeds}, a true gain of {r.gain:.3g} over '
             f'the AUC of {r.base:.2f} of {r.control} is seen (p < {r.level:g}) in {100 * r.power:.0f} % of '

@@ -13,6 +13,7 @@ from itertools import product
 import numpy as np, torch
 from scipy import ndimage as ndi
 from ..core.seeds import rng
+from ..core.words import counted
 from ..data.manifest import HEALTHY, Manifest
 from ..data.prompts import prompt_places, row_prompt
 from ..lesions.structures import transfer_mask, complete_structures
@@ -38,7 +39,8 @@ def check_training(manifest: Manifest) -> None:
         raise ValueError(f'the manifest has no diseased image: there is nothing to learn. Labels: {labels}')
     bare = diseased[diseased.lesion_mask == '']
     if len(bare):
-        which = f'{len(bare)} diseased images have no `lesion_mask` (first: {bare.image_id.iloc[0]})'
+        said = counted(len(bare), 'diseased image has', 'diseased images have')
+        which = f'{said} no `lesion_mask` (first: {bare.image_id.iloc[0]})'
         raise ValueError(f'{which}; make one from a box with `box_mask`.')
     for i in np.flatnonzero(df.lesion_mask != ''):
         manifest.lesion_mask(i)  # raises where it is not binary, or inverted

@@ -87,7 +87,7 @@ class Training(Optimisation):
     semantic_weight: float = Field(
         1.0, ge=0, description='Of $L_{msc}$ beside the diffusion loss, where the MSC is trained through it'
     )
-    rank: int = Field(16, ge=0, description='Of the LoRA matrices; 0 leaves the U-Net as it is')
+    rank: int = Field(16, ge=0, le=1024, description='Of the LoRA matrices; 0 leaves the U-Net as it is')
     targets: tuple[str, ...] = Field(
         LORA_TARGETS, description='Layers that get a LoRA; attention only is `LORA_TARGETS[:4]`'
     )

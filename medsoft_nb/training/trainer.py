@@ -17,7 +17,7 @@ import numpy as np, torch
 from accelerate import Accelerator
 from ..core.devices import device_facts
 from ..core.files import folder_lock, require_space, sha256, write_json
-from ..core.folders import share_files
+from ..core.folders import check_empty, empty_on_failure, share_files
 from ..core.finite import check_step
 from ..core.seeds import torch_generator
 from ..core.logs import get_logger, progress
@@ -82,9 +82,11 @@ def train(
 def check_output(
     out: str | Path,  # Folder for a training
 ) -> None:
-    "Raise an error where a training cannot be written: `out` is a file, or the disk is full"
+    "Raise an error where a training cannot be written: `out` is a file or holds something else, or the disk is full"
     if Path(out).exists() and not Path(out).is_dir():
         raise ValueError(f'{out} is a file; a training needs a folder. Name another one.')
+    if not any(Path(out, name).exists() for name in ('loss.csv', 'state.pt', 'training.json')):
+        check_empty(out, besides=('cache', 'tracking', 'wandb', *STAGES))  # of a training that has just begun
     require_space(out, 200 << 20)
 
 # %% ../../nbs/training/trainer.ipynb #3157ecb4
@@ -96,9 +98,14 @@ def _seeded(seed, device):
         yield
 
 # %% ../../nbs/training/trainer.ipynb #n001
+@contextmanager
 def _lock(out):
-    "The lock of a training's folder; of several processes of one training the first takes it"
-    return folder_lock(out) if int(os.environ.get('RANK', 0)) == 0 else nullcontext()
+    "The lock of a training's folder, which is left as it was where nothing came of it; the first process takes it"
+    if int(os.environ.get('RANK', 0)):
+        yield
+        return
+    with folder_lock(out), empty_on_failure(out, 'cache/**/*.safetensors', 'state.pt'):
+        yield
 
 # %% ../../nbs/training/trainer.ipynb #q004
 def check_stage(config: Training, controller: Controller | None, lora: str | Path | None) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from ..core.seeds import torch_generator
+from ..core.words import counted
 from ..data.manifest import Manifest
 from ..models.controller import Controller
 from .batches import make_batch, split_batch
@@ -37,7 +38,8 @@ def check_held_out(
         return
     shared = sorted(set(held_out.df.patient_id) & set(manifest.df.patient_id))
     if shared:
-        raise ValueError(f'{len(shared)} patients are held out and trained on (first: {shared[0]}). Split them first.')
+        said = counted(len(shared), 'patient is', 'patients are')
+        raise ValueError(f'{said} held out and trained on (first: {shared[0]}). Split them first.')
     try:
         check_training(Manifest(held_out.df.assign(split=''), held_out.root))
     except ValueError as error:
