@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np, pytest
 from pydicom import dcmread, Dataset
 from pydicom.dataset import FileMetaDataset
+from pydicom.pixels import apply_modality_lut, apply_voi_lut, apply_windowing
 from pydicom.sequence import Sequence
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid, ImplicitVRLittleEndian, MRImageStorage
 from pydicom.uid import ExplicitVRBigEndian, RLELossless
@@ -244,13 +245,42 @@ def test_radiographs(tmp_path, caplog):
     assert np.abs(seen - (1 - wanted) * 255).max() <= 1  # the window was one of the values before
 
 
-def test_modality_table(tmp_path):
+def table_of(descriptor, data):
+    "A look-up table as a sequence"
     table = Dataset()
-    table.LUTDescriptor, table.LUTData = [2000, 0, 16], [(7 * k) % 5000 for k in range(2000)]
+    table.LUTDescriptor, table.LUTData = descriptor, data
     table['LUTDescriptor'].VR = table['LUTData'].VR = 'US'
-    write(tmp_path / 'in/a', **radiograph(ModalityLUTSequence=Sequence([table])))
+    return Sequence([table])
+
+
+def test_modality_table(tmp_path):
+    tables = table_of([2000, 0, 16], [(7 * k) % 5000 for k in range(2000)])
+    write(tmp_path / 'in/a', **radiograph(ModalityLUTSequence=tables))
     _, (image,) = imported(tmp_path)
     np.testing.assert_array_equal(image, (7 * values()) % 5000)
+    np.testing.assert_array_equal(image, apply_modality_lut(values(), dcmread(tmp_path / 'in/a')))
+
+
+@pytest.mark.parametrize('photometric', ['MONOCHROME1', 'MONOCHROME2'])
+def test_tables_for_grey_levels(tmp_path, caplog, photometric):
+    tables = table_of([1500, 100, 12], [round(4095 * (k / 1499) ** 2) for k in range(1500)])
+    tags = dict(VOILUTSequence=tables, PhotometricInterpretation=photometric, WindowCenter=1000, WindowWidth=501)
+    path = write(tmp_path / 'in/a', **radiograph(**tags))
+    df, (image,) = imported(tmp_path)
+    np.testing.assert_array_equal(image, values() if photometric == 'MONOCHROME2' else 4095 - values())
+    assert 'is left out' in df.remark[0] and '1 images have a table for their grey levels' in caplog.text
+    df, (image,) = imported(tmp_path, 'shown', window='file')
+    peer = np.round(apply_voi_lut(values(), dcmread(path)) / 4095 * 255)
+    np.testing.assert_array_equal(image, peer if photometric == 'MONOCHROME2' else 255 - peer)
+    assert image.dtype == np.uint8 and 'by the table of the file' in df.remark[0] and df.get('window') is None
+
+
+@pytest.mark.parametrize('curve', ['LINEAR', 'LINEAR_EXACT', 'SIGMOID'])
+def test_curves_of_windows(tmp_path, curve):
+    path = write(tmp_path / 'in/a', **mr(VOILUTFunction=curve, WindowCenter=900, WindowWidth=600, RescaleIntercept=0))
+    _, (image,) = imported(tmp_path, window='file')
+    peer = apply_windowing(values(), dcmread(path)) / 65535 * 255
+    assert np.abs(image - peer).max() <= 0.501
 
 
 def test_colour_and_burned_in_text(tmp_path, caplog):

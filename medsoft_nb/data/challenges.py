@@ -13,11 +13,12 @@ import numpy as np, pandas as pd
 from ..core.logs import get_logger
 from .cases import case_name, DICOM, files_below, inside
 from .columns import HEALTHY, ManifestError, raise_faults
-from .dicom_files import hashed, load_salt, MODALITIES, read_headers
+from .dicom_files import MODALITIES, read_headers
 from .dicom_pixels import Look, read_image
 from .folder import SUFFIXES
 from .importing import Pixels
 from .pictures import LayoutSettings
+from .salt import hashed, load_salt
 from .shapes import Annotated, finite_numbers, make_shape, read_annotated
 from .tables import read_cells
 from .volumes import CT_OFFSET, grey_values, pixel_size

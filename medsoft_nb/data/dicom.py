@@ -18,18 +18,11 @@ from pydantic import Field, field_validator
 from ..core.logs import get_logger, progress
 from .cases import CaseSettings
 from .columns import ManifestError, raise_faults
-from medsoft_nb.data.dicom_files import (
-    find_dicom,
-    hashed,
-    Header,
-    load_salt,
-    MODALITIES,
-    pydicom_package,
-    read_headers,
-)
+from .dicom_files import find_dicom, Header, MODALITIES, pydicom_package, read_headers
 from .dicom_pixels import Look, read_image, read_reformat, volume_shape, WINDOWS
 from .dicom_series import series_stacks, slice_plane
 from .importing import Source
+from .salt import hashed, load_salt
 from .tables import map_labels, read_table
 from .volumes import check_step, choose_slices, PLANES
 
@@ -112,6 +105,10 @@ def _tell(headers):
     if unsure:
         text = '%d radiographs, ultrasound or other images may have names in their pixels. Look at them.'
         get_logger().warning(text, len(unsure))
+    tables = [h for h in headers if h.table]
+    if tables:
+        text = '%d images have a table for their grey levels (VOI LUT); the window `file` shows them by it.'
+        get_logger().warning(text, len(tables))
     no_units = [h for h in headers if h.modality == 'CT' and not h.hounsfield]
     if no_units:
         get_logger().warning('%d images of CT have no Hounsfield units.', len(no_units))
