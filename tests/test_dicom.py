@@ -404,6 +404,34 @@ def test_labels_and_patients_of_a_table(tmp_path):
         imported(tmp_path, 'no', table=tmp_path / 'more.csv')
 
 
+def test_sites_of_a_table_are_found_by_the_patients_before_they_are_hashed(tmp_path):
+    for k in range(3):
+        write(tmp_path / f'in/{k}', values(k), PatientID=f'Q{k}', SeriesInstanceUID=f'1.2.{k}')
+    table = tmp_path / 'table.csv'
+    table.write_text(
+        'patient_id,hospital,scanner,series,split\nQ0,North,A,x,train\nQ1,South,B,y,test\nQ2,South,,z,test\n'
+    )
+    df, _ = imported(tmp_path, table=table, columns=dict(site='hospital'))
+    assert [*df.site] == ['North', 'South', 'South'] and [*df.scanner] == ['A', 'B', '']
+    assert [*df.split] == ['train', 'test', 'test'] and {*df.label} == {'healthy'}
+    assert not df.patient_id.str.contains('Q').any() and not df.series.isin([*'xyz']).any()
+    with pytest.raises(
+        ManifestError, match="'spacing_mm' is not read of a table for DICOM. Fields: image, patient_id"
+    ):
+        imported(tmp_path, 'no', table=table, columns=dict(spacing_mm='hospital'))
+
+
+def test_a_reformat_has_the_patient_and_the_label_of_all_its_slices(tmp_path):
+    volume(tmp_path / 'in', n=4, gap=0.5)
+    for column, said in (('label', 'labels or other fields'), ('patient_id', 'patients')):
+        table = tmp_path / f'{column}.csv'
+        table.write_text(f'image,{column}\nx0,a\nx1,a\nx2,a\nx3,b\n')
+        df, _ = imported(tmp_path, f'slices-{column}', table=table)
+        assert sorted(df[column].value_counts()) == [1, 3]
+        with pytest.raises(ManifestError, match=f'its slices have different {said}, and a reformat shows all of them'):
+            imported(tmp_path, 'no', table=table, plane='sagittal')
+
+
 def test_files_without_patients(tmp_path, caplog):
     write(tmp_path / 'in/P1_x', PatientID='')
     assert len(imported(tmp_path)[0]) == 1 and 'name no patient' in caplog.text

@@ -71,26 +71,37 @@ def _table(path, columns):
 
 # %% ../../nbs/data/challenges.ipynb #e7540b93
 def rsna_cases(folder: Path, settings: LayoutSettings) -> list:  # Of cases
-    "Slices with a fracture, and slices of studies without one"
+    "Slices with a fracture, slices of studies without one, and of studies whose fracture has no box"
     studies = _table(folder / 'train.csv', ('StudyInstanceUID', 'patient_overall'))
+    fractured = dict(zip(studies.StudyInstanceUID, studies.patient_overall))
+    wrong = [
+        f'{s}: patient_overall is {v!r}; 0 or 1 is expected.' for s, v in fractured.items() if v not in ('0', '1')
+    ]
+    raise_faults(wrong, f'{folder}/train.csv')
+    shapes, cases = _rsna_shapes(folder / 'train_bounding_boxes.csv'), []
+    for study, value in fractured.items():
+        cases += _study_cases(folder, study, value == '1', shapes.get(study, {}), settings)
+    text = 'it has a box, but train.csv does not say that it has a fracture.'
+    raise_faults([f'{study}: {text}' for study in shapes if fractured.get(study) != '1'], str(folder))
+    unplaced = [study for study, value in fractured.items() if value == '1' and study not in shapes]
+    if unplaced:
+        said = '%d studies have a fracture but no box: %d slices get the label without a box, and may not show it.'
+        get_logger().warning(said, len(unplaced), sum(bool(case['annotated'].remark) for case in cases))
+    return cases
+
+# %% ../../nbs/data/challenges.ipynb #e9f57fbf
+def _rsna_shapes(path):
+    "Shapes by study and number of the slice"
     columns = ('StudyInstanceUID', 'slice_number', 'x', 'y', 'width', 'height')
     shapes, faults = {}, []
-    for number, row in enumerate(_table(folder / 'train_bounding_boxes.csv', columns).itertuples(), 2):
+    for number, row in enumerate(_table(path, columns).itertuples(), 2):
         try:
             shape = make_shape('fracture', [row.x, row.y, row.width, row.height])
             shapes.setdefault(row.StudyInstanceUID, {}).setdefault(_slice_number(row.slice_number), []).append(shape)
         except ValueError as e:
             faults.append(f'row {number}: {e}')
-    raise_faults(faults, f'{folder}/train_bounding_boxes.csv')
-    cases, unplaced = [], 0
-    for study, fractured in zip(studies.StudyInstanceUID, studies.patient_overall):
-        boxes = shapes.get(study, {}) if fractured == '1' else {}
-        unplaced += fractured == '1' and not boxes
-        if fractured == '0' or boxes:
-            cases += _study_cases(folder, study, boxes, settings)
-    if unplaced:
-        get_logger().warning('%d studies have a fracture but no box, and are left out.', unplaced)
-    return cases
+    raise_faults(faults, str(path))
+    return shapes
 
 # %% ../../nbs/data/challenges.ipynb #cfe2255d
 def _slice_number(text):
@@ -99,7 +110,7 @@ def _slice_number(text):
     return int(text)
 
 # %% ../../nbs/data/challenges.ipynb #2f8fd738
-def _study_cases(folder, study, boxes, settings):
+def _study_cases(folder, study, fractured, boxes, settings):
     "Cases of one study"
     place = inside(folder, f'train_images/{study}')
     files = {int(p.stem): p for p in files_below(place, (*DICOM, *SUFFIXES)) if p.stem.isdigit()}
@@ -111,12 +122,13 @@ def _study_cases(folder, study, boxes, settings):
     step = settings.slices if isinstance(settings.slices, int) else 1
     some = sorted(files)[::step] if step > 1 or settings.slices == 'all' else [sorted(files)[len(files) // 2]]
     patient = hashed('p', study, load_salt())
-    cases = []
+    cases, label = [], 'fracture' if fractured else HEALTHY
+    remark = 'the study has a fracture, but nobody says where' if fractured and not boxes else ''
     for number in sorted(boxes) if boxes else some:
-        annotated = Annotated(files[number], tuple(boxes.get(number, ())))
-        case = dict(image_id=f'{patient}_{number:04d}', path=files[number].relative_to(folder).as_posix())
+        annotated = Annotated(files[number], tuple(boxes.get(number, ())), remark)
+        case = dict(image_id=f'{patient}_{number:04d}', path=files[number].relative_to(folder).as_posix(), label=label)
         case |= dict(patient_id=patient, plane='axial', modality='CT', slice=number, annotated=annotated)
-        cases.append(case if boxes else case | dict(label=HEALTHY))
+        cases.append(case)
     return cases
 
 # %% ../../nbs/data/challenges.ipynb #307eb909
