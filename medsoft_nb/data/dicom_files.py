@@ -92,7 +92,7 @@ def find_dicom(folder: str | Path) -> list:  # Paths, in order
     return found
 
 # %% ../../nbs/data/dicom_files.ipynb #6d8688ce
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Header:
     "What is known of an image before its pixels are read"
 

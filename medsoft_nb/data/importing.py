@@ -8,14 +8,14 @@ Docs: https://example.github.io/medsoft_nb/data/importing.html.md"""
 __all__ = ['NOTES', 'Pixels', 'Source', 'import_one', 'read_with_body', 'import_sources']
 
 # %% ../../nbs/data/importing.ipynb #11cc91d2
-import base64, hashlib, json, os, shutil
+import base64, hashlib, json, os
 from concurrent.futures import BrokenExecutor
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Callable, NamedTuple
 import numpy as np, pandas as pd
-from ..core.files import folder_lock, make_folder, sha256, write_text
+from ..core.files import atomic_path, folder_lock, make_folder, sha256
 from ..core.folders import check_empty, file_name, file_state
 from ..core.images import as_image, read_image, write_image
 from ..core.logs import get_logger, progress
@@ -34,7 +34,7 @@ class Pixels(NamedTuple):
     fields: dict = {}  # Fields of the manifest that are known only now
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Source:
     "One image that can be imported"
 
@@ -118,9 +118,8 @@ def import_sources(
             get_logger().warning('%d images cannot be read and are left out, the first: %s', len(faults), faults[0])
         else:
             raise_faults(faults, 'the images')
-        made = [done[k] for k in sorted(done)]
-        _check_together(made, part)
-        _publish(made, part, out)
+        del sources  # of a million images they are large
+        _publish(keys, part, out)
     return Manifest.load(out / 'manifest.csv')
 
 # %% ../../nbs/data/importing.ipynb #c1c37f95
@@ -156,29 +155,41 @@ def _reading(value, state):
     return getattr(value, '__qualname__', None) or repr(value)
 
 # %% ../../nbs/data/importing.ipynb #5226b62a
-def _open_notes(part, keys):
-    "What was done already, by number, and the numbers of images whose process died; all else is removed"
-    notes, numbers = part / 'notes.jsonl', {key: number for number, key in enumerate(keys)}
-    lines = notes.read_text(encoding='utf-8').splitlines(keepends=True) if notes.exists() else []
-    try:
-        whole = [json.loads(line) for line in lines if line.endswith('\n')]  # the last one may be cut short
-    except ValueError:  # of another version
-        whole = []
-    known = [note for note in whole if note['key'] in numbers and all(path.is_file() for path in _files(note, part))]
-    made = [note for note in known if 'row' in note]
-    kept = {notes, *(path for note in known for path in _files(note, part))}
-    for path in [path for path in part.rglob('*') if path.is_file() and path not in kept]:
-        path.unlink()
-    write_text(notes, ''.join(json.dumps(note) + '\n' for note in known))
-    if made:
-        get_logger().info('%d images were imported before; the import goes on', len(made))
-    return {numbers[note['key']]: note for note in made}, {numbers[note['key']] for note in known if 'row' not in note}
+def _notes(part):
+    "Notes of the images that were read; those of another version, or cut short, are none"
+    path = part / 'notes.jsonl'
+    if not path.exists():
+        return
+    with open(path, encoding='utf-8') as file:
+        for line in file:
+            try:
+                yield json.loads(line)
+            except ValueError:
+                return
 
 
 def _files(note, part):
     "The files of an image that was imported"
     row = note.get('row', {})
     return [part / row[column] for column in PATHS if row.get(column)]
+
+# %% ../../nbs/data/importing.ipynb #26437a78
+def _open_notes(part, keys):
+    "Numbers of images that were done already, and of those whose process died; all else is removed"
+    numbers, done, deadly = {key: number for number, key in enumerate(keys)}, set(), set()
+    kept = {part / 'notes.jsonl'}
+    with atomic_path(part / 'notes.jsonl') as tmp, open(tmp, 'w', encoding='utf-8') as file:
+        for note in _notes(part):
+            files = _files(note, part)
+            if note.get('key') in numbers and all(path.is_file() for path in files):
+                (done if 'row' in note else deadly).add(numbers[note['key']])
+                kept.update(files)
+                file.write(json.dumps(note) + '\n')
+    for path in [path for path in part.rglob('*') if path.is_file() and path not in kept]:
+        path.unlink()
+    if done:
+        get_logger().info('%d images were imported before; the import goes on', len(done))
+    return done, deadly
 
 # %% ../../nbs/data/importing.ipynb #9a69df61
 def _read_all(sources, keys, part, done, deadly, workers):
@@ -188,13 +199,12 @@ def _read_all(sources, keys, part, done, deadly, workers):
         made = _imported(sources, todo, part, deadly, workers)
         for note in progress(made, desc='importing', total=len(todo)):
             number = note.pop('number')
-            note['key'] = keys[number]
             if 'fault' in note:
                 faults[number] = note.pop('fault')
-            else:
-                done[number] = note
-            if 'row' in note or 'died' in note:
-                file.write(json.dumps(note, default=str) + '\n')
+            if 'row' in note:
+                done.add(number)
+            if note:
+                file.write(json.dumps(note | dict(key=keys[number]), default=str) + '\n')
                 file.flush()
     return [faults[k] for k in sorted(faults)]
 
@@ -246,17 +256,27 @@ def _import_alone(k, source, part):
         return dict(number=k, fault=f'{source.row["image_id"]}: {text}', died=True)
 
 # %% ../../nbs/data/importing.ipynb #3aff1598
-def _check_together(made, part):
-    "Raise `ManifestError` for what is wrong with the rows, or for one picture of two patients"
-    df = pd.DataFrame([note['row'] for note in made])
-    sketches = {k: np.frombuffer(base64.b64decode(note['sketch']), np.float32) for k, note in enumerate(made)}
-    faults = table_faults(Manifest(df, part).df)
+def _table(keys, part):
+    "Rows of all images in their order, and their sketches `(rows, fields)`"
+    order, texts = {key: number for number, key in enumerate(keys)}, {}
+    numbers, rows, sketches = [], [], []
+    for note in _notes(part):
+        if 'row' in note:
+            numbers.append(order[note['key']])
+            rows.append({c: texts.setdefault(v, v) if isinstance(v, str) else v for c, v in note['row'].items()})
+            sketches.append(base64.b64decode(note['sketch']))
+    df = pd.DataFrame([rows[k] for k in np.argsort(numbers)])
+    vectors = np.frombuffer(b''.join(sketches[k] for k in np.argsort(numbers)), np.float32)
+    return df, vectors.reshape(len(df), -1)
+
+
+def _publish(keys, part, out):
+    "Bring images and masks to their place, the manifest last; `ManifestError` for what is wrong with them together"
+    df, sketches = _table(keys, part)
+    made = Manifest(df, part)
+    faults = table_faults(made.df)
     raise_faults(faults + duplicate_faults(df, sketches, lambda k: read_image(part / df.image[k])), 'the images')
-
-
-def _publish(made, part, out):
-    "Bring images and masks to their place, the manifest last"
-    Manifest(pd.DataFrame([note['row'] for note in made]), part).save(part / 'manifest.csv')
+    made.save(part / 'manifest.csv')
     (part / 'notes.jsonl').unlink()
     for path in sorted(part.iterdir(), key=lambda path: path.name == 'manifest.csv'):
         os.replace(path, out / path.name)

@@ -92,5 +92,5 @@ def import_any(
             raise ValueError(f'`{name}` is given, but {source} holds {kind}, whose import has no such setting.')
     if kind == 'table':
         return import_folder(source, out, model(**settings, body=body))
-    found = dict(dicom=dicom_sources, nifti=nifti_sources).get(kind, layout_sources)(source, model(**settings))
-    return import_sources(found, out, workers, skip_unreadable, body)
+    find = dict(dicom=dicom_sources, nifti=nifti_sources).get(kind, layout_sources)
+    return import_sources(find(source, model(**settings)), out, workers, skip_unreadable, body)
