@@ -9,6 +9,7 @@ from pydicom.pixels import apply_modality_lut, apply_voi_lut, apply_windowing
 from pydicom.sequence import Sequence
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid, ImplicitVRLittleEndian, MRImageStorage
 from pydicom.uid import ExplicitVRBigEndian, RLELossless
+from malformed import malformed
 from medsoft_nb.core.images import read_image
 from medsoft_nb.data.columns import ManifestError
 from medsoft_nb.data.dicom import dicom_sources, DicomSettings
@@ -641,7 +642,7 @@ def raw_bytes(name, whole):
     }[name]
 
 
-@pytest.mark.parametrize('name', MALFORMED)
+@malformed('DICOM', MALFORMED)
 def test_malformed_files_are_told_in_words(tmp_path, name):
     tags, path = MALFORMED[name], tmp_path / 'in/bad.dcm'
     if tags is RAW:
@@ -679,7 +680,7 @@ HARMLESS = {
 }
 
 
-@pytest.mark.parametrize('name', HARMLESS)
+@malformed('DICOM', HARMLESS)
 def test_what_lacks_stays_empty(tmp_path, name):
     write(tmp_path / 'in/a', **copy.deepcopy(HARMLESS[name]))
     df, (image,) = imported(tmp_path)

@@ -147,6 +147,8 @@ def vindr_cases(folder: Path, settings: LayoutSettings) -> list:  # Of cases
     "Radiographs with their boxes; `No finding` is healthy"
     columns = ('image_id', 'lesion_type', 'xmin', 'ymin', 'xmax', 'ymax')
     tables = [_table(path, columns) for path in _vindr_tables(folder)]
+    if not tables:
+        raise ManifestError(f'{folder} has no CSV with a column lesion_type.')
     files = {p.name.partition('.')[0]: p for p in files_below(folder, (*DICOM, *SUFFIXES))}
     cases, faults = [], []
     for name, rows in pd.concat(tables).fillna('').groupby('image_id', sort=False):
