@@ -86,8 +86,9 @@ def alike_pairs(
         return []
     left, right, pairs = np.asarray(sketches), np.asarray(others), []
     for i in range(0, len(left), 1000):
+        rows = left[i : i + 1000].astype(np.float32)
         for j in range(0, len(right), 1000):  # in blocks: of many pictures, all correlations are too large
-            alike = left[i : i + 1000] @ right[j : j + 1000].T
+            alike = rows @ right[j : j + 1000].astype(np.float32).T
             pairs += [(-alike[a, b], i + int(a), j + int(b)) for a, b in zip(*np.nonzero(alike > ALIKE))]
     return [(i, j) for _, i, j in sorted(pairs)]
 

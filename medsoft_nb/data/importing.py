@@ -20,7 +20,7 @@ from ..core.folders import check_empty, file_name, file_state
 from ..core.images import as_image, read_image, write_image
 from ..core.logs import get_logger, progress
 from .columns import HEALTHY, ManifestError, PATHS, raise_faults, table_faults
-from .duplicates import duplicate_faults, sketch
+from .duplicates import duplicate_faults, FIELDS, sketch
 from .manifest import Manifest
 from .masks import anatomical_order, body_mask, mask_fault
 
@@ -257,19 +257,26 @@ def _import_alone(k, source, part):
 
 # %% ../../nbs/data/importing.ipynb #3aff1598
 def _table(keys, part):
-    "Rows of all images in their order, and their sketches `(rows, fields)`"
-    order, texts = {key: number for number, key in enumerate(keys)}, {}
-    numbers, rows, sketches = [], [], []
+    "Rows of all images in their order, and their sketches `(rows, fields)`; what is said twice is kept once"
+    order, texts, columns, places = {key: number for number, key in enumerate(keys)}, {}, {}, {}
+    sketches, read = np.zeros((len(keys), FIELDS**2), np.float16), set()
     for note in _notes(part):
-        if 'row' in note:
-            numbers.append(order[note['key']])
-            rows.append({c: texts.setdefault(v, v) if isinstance(v, str) else v for c, v in note['row'].items()})
-            sketches.append(base64.b64decode(note['sketch']))
-    df = pd.DataFrame([rows[k] for k in np.argsort(numbers)])
-    vectors = np.frombuffer(b''.join(sketches[k] for k in np.argsort(numbers)), np.float32)
-    return df, vectors.reshape(len(df), -1)
+        if 'row' not in note:
+            continue
+        number = order[note['key']]
+        read.add(number)
+        sketches[number] = np.frombuffer(base64.b64decode(note['sketch']), np.float32)
+        for place, (column, value) in enumerate(note['row'].items()):
+            cells = columns.setdefault(column, [np.nan] * len(keys))
+            cells[number] = texts.setdefault(value, value) if isinstance(value, str) else value
+            places[column] = min((number, place), places.get(column, (number, place)))
+    rows = sorted(read)
+    df = pd.DataFrame({column: columns[column] for column in sorted(columns, key=places.get)})
+    if len(rows) < len(keys):
+        df, sketches = df.iloc[rows].reset_index(drop=True), sketches[rows]
+    return df, sketches
 
-
+# %% ../../nbs/data/importing.ipynb #c8afb468
 def _publish(keys, part, out):
     "Bring images and masks to their place, the manifest last; `ManifestError` for what is wrong with them together"
     df, sketches = _table(keys, part)
