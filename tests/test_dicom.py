@@ -5,9 +5,11 @@ from pathlib import Path
 import numpy as np, pytest
 from pydicom import dcmread, Dataset
 from pydicom.dataset import FileMetaDataset
+from pydicom.pixels import apply_modality_lut, apply_voi_lut, apply_windowing
 from pydicom.sequence import Sequence
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid, ImplicitVRLittleEndian, MRImageStorage
 from pydicom.uid import ExplicitVRBigEndian, RLELossless
+from malformed import malformed
 from medsoft_nb.core.images import read_image
 from medsoft_nb.data.columns import ManifestError
 from medsoft_nb.data.dicom import dicom_sources, DicomSettings
@@ -244,13 +246,42 @@ def test_radiographs(tmp_path, caplog):
     assert np.abs(seen - (1 - wanted) * 255).max() <= 1  # the window was one of the values before
 
 
-def test_modality_table(tmp_path):
+def table_of(descriptor, data):
+    "A look-up table as a sequence"
     table = Dataset()
-    table.LUTDescriptor, table.LUTData = [2000, 0, 16], [(7 * k) % 5000 for k in range(2000)]
+    table.LUTDescriptor, table.LUTData = descriptor, data
     table['LUTDescriptor'].VR = table['LUTData'].VR = 'US'
-    write(tmp_path / 'in/a', **radiograph(ModalityLUTSequence=Sequence([table])))
+    return Sequence([table])
+
+
+def test_modality_table(tmp_path):
+    tables = table_of([2000, 0, 16], [(7 * k) % 5000 for k in range(2000)])
+    write(tmp_path / 'in/a', **radiograph(ModalityLUTSequence=tables))
     _, (image,) = imported(tmp_path)
     np.testing.assert_array_equal(image, (7 * values()) % 5000)
+    np.testing.assert_array_equal(image, apply_modality_lut(values(), dcmread(tmp_path / 'in/a')))
+
+
+@pytest.mark.parametrize('photometric', ['MONOCHROME1', 'MONOCHROME2'])
+def test_tables_for_grey_levels(tmp_path, caplog, photometric):
+    tables = table_of([1500, 100, 12], [round(4095 * (k / 1499) ** 2) for k in range(1500)])
+    tags = dict(VOILUTSequence=tables, PhotometricInterpretation=photometric, WindowCenter=1000, WindowWidth=501)
+    path = write(tmp_path / 'in/a', **radiograph(**tags))
+    df, (image,) = imported(tmp_path)
+    np.testing.assert_array_equal(image, values() if photometric == 'MONOCHROME2' else 4095 - values())
+    assert 'is left out' in df.remark[0] and '1 images have a table for their grey levels' in caplog.text
+    df, (image,) = imported(tmp_path, 'shown', window='file')
+    peer = np.round(apply_voi_lut(values(), dcmread(path)) / 4095 * 255)
+    np.testing.assert_array_equal(image, peer if photometric == 'MONOCHROME2' else 255 - peer)
+    assert image.dtype == np.uint8 and 'by the table of the file' in df.remark[0] and df.get('window') is None
+
+
+@pytest.mark.parametrize('curve', ['LINEAR', 'LINEAR_EXACT', 'SIGMOID'])
+def test_curves_of_windows(tmp_path, curve):
+    path = write(tmp_path / 'in/a', **mr(VOILUTFunction=curve, WindowCenter=900, WindowWidth=600, RescaleIntercept=0))
+    _, (image,) = imported(tmp_path, window='file')
+    peer = apply_windowing(values(), dcmread(path)) / 65535 * 255
+    assert np.abs(image - peer).max() <= 0.501
 
 
 def test_colour_and_burned_in_text(tmp_path, caplog):
@@ -372,6 +403,34 @@ def test_labels_and_patients_of_a_table(tmp_path):
     (tmp_path / 'more.csv').write_text('patient_id,label\nQ0,lytic\nQ9,healthy\n')
     with pytest.raises(ManifestError, match="'Q9' is not there"):
         imported(tmp_path, 'no', table=tmp_path / 'more.csv')
+
+
+def test_sites_of_a_table_are_found_by_the_patients_before_they_are_hashed(tmp_path):
+    for k in range(3):
+        write(tmp_path / f'in/{k}', values(k), PatientID=f'Q{k}', SeriesInstanceUID=f'1.2.{k}')
+    table = tmp_path / 'table.csv'
+    table.write_text(
+        'patient_id,hospital,scanner,series,split\nQ0,North,A,x,train\nQ1,South,B,y,test\nQ2,South,,z,test\n'
+    )
+    df, _ = imported(tmp_path, table=table, columns=dict(site='hospital'))
+    assert [*df.site] == ['North', 'South', 'South'] and [*df.scanner] == ['A', 'B', '']
+    assert [*df.split] == ['train', 'test', 'test'] and {*df.label} == {'healthy'}
+    assert not df.patient_id.str.contains('Q').any() and not df.series.isin([*'xyz']).any()
+    with pytest.raises(
+        ManifestError, match="'spacing_mm' is not read of a table for DICOM. Fields: image, patient_id"
+    ):
+        imported(tmp_path, 'no', table=table, columns=dict(spacing_mm='hospital'))
+
+
+def test_a_reformat_has_the_patient_and_the_label_of_all_its_slices(tmp_path):
+    volume(tmp_path / 'in', n=4, gap=0.5)
+    for column, said in (('label', 'labels or other fields'), ('patient_id', 'patients')):
+        table = tmp_path / f'{column}.csv'
+        table.write_text(f'image,{column}\nx0,a\nx1,a\nx2,a\nx3,b\n')
+        df, _ = imported(tmp_path, f'slices-{column}', table=table)
+        assert sorted(df[column].value_counts()) == [1, 3]
+        with pytest.raises(ManifestError, match=f'its slices have different {said}, and a reformat shows all of them'):
+            imported(tmp_path, 'no', table=table, plane='sagittal')
 
 
 def test_files_without_patients(tmp_path, caplog):
@@ -583,7 +642,7 @@ def raw_bytes(name, whole):
     }[name]
 
 
-@pytest.mark.parametrize('name', MALFORMED)
+@malformed('DICOM', MALFORMED)
 def test_malformed_files_are_told_in_words(tmp_path, name):
     tags, path = MALFORMED[name], tmp_path / 'in/bad.dcm'
     if tags is RAW:
@@ -621,7 +680,7 @@ HARMLESS = {
 }
 
 
-@pytest.mark.parametrize('name', HARMLESS)
+@malformed('DICOM', HARMLESS)
 def test_what_lacks_stays_empty(tmp_path, name):
     write(tmp_path / 'in/a', **copy.deepcopy(HARMLESS[name]))
     df, (image,) = imported(tmp_path)

@@ -352,3 +352,6 @@ def test_hashed_ids_keep_what_the_leakage_checks_need(tmp_path):
     other = export(Manifest(rows, made.root), tmp_path / 'other', salt=tmp_path / 'another')
     assert not set(other.df.patient_id) & set(given.df.patient_id)
     assert 'surname' not in given.df and 'Doe' not in given.df.to_csv()
+    with pytest.raises(ValueError, match='lies in .*never, and would be given away with the data'):
+        export(Manifest(rows, made.root), tmp_path / 'never', salt=tmp_path / 'never/salt')
+    assert not (tmp_path / 'never').exists()

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from malformed import malformed
 from medsoft_nb.core.images import write_image
 from medsoft_nb.core.seeds import rng
 from medsoft_nb.data.importing import import_sources
@@ -406,7 +407,7 @@ BROKEN = {
 }
 
 
-@pytest.mark.parametrize('name', BROKEN)
+@malformed('pictures and data sets', BROKEN)
 def test_malformed(tmp_path, name):
     layout, change, said = BROKEN[name]
     MAKE[layout](tmp_path / 'in')
@@ -430,7 +431,7 @@ TABLES = {
 }
 
 
-@pytest.mark.parametrize('name', TABLES)
+@malformed('tables', TABLES)
 def test_malformed_table(tmp_path, name):
     content, said = TABLES[name]
     imagefolder(tmp_path / 'in')

@@ -6,7 +6,7 @@ Docs: https://example.github.io/medsoft_nb/core/folders.html.md"""
 
 # %% auto #0
 __all__ = ['IGNORED', 'check_empty', 'new_folder', 'empty_on_failure', 'file_name', 'file_names', 'copy_file', 'share_files',
-           'find_path']
+           'find_path', 'file_state']
 
 # %% ../../nbs/core/folders.ipynb #f002
 import hashlib, os, re, shutil, unicodedata
@@ -153,3 +153,13 @@ def find_path(
         return path
     forms = [Path(folder) / unicodedata.normalize(form, str(name)) for form in ('NFC', 'NFD')]
     return next((form for form in forms if form.exists()), path)
+
+# %% ../../nbs/core/folders.ipynb #7556638b
+def file_state(
+    path: Path,  # A file, or a folder of files
+) -> tuple:  # Another one where a file has changed
+    "When files were written, and their sizes"
+    if path.is_dir():
+        return tuple((file.name, *file_state(file)) for file in sorted(path.iterdir()) if file.is_file())
+    state = path.stat() if path.exists() else None
+    return (state.st_mtime_ns, state.st_size) if state else ()

@@ -74,7 +74,7 @@ def inside(
         real = full.resolve()
         stays = real.is_relative_to(Path(folder).resolve())
     except (OSError, RuntimeError) as e:
-        raise ManifestError(f'{str(path)!r} cannot be followed: {e}') from None
+        raise ManifestError(f'{str(path)!r} cannot be followed: {e}.') from None
     if not stays:
         raise ManifestError(f'{str(path)!r} leads out of {folder}. Copy what it points to into the folder.')
     return full
@@ -90,6 +90,9 @@ def files_below(
         raise ManifestError(f'{folder} is not a folder.')
     paths = [p for p in sorted(folder.rglob('*')) if p.name.lower().endswith(suffixes)]
     seen = [p for p in paths if not any(part.startswith('.') for part in p.relative_to(folder).parts)]
+    lost = [p for p in seen if p.is_symlink() and not p.exists()]
+    if lost:
+        get_logger().warning('%d links lead nowhere and are left out, the first: %s', len(lost), lost[0])
     return [inside(folder, p.relative_to(folder)) for p in seen if p.is_file()]
 
 # %% ../../nbs/data/cases.ipynb #996e654b

@@ -14,11 +14,12 @@ from ..core.logs import get_logger
 from ..core.words import counted
 from .cases import case_name, DICOM, files_below, inside
 from .columns import HEALTHY, ManifestError, raise_faults
-from .dicom_files import hashed, load_salt, MODALITIES, read_headers
+from .dicom_files import MODALITIES, read_headers
 from .dicom_pixels import Look, read_image
 from .folder import SUFFIXES
 from .importing import Pixels
 from .pictures import LayoutSettings
+from .salt import hashed, load_salt
 from .shapes import Annotated, finite_numbers, make_shape, read_annotated
 from .tables import read_cells
 from .volumes import CT_OFFSET, grey_values, pixel_size
@@ -71,29 +72,38 @@ def _table(path, columns):
 
 # %% ../../nbs/data/challenges.ipynb #e7540b93
 def rsna_cases(folder: Path, settings: LayoutSettings) -> list:  # Of cases
-    "Slices with a fracture, and slices of studies without one"
+    "Slices with a fracture, slices of studies without one, and of studies whose fracture has no box"
     studies = _table(folder / 'train.csv', ('StudyInstanceUID', 'patient_overall'))
+    fractured = dict(zip(studies.StudyInstanceUID, studies.patient_overall))
+    wrong = [
+        f'{s}: patient_overall is {v!r}; 0 or 1 is expected.' for s, v in fractured.items() if v not in ('0', '1')
+    ]
+    raise_faults(wrong, f'{folder}/train.csv')
+    shapes, cases = _rsna_shapes(folder / 'train_bounding_boxes.csv'), []
+    for study, value in fractured.items():
+        cases += _study_cases(folder, study, value == '1', shapes.get(study, {}), settings)
+    text = 'it has a box, but train.csv does not say that it has a fracture.'
+    raise_faults([f'{study}: {text}' for study in shapes if fractured.get(study) != '1'], str(folder))
+    unplaced = [study for study, value in fractured.items() if value == '1' and study not in shapes]
+    if unplaced:
+        studies = counted(len(unplaced), 'study has a fracture', 'studies have a fracture')
+        slices = counted(sum(bool(case['annotated'].remark) for case in cases), 'slice gets', 'slices get')
+        get_logger().warning('%s but no box: %s the label without a box, and may not show it.', studies, slices)
+    return cases
+
+# %% ../../nbs/data/challenges.ipynb #e9f57fbf
+def _rsna_shapes(path):
+    "Shapes by study and number of the slice"
     columns = ('StudyInstanceUID', 'slice_number', 'x', 'y', 'width', 'height')
     shapes, faults = {}, []
-    for number, row in enumerate(_table(folder / 'train_bounding_boxes.csv', columns).itertuples(), 2):
+    for number, row in enumerate(_table(path, columns).itertuples(), 2):
         try:
             shape = make_shape('fracture', [row.x, row.y, row.width, row.height])
             shapes.setdefault(row.StudyInstanceUID, {}).setdefault(_slice_number(row.slice_number), []).append(shape)
         except ValueError as e:
             faults.append(f'row {number}: {e}')
-    raise_faults(faults, f'{folder}/train_bounding_boxes.csv')
-    cases, unplaced = [], 0
-    for study, fractured in zip(studies.StudyInstanceUID, studies.patient_overall):
-        boxes = shapes.get(study, {}) if fractured == '1' else {}
-        unplaced += fractured == '1' and not boxes
-        if fractured == '0' or boxes:
-            cases += _study_cases(folder, study, boxes, settings)
-    if unplaced:
-        said = counted(
-            unplaced, 'study has a fracture but no box, and is', 'studies have a fracture but no box, and are'
-        )
-        get_logger().warning('%s left out.', said)
-    return cases
+    raise_faults(faults, str(path))
+    return shapes
 
 # %% ../../nbs/data/challenges.ipynb #cfe2255d
 def _slice_number(text):
@@ -102,7 +112,7 @@ def _slice_number(text):
     return int(text)
 
 # %% ../../nbs/data/challenges.ipynb #2f8fd738
-def _study_cases(folder, study, boxes, settings):
+def _study_cases(folder, study, fractured, boxes, settings):
     "Cases of one study"
     place = inside(folder, f'train_images/{study}')
     files = {int(p.stem): p for p in files_below(place, (*DICOM, *SUFFIXES)) if p.stem.isdigit()}
@@ -114,12 +124,13 @@ def _study_cases(folder, study, boxes, settings):
     step = settings.slices if isinstance(settings.slices, int) else 1
     some = sorted(files)[::step] if step > 1 or settings.slices == 'all' else [sorted(files)[len(files) // 2]]
     patient = hashed('p', study, load_salt())
-    cases = []
+    cases, label = [], 'fracture' if fractured else HEALTHY
+    remark = 'the study has a fracture, but nobody says where' if fractured and not boxes else ''
     for number in sorted(boxes) if boxes else some:
-        annotated = Annotated(files[number], tuple(boxes.get(number, ())))
-        case = dict(image_id=f'{patient}_{number:04d}', path=files[number].relative_to(folder).as_posix())
+        annotated = Annotated(files[number], tuple(boxes.get(number, ())), remark)
+        case = dict(image_id=f'{patient}_{number:04d}', path=files[number].relative_to(folder).as_posix(), label=label)
         case |= dict(patient_id=patient, plane='axial', modality='CT', slice=number, annotated=annotated)
-        cases.append(case if boxes else case | dict(label=HEALTHY))
+        cases.append(case)
     return cases
 
 # %% ../../nbs/data/challenges.ipynb #307eb909
@@ -138,6 +149,8 @@ def vindr_cases(folder: Path, settings: LayoutSettings) -> list:  # Of cases
     "Radiographs with their boxes; `No finding` is healthy"
     columns = ('image_id', 'lesion_type', 'xmin', 'ymin', 'xmax', 'ymax')
     tables = [_table(path, columns) for path in _vindr_tables(folder)]
+    if not tables:
+        raise ManifestError(f'{folder} has no CSV with a column lesion_type.')
     files = {p.name.partition('.')[0]: p for p in files_below(folder, (*DICOM, *SUFFIXES))}
     cases, faults = [], []
     for name, rows in pd.concat(tables).fillna('').groupby('image_id', sort=False):

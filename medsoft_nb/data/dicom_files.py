@@ -1,4 +1,4 @@
-"""DICOM files below a folder, what their headers say of an image, and names in place of identities
+"""DICOM files below a folder, and what their headers say of an image
 
 Docs: https://example.github.io/medsoft_nb/data/dicom_files.html.md"""
 
@@ -6,10 +6,10 @@ Docs: https://example.github.io/medsoft_nb/data/dicom_files.html.md"""
 
 # %% auto #0
 __all__ = ['SUFFIXES', 'MOST_PIXELS', 'MODALITIES', 'pydicom_package', 'is_dicom', 'quiet_pydicom', 'find_dicom', 'Header',
-           'read_headers', 'load_salt', 'hashed']
+           'read_headers']
 
 # %% ../../nbs/data/dicom_files.ipynb #6a4274d4
-import hmac, logging, os, secrets, warnings
+import logging, os, warnings
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,7 +93,7 @@ def find_dicom(folder: str | Path) -> list:  # Paths, in order
     return found
 
 # %% ../../nbs/data/dicom_files.ipynb #6d8688ce
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Header:
     "What is known of an image before its pixels are read"
 
@@ -109,6 +109,8 @@ class Header:
     orientation: tuple | None = None  # Directions of a row and of a column
     thickness: float | None = None  # Of the slice in mm
     window: tuple | None = None  # Centre and width, in the values of the file
+    curve: str = ''  # Of the window: '' or 'LINEAR', 'LINEAR_EXACT', 'SIGMOID'
+    table: bool = False  # Whether the file says by a table how bright values are shown
     scale: tuple | None = None  # Slope and intercept
     unit: str = ''  # Of the values after the scale
     number: int = 0  # In the series
@@ -127,7 +129,17 @@ _TAGS = (
     *_IDENTITY,
     *('SOPClassUID', 'Modality', 'ImageType', 'Rows', 'Columns', 'NumberOfFrames', 'InstanceNumber'),
     *('PixelSpacing', 'ImagerPixelSpacing', 'ImagePositionPatient', 'ImageOrientationPatient', 'SliceThickness'),
-    *('WindowCenter', 'WindowWidth', 'RescaleSlope', 'RescaleIntercept', 'RescaleType', 'BitsAllocated', 'BitsStored'),
+    *(
+        'WindowCenter',
+        'WindowWidth',
+        'VOILUTFunction',
+        'VOILUTSequence',
+        'RescaleSlope',
+        'RescaleIntercept',
+        'RescaleType',
+        'BitsAllocated',
+        'BitsStored',
+    ),
     *('BurnedInAnnotation', 'SharedFunctionalGroupsSequence', 'PerFrameFunctionalGroupsSequence'),
     0x0008001C,  # SyntheticData, which older versions of pydicom cannot name
 )
@@ -242,6 +254,8 @@ def _geometry(ds, frame):
     thickness = _numbers(find('SliceThickness', measures), 1, 'SliceThickness')
     position = find('ImagePositionPatient', 'PlanePositionSequence')
     fields = dict(spacing=spacing, thickness=thickness and thickness[0], window=_window(find))
+    fields |= dict(curve=str(find('VOILUTFunction', 'FrameVOILUTSequence') or '').strip().upper())
+    fields |= dict(table=bool(find('VOILUTSequence', 'FrameVOILUTSequence')))
     fields |= dict(orientation=_orientation(find), scale=_scale(find, values))
     fields['unit'] = str(find('RescaleType', values) or '').strip().upper()
     return fields | dict(position=_numbers(position, 3, 'ImagePositionPatient'))
@@ -279,38 +293,3 @@ def _window(find):
     except (TypeError, ValueError):
         return None
     return (centre, width) if width > 0 else None
-
-# %% ../../nbs/data/dicom_files.ipynb #4242b688
-def load_salt(
-    path: Path | None = None,  # That of `MEDSOFT_SALT` if `None`, or `~/.config/medsoft_nb/salt`
-) -> bytes:
-    "The secret that ids are made with; it is made where there is none, readable by its owner alone"
-    path = Path(path or os.environ.get('MEDSOFT_SALT') or Path.home() / '.config/medsoft_nb/salt')
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), 'w') as file:
-            file.write(secrets.token_hex(32) + '\n')
-    except FileExistsError:
-        pass
-    except OSError as error:
-        raise ValueError(f'the salt {path} cannot be written ({error.strerror}). Name another file.') from None
-    try:
-        salt = path.read_bytes().strip()
-    except OSError as error:
-        raise ValueError(f'the salt {path} cannot be read ({error.strerror}).') from None
-    if not 32 <= len(salt) <= 1000:
-        raise ValueError(
-            f'the salt {path} has {len(salt)} characters; 32 to 1000 are expected. Remove it, or restore it.'
-        )
-    if os.name == 'posix' and path.stat().st_mode & 0o077:
-        get_logger().warning('others can read the salt %s; run: chmod 600 %s', path, path)
-    return salt
-
-# %% ../../nbs/data/dicom_files.ipynb #3e416643
-def hashed(
-    kind: str,  # One letter that the id begins with: p, e or s
-    text: str,  # Whatever names a patient, a study or a series
-    salt: bytes,
-) -> str:  # A letter and 16 hex digits
-    "A name that tells nothing of what it stands for"
-    return kind + hmac.new(salt, f'{kind}:{text}'.encode('utf-8', 'replace'), 'sha256').hexdigest()[:16]

@@ -13,7 +13,9 @@ from functools import lru_cache
 from typing import NamedTuple
 import numpy as np
 from ..core.words import counted
+from .decoder import decode_pixels
 from .dicom_files import Header, pydicom_package, quiet_pydicom
+from .dicom_tables import find_table, look_up, Table
 
 # %% ../../nbs/data/dicom_values.ipynb #702853bd
 GREY = ('MONOCHROME1', 'MONOCHROME2')
@@ -27,16 +29,17 @@ class Values(NamedTuple):
     image: np.ndarray  # `(H, W)` values after the scale, or `(H, W, 3)` uint8
     inverted: tuple | None = None  # Lowest and highest value possible, where the image was inverted
     remark: str = ''
+    table: Table | None = None  # How bright the values are shown, before they were inverted
 
 # %% ../../nbs/data/dicom_values.ipynb #37ffa890
 def read_values(
     header: Header,
     raw: bool = False,  # Values as stored, without the scale
+    table: bool = False,  # Read the table for grey levels, too, where the file has one
 ) -> Values:
     "Decode an image; `ValueError` where its pixels lack, are cut short, or need a decoder that is not there"
-    with quiet_pydicom() as told:
-        ds, stored = _decode(header)
-    if any('truncated' in str(w.message) or 'missing' in str(w.message) for w in told):
+    ds, stored, told = _decode(header)
+    if any('truncated' in text or 'missing' in text for text in told):
         raise ValueError('its pixels are cut short.')
     if stored.shape[:2] != header.shape:
         raise ValueError(f'its pixels have shape {stored.shape}; {header.shape} is expected.')
@@ -45,36 +48,52 @@ def read_values(
         return Values(_colour(ds, stored, photometric))
     if stored.ndim != 2:
         raise ValueError(f'it is {photometric} with {stored.shape[2]} colours.')
-    padding = _padding(ds, stored) if header.hounsfield else None
-    image = stored if raw else _scaled(ds, header, stored)
-    remark = ''
-    if padding is not None and padding.any():
-        image = np.where(padding, AIR, image)
-        n = int(padding.sum())
-        remark = f'{counted(n, "pixel")} of padding {"is" if n == 1 else "are"} set to {AIR} HU'
+    values = _grey(ds, header, stored, raw)
+    values = values._replace(table=find_table(ds, 'VOILUTSequence') if table else None)
     if photometric == 'MONOCHROME1' and not header.hounsfield:
         ends = _ends(ds, header, raw)
-        return Values(ends[0] + ends[1] - image, ends, remark)
-    return Values(image, remark=remark)
+        return values._replace(image=ends[0] + ends[1] - values.image, inverted=ends)
+    return values
+
+# %% ../../nbs/data/dicom_values.ipynb #9768d7c4
+def _grey(ds, header, stored, raw):
+    "Values of an image in grey, with its padding as air"
+    padding = _padding(ds, stored) if header.hounsfield else None
+    image = stored if raw else _scaled(ds, header, stored)
+    remarks = ['the table for its values is left out'] if raw and ds.get('ModalityLUTSequence') else []
+    if padding is not None and padding.any():
+        image = np.where(padding, AIR, image)
+        said = counted(int(padding.sum()), 'pixel of padding is', 'pixels of padding are')
+        remarks.append(f'{said} set to {AIR} HU')
+    return Values(image, remark='; '.join(remarks))
 
 # %% ../../nbs/data/dicom_values.ipynb #ff27fe63
 def _decode(header):
-    "The header with all tags, and the stored values of the image"
-    from pydicom.pixels import pixel_array
-
+    "The header with all tags, the stored values of the image, and warnings"
     try:
-        ds = _load(header.path, header.state)
-        if not any(ds.get(tag) for tag in ('PixelData', 'FloatPixelData', 'DoubleFloatPixelData')):
-            raise ValueError('it has no pixels (PixelData).')
-        _check_pixels(ds)
-        _check_size(ds, header)
-        return ds, pixel_array(ds, index=header.frame or 0)
+        with quiet_pydicom() as told:
+            ds = _load(header.path, header.state)
+            if not any(ds.get(tag) for tag in ('PixelData', 'FloatPixelData', 'DoubleFloatPixelData')):
+                raise ValueError('it has no pixels (PixelData).')
+            _check_pixels(ds)
+            _check_size(ds, header)
+            stored, warned = _stored(ds, header)
+        return ds, stored, [*(str(warning.message) for warning in told), *warned]
     except ValueError:
         raise
     except RuntimeError as error:
         raise ValueError(_no_decoder(ds, error)) from None
-    except Exception as error:  # decoders raise all kinds
+    except Exception as error:  # parsers and decoders raise all kinds
         raise ValueError(f'its pixels cannot be decoded ({type(error).__name__}: {_first_line(error)})') from None
+
+
+def _stored(ds, header):
+    "Stored values, and warnings of the decoder"
+    from pydicom.pixels import pixel_array
+
+    if ds.file_meta.TransferSyntaxUID.is_encapsulated:
+        return decode_pixels(header.path, header.state, header.frame or 0)
+    return pixel_array(ds, index=header.frame or 0), []
 
 # %% ../../nbs/data/dicom_values.ipynb #4ff49524
 @lru_cache(maxsize=1)
@@ -182,10 +201,11 @@ def _colour(ds, stored, photometric):
 # %% ../../nbs/data/dicom_values.ipynb #5897c721
 def _scaled(ds, header, stored):
     "Values after the scale, or the table, that the file has for them"
-    if ds.get('ModalityLUTSequence'):
-        from pydicom.pixels import apply_modality_lut
-
-        return np.asarray(apply_modality_lut(stored, ds))
+    table = find_table(ds, 'ModalityLUTSequence')
+    if table is not None and header.hounsfield:
+        raise ValueError('it has a table for its values and a scale to Hounsfield units: which one counts?')
+    if table is not None:
+        return look_up(table, stored)
     if header.scale in (None, (1, 0)):
         return stored
     slope, intercept = header.scale
@@ -210,8 +230,8 @@ def _ends(ds, header, raw):
     low, high = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if ds.get('PixelRepresentation') else (0, 2**bits - 1)
     if raw:
         return low, high
-    if ds.get('ModalityLUTSequence'):
-        entries, first, depth = ds.ModalityLUTSequence[0].LUTDescriptor
-        return 0, 2 ** int(depth) - 1
+    table = find_table(ds, 'ModalityLUTSequence')
+    if table is not None:
+        return 0, 2**table.depth - 1
     ends = _scaled(ds, header, np.array([low, high]))
     return ends.min().item(), ends.max().item()

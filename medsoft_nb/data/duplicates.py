@@ -78,16 +78,18 @@ def detail_agreement(
 
 # %% ../../nbs/data/duplicates.ipynb #n001
 def alike_pairs(
-    sketches: list,  # From `sketch`
+    sketches: list,  # From `sketch`; or an array `(n, fields)`
     others: list,  # The same
 ) -> list:  # Pairs of numbers, one of each list, the most alike first
     "Which pictures of two lists may be the same"
     if not len(sketches) or not len(others):
         return []
-    right, pairs = np.stack(others).T, []
-    for start in range(0, len(sketches), 1000):
-        alike = np.stack(sketches[start : start + 1000]) @ right
-        pairs += [(-alike[i, j], start + int(i), int(j)) for i, j in zip(*np.nonzero(alike > ALIKE))]
+    left, right, pairs = np.asarray(sketches), np.asarray(others), []
+    for i in range(0, len(left), 1000):
+        rows = left[i : i + 1000].astype(np.float32)
+        for j in range(0, len(right), 1000):  # in blocks: of many pictures, all correlations are too large
+            alike = rows @ right[j : j + 1000].astype(np.float32).T
+            pairs += [(-alike[a, b], i + int(a), j + int(b)) for a, b in zip(*np.nonzero(alike > ALIKE))]
     return [(i, j) for _, i, j in sorted(pairs)]
 
 # %% ../../nbs/data/duplicates.ipynb #n002
@@ -102,12 +104,15 @@ def same_pictures(
 # %% ../../nbs/data/duplicates.ipynb #d008
 def duplicate_faults(
     df: pd.DataFrame,  # Table of a manifest
-    sketches: dict,  # Number of a row -> its sketch
+    sketches: dict,  # Number of a row -> its sketch; or an array `(rows, fields)`
     image,  # Function: number of a row -> image
 ) -> list:  # One sentence each
     "Pictures that are there under several patients"
-    rows, patients, faults = list(sketches), list(df.patient_id), []
-    pairs = [(rows[i], rows[j]) for i, j in alike_pairs(list(sketches.values()), list(sketches.values())) if i < j]
+    rows, vectors = (
+        (list(sketches), list(sketches.values())) if isinstance(sketches, dict) else (range(len(df)), sketches)
+    )
+    patients, faults = list(df.patient_id), []
+    pairs = [(rows[i], rows[j]) for i, j in alike_pairs(vectors, vectors) if i < j]
     for i, j in same_pictures([(i, j) for i, j in pairs if patients[i] != patients[j]], image, image):
         names = f'images {df.image_id.iloc[i]!r} and {df.image_id.iloc[j]!r} are the same picture'
         faults.append(

@@ -8,19 +8,20 @@ Docs: https://example.github.io/medsoft_nb/data/importing.html.md"""
 __all__ = ['NOTES', 'Pixels', 'Source', 'import_one', 'read_with_body', 'import_sources']
 
 # %% ../../nbs/data/importing.ipynb #11cc91d2
-import base64, hashlib, json, os, shutil
+import base64, hashlib, json, os
+from concurrent.futures import BrokenExecutor
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Callable, NamedTuple
 import numpy as np, pandas as pd
-from ..core.files import folder_lock, make_folder, sha256, write_text
-from ..core.folders import check_empty, file_name
+from ..core.files import atomic_path, folder_lock, make_folder, sha256
+from ..core.folders import check_empty, file_name, file_state
 from ..core.images import as_image, read_image, write_image
 from ..core.logs import get_logger, progress
 from ..core.words import counted
-from .columns import HEALTHY, ManifestError, raise_faults, table_faults
-from .duplicates import duplicate_faults, sketch
+from .columns import HEALTHY, ManifestError, PATHS, raise_faults, table_faults
+from .duplicates import duplicate_faults, FIELDS, sketch
 from .manifest import Manifest
 from .masks import anatomical_order, body_mask, mask_fault
 
@@ -34,7 +35,7 @@ class Pixels(NamedTuple):
     fields: dict = {}  # Fields of the manifest that are known only now
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Source:
     "One image that can be imported"
 
@@ -111,18 +112,16 @@ def import_sources(
     _check_ids(sources)
     with folder_lock(out):
         check_empty(out)
-        part, notes = make_folder(out / NOTES), out / NOTES / 'notes.jsonl'
-        done = _open_notes(notes, _fingerprint(sources))
-        todo = [k for k in range(len(sources)) if k not in done]
-        faults = _read_all(sources, todo, part, notes, done, workers)
+        part, keys = make_folder(out / NOTES), _keys(sources)
+        done, deadly = _open_notes(part, keys)
+        faults = _read_all(sources, keys, part, done, deadly, workers)
         if faults and skip_unreadable and done:
             said = counted(len(faults), 'image cannot be read and is', 'images cannot be read and are')
             get_logger().warning('%s left out, the first: %s', said, faults[0])
         else:
             raise_faults(faults, 'the images')
-        made = [done[k] for k in sorted(done)]
-        _check_together(made, part)
-        _publish(made, part, out)
+        del sources  # of a million images they are large
+        _publish(keys, part, out)
     return Manifest.load(out / 'manifest.csv')
 
 # %% ../../nbs/data/importing.ipynb #c1c37f95
@@ -137,64 +136,157 @@ def _check_ids(sources):
             other = sources[first].row['image_id']
             raise ManifestError(f'two images would be one file: {other!r} and {name!r}.')
 
+# %% ../../nbs/data/importing.ipynb #84e259e9
+def _keys(sources):
+    "A fingerprint of each image: of its row, of how it is read, and of the files that it is read from"
+    state = lru_cache(None)(file_state)  # one look at a file of many slices
+    how = (repr((source.row, _reading(source.read, state))) for source in sources)
+    return [hashlib.sha256(text.encode()).hexdigest() for text in how]
 
-def _fingerprint(sources):
-    "What an import is, by the rows and by how each image is read"
-    how = [(source.row, getattr(source.read, 'args', ()), getattr(source.read, 'keywords', {})) for source in sources]
-    return hashlib.sha256(repr(how).encode()).hexdigest()
+
+def _reading(value, state):
+    "How an image is read, in words that the next run has, too"
+    if isinstance(value, partial):
+        return _reading((value.func, value.args, value.keywords), state)
+    if isinstance(value, Path):
+        return str(value), state(value)
+    if isinstance(value, dict):
+        value = tuple(value.items())
+    if isinstance(value, (tuple, list)):
+        return tuple(_reading(part, state) for part in value)
+    return getattr(value, '__qualname__', None) or repr(value)
 
 # %% ../../nbs/data/importing.ipynb #5226b62a
-def _open_notes(notes, fingerprint):
-    "What was done already, by number; another import is forgotten"
-    lines = notes.read_text(encoding='utf-8').splitlines(keepends=True) if notes.exists() else []
-    if not lines or lines[0] != fingerprint + '\n':
-        shutil.rmtree(notes.parent)
-        write_text(notes, fingerprint + '\n')
-        return {}
-    whole = [json.loads(line) for line in lines[1:] if line.endswith('\n')]  # the last one may be cut short
-    write_text(notes, ''.join([lines[0], *(json.dumps(note) + '\n' for note in whole)]))
-    if whole:
-        said = counted(len(whole), 'image was', 'images were')
+def _notes(part):
+    "Notes of the images that were read; those of another version, or cut short, are none"
+    path = part / 'notes.jsonl'
+    if not path.exists():
+        return
+    with open(path, encoding='utf-8') as file:
+        for line in file:
+            try:
+                yield json.loads(line)
+            except ValueError:
+                return
+
+
+def _files(note, part):
+    "The files of an image that was imported"
+    row = note.get('row', {})
+    return [part / row[column] for column in PATHS if row.get(column)]
+
+# %% ../../nbs/data/importing.ipynb #26437a78
+def _open_notes(part, keys):
+    "Numbers of images that were done already, and of those whose process died; all else is removed"
+    numbers, done, deadly = {key: number for number, key in enumerate(keys)}, set(), set()
+    kept = {part / 'notes.jsonl'}
+    with atomic_path(part / 'notes.jsonl') as tmp, open(tmp, 'w', encoding='utf-8') as file:
+        for note in _notes(part):
+            files = _files(note, part)
+            if note.get('key') in numbers and all(path.is_file() for path in files):
+                (done if 'row' in note else deadly).add(numbers[note['key']])
+                kept.update(files)
+                file.write(json.dumps(note) + '\n')
+    for path in [path for path in part.rglob('*') if path.is_file() and path not in kept]:
+        path.unlink()
+    if done:
+        said = counted(len(done), 'image was', 'images were')
         get_logger().info('%s imported before; the import goes on', said)
-    return {note['number']: note for note in whole}
+    return done, deadly
 
-
-def _read_all(sources, todo, part, notes, done, workers):
+# %% ../../nbs/data/importing.ipynb #9a69df61
+def _read_all(sources, keys, part, done, deadly, workers):
     "Import what is left, noting each image as it comes; gives the faults, in the order of the images"
-    from joblib import cpu_count, delayed, Parallel
-
-    workers, faults = workers or cpu_count(), {}
-    workers = workers if len(todo) >= 4 * workers else 1
-    calls = (delayed(_numbered)(k, sources[k], part) for k in todo)
-    how = dict(return_as='generator_unordered', pre_dispatch='4*n_jobs', idle_worker_timeout=2)  # nobody lingers
-    made = Parallel(workers, backend='loky', **how)(calls)
-    with open(notes, 'a', encoding='utf-8') as file:
+    todo, faults = [k for k in range(len(sources)) if k not in done], {}
+    with open(part / 'notes.jsonl', 'a', encoding='utf-8') as file:
+        made = _imported(sources, todo, part, deadly, workers)
         for note in progress(made, desc='importing', total=len(todo)):
+            number = note.pop('number')
             if 'fault' in note:
-                faults[note['number']] = note['fault']
-                continue
-            done[note['number']] = note
-            file.write(json.dumps(note, default=str) + '\n')
-            file.flush()
+                faults[number] = note.pop('fault')
+            if 'row' in note:
+                done.add(number)
+            if note:
+                file.write(json.dumps(note | dict(key=keys[number]), default=str) + '\n')
+                file.flush()
     return [faults[k] for k in sorted(faults)]
+
+# %% ../../nbs/data/importing.ipynb #acb4ba8e
+def _imported(sources, todo, part, deadly, workers):
+    "Notes of images as they come, in any order; those that were `deadly` before are read alone"
+    from joblib import cpu_count, Parallel
+
+    workers = workers or cpu_count()
+    workers, left = workers if len(todo) >= 4 * workers else 1, dict.fromkeys(todo)
+    how = dict(return_as='generator_unordered', pre_dispatch='4*n_jobs', idle_worker_timeout=2)  # nobody lingers
+    for k in deadly & {*left}:
+        del left[k]
+        yield _import_alone(k, sources[k], part)
+    while left:
+        begun = []
+        try:
+            for note in Parallel(workers, backend='loky', **how)(_calls(sources, [*left], part, begun)):
+                del left[note['number']]
+                yield note
+        except BrokenExecutor:
+            for k in [k for k in begun if k in left]:
+                del left[k]
+                yield _import_alone(k, sources[k], part)
+
+# %% ../../nbs/data/importing.ipynb #a93c3a39
+def _calls(sources, numbers, part, begun):
+    "Tasks for processes; `begun` lists those that were handed out"
+    from joblib import delayed
+
+    for k in numbers:
+        begun.append(k)
+        yield delayed(_numbered)(k, sources[k], part)
 
 
 def _numbered(k, source, part):
     "`import_one` with the number of the image"
     return dict(number=k, **import_one(source, part))
 
+
+def _import_alone(k, source, part):
+    "Import one image in a process that may die"
+    from joblib.externals.loky import get_reusable_executor
+
+    try:
+        return get_reusable_executor(1, timeout=2).submit(_numbered, k, source, part).result()
+    except BrokenExecutor:
+        text = 'the process that read it died. Is the file damaged, or the memory too small?'
+        return dict(number=k, fault=f'{source.row["image_id"]}: {text}', died=True)
+
 # %% ../../nbs/data/importing.ipynb #3aff1598
-def _check_together(made, part):
-    "Raise `ManifestError` for what is wrong with the rows, or for one picture of two patients"
-    df = pd.DataFrame([note['row'] for note in made])
-    sketches = {k: np.frombuffer(base64.b64decode(note['sketch']), np.float32) for k, note in enumerate(made)}
-    faults = table_faults(Manifest(df, part).df)
+def _table(keys, part):
+    "Rows of all images in their order, and their sketches `(rows, fields)`; what is said twice is kept once"
+    order, texts, columns, places = {key: number for number, key in enumerate(keys)}, {}, {}, {}
+    sketches, read = np.zeros((len(keys), FIELDS**2), np.float16), set()
+    for note in _notes(part):
+        if 'row' not in note:
+            continue
+        number = order[note['key']]
+        read.add(number)
+        sketches[number] = np.frombuffer(base64.b64decode(note['sketch']), np.float32)
+        for place, (column, value) in enumerate(note['row'].items()):
+            cells = columns.setdefault(column, [np.nan] * len(keys))
+            cells[number] = texts.setdefault(value, value) if isinstance(value, str) else value
+            places[column] = min((number, place), places.get(column, (number, place)))
+    rows = sorted(read)
+    df = pd.DataFrame({column: columns[column] for column in sorted(columns, key=places.get)})
+    if len(rows) < len(keys):
+        df, sketches = df.iloc[rows].reset_index(drop=True), sketches[rows]
+    return df, sketches
+
+# %% ../../nbs/data/importing.ipynb #c8afb468
+def _publish(keys, part, out):
+    "Bring images and masks to their place, the manifest last; `ManifestError` for what is wrong with them together"
+    df, sketches = _table(keys, part)
+    made = Manifest(df, part)
+    faults = table_faults(made.df)
     raise_faults(faults + duplicate_faults(df, sketches, lambda k: read_image(part / df.image[k])), 'the images')
-
-
-def _publish(made, part, out):
-    "Bring images and masks to their place, the manifest last"
-    Manifest(pd.DataFrame([note['row'] for note in made]), part).save(part / 'manifest.csv')
+    made.save(part / 'manifest.csv')
     (part / 'notes.jsonl').unlink()
     for path in sorted(part.iterdir(), key=lambda path: path.name == 'manifest.csv'):
         os.replace(path, out / path.name)

@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 import numpy as np
 from pydantic import Field, field_validator
+from ..core.folders import file_state
 from ..core.logs import progress
 from .cases import case_name, case_rows, CaseSettings, files_below
 from .columns import HEALTHY, ManifestError
 from .importing import Pixels, Source
-from .niftifile import file_state, load_volume, Reading, volume_grid
+from .niftifile import load_volume, Reading, volume_grid
 from .segmentations import check_patterns, merge_masks, number_names, number_roles
 from medsoft_nb.data.volumes import (
     check_grid,

@@ -88,7 +88,7 @@ class Annotated(NamedTuple):
 
     image: Path
     shapes: tuple = ()  # The largest first
-    remark: str = ''  # What was left out
+    remark: str = ''  # What was left out, or is not known
     size: tuple | None = None  # Width and height that the annotation says
     fractions: bool = False  # Shapes are in fractions of the image
 
@@ -104,7 +104,7 @@ def read_annotated(
         said = ' x '.join(map(str, annotated.size))
         raise ValueError(f'it has {width} x {height} pixels, but its annotation says {said}.')
     if not annotated.shapes:
-        return Pixels(image)
+        return Pixels(image, fields=dict(remark=annotated.remark) if annotated.remark else {})
     scale = (1, 1) if annotated.fractions else (width, height)
     fields = dict(box=box_text(annotated.shapes[0].box, scale), remark=annotated.remark)
     outlines = [points for shape in annotated.shapes for points in shape.polygons]
@@ -158,7 +158,9 @@ def annotated_sources(
     made = []
     for case in cases:
         label, kept, remark = main_shapes(case['annotated'].shapes)
-        annotated = case['annotated']._replace(shapes=tuple(kept), remark=remark)
+        annotated = case['annotated']
+        remark = '; '.join(text for text in (annotated.remark, remark) if text)
+        annotated = annotated._replace(shapes=tuple(kept), remark=remark)
         made.append(
             {k: v for k, v in told.items() if v}
             | case

@@ -9,6 +9,7 @@ __all__ = ['KINDS', 'CHALLENGES', 'find_kind', 'import_any']
 
 # %% ../../nbs/data/sources.ipynb #f0adcde7
 from pathlib import Path
+from ..core.folders import check_empty
 from ..core.settings import did_you_mean
 from .cases import files_below
 from .columns import ManifestError
@@ -21,6 +22,7 @@ from .manifest import Manifest
 from .nifti import nifti_sources, NiftiSettings
 from .nifti import SUFFIXES as VOLUME_SUFFIXES
 from .pictures import LayoutSettings
+from .salt import salt_path
 
 # %% ../../nbs/data/sources.ipynb #585aba03
 KINDS = ('table', 'dicom', 'nifti', *LAYOUTS)
@@ -75,6 +77,8 @@ def import_any(
     **settings,  # Of the importer of this kind; `masks` are those of structures, or the segmentations of volumes
 ) -> Manifest:
     "Import a folder of any kind; `ManifestError` says what is wrong with it, `ValueError` what with the settings"
+    check_empty(out)
+    salt_path(settings.get('salt'), out)
     kind = kind or find_kind(source, bool(settings.get('masks') or settings.get('lesion_masks')), 'table' in settings)
     if kind not in KINDS:
         raise ValueError(f'there is no kind {kind!r} of sources.{did_you_mean(kind, KINDS)}')
@@ -88,5 +92,5 @@ def import_any(
             raise ValueError(f'`{name}` is given, but {source} holds {kind}, whose import has no such setting.')
     if kind == 'table':
         return import_folder(source, out, model(**settings, body=body))
-    found = dict(dicom=dicom_sources, nifti=nifti_sources).get(kind, layout_sources)(source, model(**settings))
-    return import_sources(found, out, workers, skip_unreadable, body)
+    find = dict(dicom=dicom_sources, nifti=nifti_sources).get(kind, layout_sources)
+    return import_sources(find(source, model(**settings)), out, workers, skip_unreadable, body)

@@ -19,7 +19,7 @@ from ..core.settings import did_you_mean
 from ..core.words import counted
 from ..data.cases import inside
 from ..data.columns import COLUMNS, IDS, raise_faults
-from ..data.dicom_files import hashed, load_salt
+from ..data.salt import hashed, load_salt
 from ..data.ids import text_column
 from ..data.manifest import Manifest, ManifestError, PATHS
 from .derived_dicom import BURNED, write_dicom
@@ -212,7 +212,7 @@ def export(
     _warn(made.df)
     if train is not None:
         made, report, checked = _check_copies(made, train, held_out, drop)
-    secret = load_salt(salt)
+    secret = load_salt(salt, out)
     given = hide_ids(made, secret)
     with new_folder(out) as part:
         df = _writer(format, secret)(given, part)
