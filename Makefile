@@ -47,7 +47,7 @@ check-readme: $(STAMP)
 
 check-tests: $(STAMP)
 	@echo "== notebooks run and show what they store; tests"
-	$(QUIET) $(BIN)/python -m pytest -q -n 3
+	$(QUIET) $(BIN)/python -m pytest -q -n 2
 
 # A processor without vector units above SSE 4.1 and without bf16, and another number of threads
 test-elsewhere: $(STAMP)

@@ -141,7 +141,7 @@ def write_sample(
         source_id=background.image_id,
         sha256=sha256(out / files['image']),
         donor_id='' if place.donor is None else donors.df.image_id.iloc[place.donor.row],
-        vertebra=place.structure,
+        structure=place.structure,
         **{column: background[column] for column in READING if column in background},
         **files,
         prompt=lesion.prompt,

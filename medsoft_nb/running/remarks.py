@@ -12,7 +12,7 @@ import numpy as np
 from ..core.words import counted
 from ..data.manifest import HEALTHY, Manifest
 from ..data.splits import patient_labels
-from ..data.prompts import own_prompt, prompt_faults
+from ..data.prompts import is_known, own_prompt, prompt_faults
 from ..knowledge.base import own_knowledge
 from ..lesions.structures import complete_structures
 from ..models.texts import local_limits
@@ -94,7 +94,7 @@ def _mask_remarks(manifest, files):
             "No structure of a healthy image can take a lesion: each touches the image's border, or has fewer than "
             '150 pixels.'
         )
-    return remarks + (_outside_remarks(manifest) + _size_remarks(healthy) if files else [])
+    return remarks + (_outside_remarks(manifest) + _size_remarks(manifest, healthy) if files else [])
 
 # %% ../../nbs/running/remarks.ipynb #n000
 def _outside_remarks(manifest):
@@ -115,9 +115,10 @@ def _pixels_inside(manifest, i):
 LARGEST_SHARE = 0.3  # Of an image, for a vertebra
 
 
-def _size_remarks(healthy):
+def _size_remarks(manifest, healthy):
     "Structures that are too large for vertebrae, where nothing says that they are something else"
-    if own_knowledge() or not len(healthy) or (healthy.df.prompt != '').all():
+    of_spine = not own_knowledge() and any(map(is_known, manifest.diseases))
+    if not of_spine or not len(healthy) or (healthy.df.prompt != '').all():
         return []
     share = max(np.bincount(healthy.structures(0).ravel())[1:], default=0) / healthy.structures(0).size
     if share < LARGEST_SHARE:
