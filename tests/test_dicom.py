@@ -269,7 +269,7 @@ def test_tables_for_grey_levels(tmp_path, caplog, photometric):
     path = write(tmp_path / 'in/a', **radiograph(**tags))
     df, (image,) = imported(tmp_path)
     np.testing.assert_array_equal(image, values() if photometric == 'MONOCHROME2' else 4095 - values())
-    assert 'is left out' in df.remark[0] and '1 images have a table for their grey levels' in caplog.text
+    assert 'is left out' in df.remark[0] and '1 image has a table for its grey levels' in caplog.text
     df, (image,) = imported(tmp_path, 'shown', window='file')
     peer = np.round(apply_voi_lut(values(), dcmread(path)) / 4095 * 255)
     np.testing.assert_array_equal(image, peer if photometric == 'MONOCHROME2' else 255 - peer)

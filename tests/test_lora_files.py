@@ -54,10 +54,10 @@ def generate(folder, out, *words):
 
 def test_peft_and_diffusers_give_the_same_images(folder):
     given = dict(base=(), peft=('--lora', folder / 'peft'), plain=('--lora', folder / 'plain' / LORA_FILE))
-    for out, words in given.items():
-        code, text = generate(folder, out, *words)
+    for name, words in given.items():
+        code, text = generate(folder, f'made with {name}', *words)
         assert code == 0, text
-    base, peft, plain = (Manifest.load(folder / out / 'manifest.csv') for out in given)
+    base, peft, plain = (Manifest.load(folder / f'made with {name}' / 'manifest.csv') for name in given)
     assert len(base) == 2 and peft.df.lora.nunique() == 1 and not base.df.lora.any()
     for k in range(2):
         assert (peft.image(k) != base.image(k)).any()

@@ -141,7 +141,7 @@ def test_every_tool_on_an_own_image(tmp_path):
             return manifest().lesion_mask(n - 1)
 
         find('input.upload').send_keys(str(tmp_path / 'small.png'))
-        wait_for_message('(20, 20)')
+        wait_for_message('20 x 20 pixels')
         find('input.upload').send_keys(str(tmp_path / 'own spine.png'))
         wait_for(lambda: 'own spine' in find('.page').text)
         find('input.upload_mask').send_keys(str(tmp_path / 'small.png'))

@@ -208,7 +208,7 @@ class FinetuneSettings(OptimiserSettings):
     resolution: Resolution = Field(
         None, description='Side at which the base sees a window, in pixels; None takes its own scale'
     )
-    rank: int = Field(4, ge=0, description='Rank of the LoRA; 0 leaves the U-Net as it is')
+    rank: int = Field(4, ge=0, le=1024, description='Rank of the LoRA; 0 leaves the U-Net as it is')
     dora: bool = Field(False, description='Train a DoRA in place of the LoRA')
     full: bool = Field(False, description='Train all weights of the U-Net in place of a LoRA')
     ramp: Ramps = Field([0.0, 10.0], description='Least and greatest width of the soft border, in pixels')
