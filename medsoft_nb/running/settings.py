@@ -235,7 +235,7 @@ class GenerateSettings(StepSettings):
 
     seed: Seed = Field(0, description='Seed of masks and noise')
     base: Base = Field('medsoft-tiny', description='Base model: a shipped name, a folder, or a Hub id')
-    n_per_label: Count = Field(2, description='Images of each label and arm')
+    n_per_label: int = Field(2, ge=1, le=1_000_000, description='Images of each label and arm')
     roi: WindowSide = Field(
         64, description="Side of the window around a lesion, in pixels; None takes the base's own size"
     )
