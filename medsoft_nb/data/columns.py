@@ -11,7 +11,7 @@ __all__ = ['COLUMNS', 'REQUIRED', 'PATHS', 'IDS', 'WORDS', 'ORIGINS', 'SPLITS', 
 # %% ../../nbs/data/columns.ipynb #a002
 import numpy as np, pandas as pd
 from ..core.words import counted
-from .ids import clean_column, id_fault, lookalikes, text_column
+from .ids import clean_column, distinct, id_fault, lookalikes, text_column
 
 # %% ../../nbs/data/columns.ipynb #c0175
 COLUMNS = (
@@ -122,14 +122,12 @@ def _cell_faults(df):
     for c in REQUIRED:
         faults += [f'row {i + 2}: {c} is empty.' for i in np.flatnonzero(df[c].str.strip() == '')]
     for c in ('image_id', 'patient_id'):
-        broken = [(i, id_fault(text)) for i, text in enumerate(df[c])]
-        faults += [f'row {i + 2}: {c} {fault}' for i, fault in broken if fault]
-    for name, rows in df.groupby('image_id', sort=False).indices.items():
-        if len(rows) > 1:
-            lines = ', '.join(str(i + 2) for i in rows)
-            faults.append(
-                f'image_id {name!r} occurs {len(rows)} times (rows {lines}); each image has one row and one id.'
-            )
+        fault_of = {text: id_fault(text) for text in distinct(df[c])}
+        if any(fault_of.values()):
+            faults += [f'row {i + 2}: {c} {fault_of[text]}' for i, text in enumerate(df[c]) if fault_of[text]]
+    for name, rows in df[df.image_id.duplicated(keep=False)].groupby('image_id', sort=False).groups.items():
+        lines = ', '.join(str(i + 2) for i in rows)
+        faults.append(f'image_id {name!r} occurs {len(rows)} times (rows {lines}); each image has one row and one id.')
     for c, known in (('split', SPLITS), ('origin', ORIGINS)):
         wrong = df[~df[c].isin(known)]
         known = f'is unknown. Known: {", ".join(known[1:])}.'
@@ -138,7 +136,8 @@ def _cell_faults(df):
     wrong = size.notna() & ~((size > 0) & (size <= _LARGEST_MM))
     advice = f'is not the side of a pixel in mm, above 0 and up to {_LARGEST_MM}; leave it empty where it is unknown.'
     faults += [f'{name}: spacing_mm {value:g} {advice}' for name, value in zip(df.image_id[wrong], size[wrong])]
-    boxes = [(name, box_fault(box)) for name, box in zip(df.image_id, df.box) if box]
+    boxed = df[df.box != '']
+    boxes = [(name, box_fault(box)) for name, box in zip(boxed.image_id, boxed.box)]
     return faults + [f'{name}: {fault}' for name, fault in boxes if fault]
 
 # %% ../../nbs/data/columns.ipynb #c0181
@@ -162,10 +161,10 @@ def _label_faults(df):
         for l, n in df.label.value_counts().items()
         if l != HEALTHY and l.casefold() == HEALTHY and HEALTHY not in set(df.label)
     ]
-    for label in df.label.unique():
+    for label in distinct(df.label):
         if len(label) > 200 or not label.isprintable():
             faults.append(f'label {label[:60]!r} is longer than 200 letters or holds control characters; shorten it.')
-    for group in lookalikes(df.label):
+    for group in lookalikes(distinct(df.label)):
         faults.append(f'labels {" and ".join(map(repr, group))} look like one. Write them alike.')
     masked = df[(df.label == HEALTHY) & (df.lesion_mask != '') & (df.origin != 'synthetic')]
     return faults + [f'{name}: healthy, but it has a lesion_mask.' for name in masked.image_id]
@@ -174,22 +173,21 @@ def _label_faults(df):
 def _patient_faults(df):
     "Patients under several names or in several splits"
     faults = []
-    for group in lookalikes(df.patient_id):
+    for group in lookalikes(distinct(df.patient_id)):
         apart = 'Write them alike, or so that more than letter case, zeros and separators tells them apart.'
         faults.append(f'patients {" and ".join(map(repr, group))} look like one. {apart}')
-    splits = df[df.split != ''].groupby('patient_id').split.agg(set)
+    splits = df.loc[df.split != '', ['patient_id', 'split']].drop_duplicates()
+    several = splits[splits.patient_id.duplicated(keep=False)].groupby('patient_id').split
     return faults + [
-        f'patient {p!r} is in {len(s)} splits ({", ".join(sorted(s))}); a patient belongs to one.'
-        for p, s in splits.items()
-        if len(s) > 1
+        f'patient {p!r} is in {len(s)} splits ({", ".join(sorted(s))}); a patient belongs to one.' for p, s in several
     ]
 
 
 def _split_faults(df):
     "Labels that are tested but not trained, tests of one class"
     split, faults = df[df.split != ''], []
-    trained = set(df.label[df.split == 'train'])
-    for label in sorted(set(split.label) - trained) if trained else ():
+    trained = set(distinct(df.label[df.split == 'train']))
+    for label in sorted(set(distinct(split.label)) - trained) if trained else ():
         row = split[split.label == label].iloc[0]
         faults.append(f'label {label!r} occurs in {row.split} (first: {row.image_id}) but has no image in train.')
     return faults + _class_faults(split)
@@ -197,8 +195,11 @@ def _split_faults(df):
 # %% ../../nbs/data/columns.ipynb #zn000
 def _class_faults(split):
     "A class of training images that is not tested, though there are test images"
-    classes = (split.label == HEALTHY).map({True: HEALTHY, False: 'diseased'})
-    trained, tested = (set(classes[split.split == part]) for part in ('train', 'test'))
+    healthy = split.label == HEALTHY
+    classes = {HEALTHY: healthy, 'diseased': ~healthy}
+    trained, tested = (
+        {name for name, has in classes.items() if (has & (split.split == part)).any()} for part in ('train', 'test')
+    )
     if not tested:
         return []
     return [

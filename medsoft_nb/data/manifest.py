@@ -9,6 +9,7 @@ __all__ = ['Manifest', 'validate', 'row_faults', 'mask_faults', 'add_hashes']
 
 # %% ../../nbs/data/manifest.ipynb #c0192
 import hashlib, os
+from copy import copy
 from html import escape
 from pathlib import Path
 import numpy as np, pandas as pd
@@ -181,7 +182,10 @@ def rows(
     keep,  # bool Series, or numbers of rows
 ) -> Manifest:
     "Some of the rows"
-    return Manifest(self.df[keep] if isinstance(keep, pd.Series) else self.df.iloc[keep], self.root)
+    df = self.df[keep] if isinstance(keep, pd.Series) else self.df.iloc[keep]
+    some = copy(self)  # what was checked is not checked anew
+    some.df = df.reset_index(drop=True)
+    return some
 
 # %% ../../nbs/data/manifest.ipynb #a028
 @patch

@@ -15,7 +15,7 @@ from ..core.seeds import rng
 from ..core.words import counted
 from .columns import HEALTHY, SPLITS
 from .duplicates import alike_pairs, same_pictures, sketch_file
-from .ids import lookalike
+from .ids import distinct, lookalike
 from .manifest import Manifest
 
 # %% ../../nbs/data/splits.ipynb #c0198
@@ -40,8 +40,10 @@ def patient_labels(
     df: pd.DataFrame,  # Table of a manifest
 ) -> pd.Series:  # Index: `patient_id`
     "The label that each patient counts for: the rarest of its own"
-    frequency = df.groupby('label').patient_id.nunique()
-    return df.groupby('patient_id').label.agg(lambda labels: min(set(labels), key=lambda l: (frequency[l], l)))
+    pairs = df[['patient_id', 'label']].drop_duplicates()
+    pairs = pairs.assign(frequency=pairs.label.map(pairs.label.value_counts()))
+    rarest = pairs.sort_values(['patient_id', 'frequency', 'label']).drop_duplicates('patient_id')
+    return rarest.set_index('patient_id').label
 
 # %% ../../nbs/data/splits.ipynb #a001
 def split_sizes(
@@ -121,12 +123,13 @@ def leakage_gate(
 
 # %% ../../nbs/data/splits.ipynb #a004
 def _check_patients(train, other):
-    shared = set(train.patient_id) & set(other.patient_id)
+    trained, tested = (set(distinct(df.patient_id)) for df in (train, other))
+    shared = trained & tested
     if shared:
         said = counted(len(shared), 'patient')
         raise LeakageError(f'training and evaluation share {said} (first: {min(shared)!r}).')
-    known = {lookalike(p): p for p in sorted(set(other.patient_id))}
-    for p in sorted(set(train.patient_id)):
+    known = {lookalike(p): p for p in sorted(tested)}
+    for p in sorted(trained):
         if lookalike(p) in known:
             raise LeakageError(
                 f'patient {p!r} of training and patient {known[lookalike(p)]!r} of evaluation look like one. Write '
@@ -135,10 +138,10 @@ def _check_patients(train, other):
 
 # %% ../../nbs/data/splits.ipynb #a005
 def _check_backgrounds(train, other):
-    known = set(other.image_id) | set(other.source_id) - {''}
-    leaked = train[train.image_id.isin(known) | train.source_id.isin(known)]
-    if len(leaked):
-        row = leaked.iloc[0]
+    known = set(distinct(other.image_id)) | set(distinct(other.source_id)) - {''}
+    leaked = known & (set(distinct(train.image_id)) | set(distinct(train.source_id)))
+    if leaked:
+        row = train[train.image_id.isin(leaked) | train.source_id.isin(leaked)].iloc[0]
         raise LeakageError(
             f'training image {row.image_id!r} comes from an evaluation image (source {row.source_id!r}).'
         )
@@ -147,7 +150,7 @@ def _check_backgrounds(train, other):
 def _check_donors(train, other):
     if 'donor_id' not in train:
         return
-    leaked = train[train.donor_id.isin(set(other.image_id))]
+    leaked = train[train.donor_id.isin(other.image_id)]
     if len(leaked):
         row = leaked.iloc[0]
         raise LeakageError(

@@ -28,10 +28,10 @@ def read_cells(
     text, separator = _drop_hint(_decode(path, what))
     cells = csv.reader(io.StringIO(text), delimiter=separator or _separator(text), skipinitialspace=True, strict=True)
     try:
-        rows = [(cells.line_num, row) for row in cells if any(cell.strip() for cell in row)]
+        columns = list(zip(*_rows(cells, f'{what} {path}')))
     except csv.Error as e:
         raise ManifestError(f'{what} {path} cannot be read as CSV (line {cells.line_num}): {e}.') from e
-    return _as_table(rows, f'{what} {path}')
+    return _as_table(columns, f'{what} {path}')
 
 # %% ../../nbs/data/tables.ipynb #n001
 _BOMS = {codecs.BOM_UTF8: 'utf-8-sig', codecs.BOM_UTF16_LE: 'utf-16', codecs.BOM_UTF16_BE: 'utf-16'}
@@ -69,20 +69,29 @@ def _separator(text):
     return max(',;\t', key=header.count)
 
 # %% ../../nbs/data/tables.ipynb #n006
-def _as_table(rows, what):
-    "Pairs of line and cells as a table; columns without a name and without content are left out"
-    if not rows:
+def _rows(cells, what):
+    "Rows with content, each as long as the first"
+    width = 0
+    for row in cells:
+        if not ''.join(row).strip():
+            continue
+        width = width or len(row)
+        if len(row) > width and any(row[width:]):
+            raise ManifestError(f'{what}: line {cells.line_num} has {len(row)} cells, the header {width}.')
+        yield tuple(row) if len(row) == width else tuple((row + [''] * width)[:width])
+
+
+def _as_table(columns, what):
+    "Columns with their names on top as a table; those without a name and without content are left out"
+    if not columns:
         raise ManifestError(f'{what} is empty.')
-    names = [clean_text(name) for name in rows[0][1]]
-    for line, row in rows:
-        if any(row[len(names) :]):
-            raise ManifestError(f'{what}: line {line} has {len(row)} cells, the header {len(names)}.')
-    padded = [(row + [''] * len(names))[: len(names)] for _, row in rows[1:]]
-    used = [k for k, name in enumerate(names) if name or any(row[k] for row in padded)]
+    names = [clean_text(column[0]) for column in columns]
     twice = [name for name in names if names.count(name) > 1 and name]
     if twice:
         raise ManifestError(f'{what} has several columns {twice[0]!r}. Rename all but one.')
-    return pd.DataFrame([[row[k] for k in used] for row in padded], columns=[names[k] for k in used], dtype=str)
+    used = [k for k, name in enumerate(names) if name or any(columns[k])]
+    table = pd.DataFrame({k: pd.Series(columns[k][1:], dtype=str) for k in used})
+    return table.set_axis([names[k] for k in used], axis=1)
 
 # %% ../../nbs/data/tables.ipynb #c0218
 KEPT = ('site', 'scanner', 'sequence', 'series', 'slice', 'position')  # Further columns, for the check of data
