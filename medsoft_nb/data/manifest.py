@@ -20,7 +20,15 @@ from ..core.images import as_html, read_image, read_mask
 from ..core.logs import progress
 from ..core.seeds import rng
 from ..core.words import counted
-from .columns import complete_columns, HEALTHY, ManifestError, PATHS, raise_faults, table_faults
+from medsoft_nb.data.columns import (
+    clean_cells,
+    complete_columns,
+    HEALTHY,
+    ManifestError,
+    PATHS,
+    raise_faults,
+    table_faults,
+)
 from .duplicates import duplicate_faults, sketch
 from .masks import mask_fault, MOST_STRUCTURES
 from .tables import read_cells
@@ -175,6 +183,14 @@ def diseases(self: Manifest) -> list:
     "Labels that occur, without `healthy`"
     return [l for l in self.labels if l != HEALTHY]
 
+# %% ../../nbs/data/manifest.ipynb #2b723b5d
+@patch
+def _with(self: Manifest, df):
+    "This manifest with another table, whose cells are clean"
+    other = copy(self)
+    other.df = df
+    return other
+
 # %% ../../nbs/data/manifest.ipynb #a027
 @patch
 def rows(
@@ -183,9 +199,17 @@ def rows(
 ) -> Manifest:
     "Some of the rows"
     df = self.df[keep] if isinstance(keep, pd.Series) else self.df.iloc[keep]
-    some = copy(self)  # what was checked is not checked anew
-    some.df = df.reset_index(drop=True)
-    return some
+    return self._with(df.reset_index(drop=True))
+
+# %% ../../nbs/data/manifest.ipynb #a78b7385
+@patch
+def assign(
+    self: Manifest,
+    **columns,  # Column -> its cells, or one value for all
+) -> Manifest:
+    "This manifest with other columns"
+    df = self.df.assign(**columns)
+    return self._with(df.assign(**{c: clean_cells(df[c], c) for c in columns}))
 
 # %% ../../nbs/data/manifest.ipynb #a028
 @patch
@@ -292,4 +316,4 @@ def mask_faults(
 # %% ../../nbs/data/manifest.ipynb #c0187
 def add_hashes(manifest: Manifest) -> Manifest:
     "Fill the `sha256` column from the image files"
-    return Manifest(manifest.df.assign(sha256=[sha256(manifest.path(i)) for i in range(len(manifest))]), manifest.root)
+    return manifest.assign(sha256=[sha256(manifest.path(i)) for i in range(len(manifest))])

@@ -55,7 +55,7 @@ def repeat_diseased(
     diseased = real.where(label=real.diseases)
     again = diseased.rows(np.arange(n) % len(diseased))
     names = [f'{image_id}-again-{k}' for k, image_id in enumerate(again.df.image_id)]
-    return real.concat(Manifest(again.df.assign(image_id=names), again.root))
+    return real.concat(again.assign(image_id=names))
 
 # %% ../../nbs/evaluation/arms.ipynb #d003
 def _check_real(real):

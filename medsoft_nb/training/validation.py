@@ -41,7 +41,7 @@ def check_held_out(
         said = counted(len(shared), 'patient is', 'patients are')
         raise ValueError(f'{said} held out and trained on (first: {shared[0]}). Split them first.')
     try:
-        check_training(Manifest(held_out.df.assign(split=''), held_out.root))
+        check_training(held_out.assign(split=''))
     except ValueError as error:
         raise ValueError(f'held-out images: {error}') from None
 
