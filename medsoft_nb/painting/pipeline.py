@@ -30,7 +30,7 @@ from ..models.seen import warn_unseen
 from ..models.texts import prompt_limit
 from ..models.unet_files import load_unet as read_unet
 from ..models.unet_files import unet_hash
-from .blend import match_band, match_grain, put_back
+from .blend import match_band, match_grain, pixel_weight, put_back
 from .faithful import erase, ONE_PROMPT
 from .inputs import collect_inputs, cut_input, Window
 from .latents import to_latents, to_windows
@@ -238,7 +238,7 @@ def __call__(
     for rows in same_resolution(windows):
         painted = paint_windows(self, [windows[k] for k in rows], settings, negative_prompt, callback_on_step_end)
         for k, window in zip(rows, painted):
-            images[k] = put_back(inputs[k].image, window, windows[k].box, inputs[k].soft)
+            images[k] = put_back(inputs[k].image, window, windows[k].box, pixel_weight(inputs[k].soft, blend))
     self.maybe_free_model_hooks()
     if output_type == 'pil':
         images = [Image.fromarray(to_uint8(x)) for x in images]
@@ -345,4 +345,5 @@ def finish_window(
     if not settings.grain:
         return painted
     white = white_noise((side, side), window.source.generator).cpu().numpy()
-    return match_grain(painted, window.image - resize(rebuilt, side), window.soft, white)
+    weight = pixel_weight(window.soft, settings.blend)
+    return match_grain(painted, window.image - resize(rebuilt, side), weight, white)
