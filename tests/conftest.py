@@ -23,8 +23,8 @@ def pytest_xdist_make_scheduler(config, log):
 
 
 def pytest_collection_modifyitems(items):
-    "Files first: the notebooks, which are many and short, then keep every process busy to the end"
-    items.sort(key=lambda item: item.path.name == 'test_notebooks.py')
+    "Files, then notebooks; first what trains, which takes longest: short notebooks keep every process busy to the end"
+    items.sort(key=lambda item: (item.path.name == 'test_notebooks.py', 'trains' not in item.keywords))
 
 
 def pytest_configure(config):
