@@ -28,9 +28,11 @@ def pytest_collection_modifyitems(items):
 
 
 def pytest_configure(config):
-    "One server of kernels for all processes"
+    "The library of this checkout and one server of kernels for all processes"
     if hasattr(config, 'workerinput') or config.option.collectonly or os.name != 'posix':
         return
+    roots = [str(Path(__file__).parent.parent), os.environ.get('PYTHONPATH')]
+    os.environ['PYTHONPATH'] = os.pathsep.join(filter(None, roots))  # processes of tests have this checkout's library
     stack = ExitStack()
     folder = stack.enter_context(tempfile.TemporaryDirectory())
     os.environ.update(stack.enter_context(forked_kernels(Path(folder))))
