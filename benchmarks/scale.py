@@ -132,7 +132,8 @@ def main(argv=None) -> dict:
     parser.add_argument('--size', choices=list(SIZES), default='tiny')
     parser.add_argument('--device', default='cpu')
     parser.add_argument('--batch', type=int, default=4)
-    parser.add_argument('--steps', type=int, default=4)
+    parser.add_argument('--steps', type=int, default=4, help='of each training')
+    parser.add_argument('--sampling-steps', type=int, default=20, help='of each painting')
     parser.add_argument('--out', type=Path)
     a = parser.parse_args(argv)
     size = SIZES[a.size]
@@ -176,7 +177,7 @@ def main(argv=None) -> dict:
         pipe = MedSoftPipeline.from_pretrained(d / 'base', dtype=dtype).to(a.device)
         pipe.set_progress_bar_config(disable=True)
         for name, folder in (('sampling', None), ('sampling with MSC', d / '2b/controller')):
-            config = GenerateConfig(n_per_label=a.batch, steps=20, roi=size['image'], batch_size=a.batch)
+            config = GenerateConfig(n_per_label=a.batch, steps=a.sampling_steps, roi=size['image'], batch_size=a.batch)
             generate(
                 pipe,
                 m.where(label=HEALTHY),
@@ -204,6 +205,7 @@ def main(argv=None) -> dict:
         device=torch.cuda.get_device_name() if a.device != 'cpu' else 'cpu',
         batch=a.batch,
         steps=a.steps,
+        sampling_steps=a.sampling_steps,
         packages=packages(),
         rows=rows,
     )

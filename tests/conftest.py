@@ -23,14 +23,16 @@ def pytest_xdist_make_scheduler(config, log):
 
 
 def pytest_collection_modifyitems(items):
-    "Files first: the notebooks, which are many and short, then keep every process busy to the end"
-    items.sort(key=lambda item: item.path.name == 'test_notebooks.py')
+    "Files, then notebooks; first what trains, which takes longest: short notebooks keep every process busy to the end"
+    items.sort(key=lambda item: (item.path.name == 'test_notebooks.py', 'trains' not in item.keywords))
 
 
 def pytest_configure(config):
-    "One server of kernels for all processes"
+    "The library of this checkout and one server of kernels for all processes"
     if hasattr(config, 'workerinput') or config.option.collectonly or os.name != 'posix':
         return
+    roots = [str(Path(__file__).parent.parent), os.environ.get('PYTHONPATH')]
+    os.environ['PYTHONPATH'] = os.pathsep.join(filter(None, roots))  # processes of tests have this checkout's library
     stack = ExitStack()
     folder = stack.enter_context(tempfile.TemporaryDirectory())
     os.environ.update(stack.enter_context(forked_kernels(Path(folder))))

@@ -10,7 +10,6 @@ import os, subprocess, sys
 from pathlib import Path
 import torch
 from forked_kernels import forked_kernels
-from torch.utils._pytree import tree_flatten, tree_map_only
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
 NAME = 'pretend'
@@ -53,25 +52,39 @@ class Pretend(torch.Tensor):
 
 def run(function, args, kwargs):
     "An operation on the tensors inside, once it is seen that all are there"
-    name, tensors = function._schema.name, [t for t in tree_flatten((args, kwargs))[0] if isinstance(t, torch.Tensor)]
-    here = [t for t in tensors if isinstance(t, Pretend)]
+    name, tensors = function._schema.name, []
+    target, generator = kwargs.get('device'), kwargs.get('generator')
+    plain = {**kwargs, **({} if target is None else {'device': torch.device('cpu')})}
+    args_inside = changed(args, inside, tensors)
+    kwargs_inside = {key: changed(value, inside, tensors) for key, value in plain.items()}
+    here = any(isinstance(t, Pretend) for t in tensors)
     stray = [t for t in tensors if not isinstance(t, Pretend) and t.dim()]
     if here and stray and name not in MOVES:
         raise RuntimeError(f'{name}: all tensors should be on {NAME}, but one of shape {tuple(stray[0].shape)} is not')
-    target = kwargs.get('device')
-    lands_here = bool(here) if target is None else torch.device(target).type == NAME
-    generator = kwargs.get('generator')
+    lands_here = here if target is None else torch.device(target).type == NAME
     if generator is not None and generator.device.type == 'cpu' and lands_here:
         raise RuntimeError(f'{name}: the generator should be on {NAME}, but is on the CPU')
-    plain = {**kwargs, **({} if target is None else {'device': torch.device('cpu')})}
-    args_inside, kwargs_inside = tree_map_only(Pretend, lambda t: t.raw, (args, plain))
     out = function(*args_inside, **kwargs_inside)
     in_place = name.endswith('_') and not name.endswith('__') and args and isinstance(args[0], torch.Tensor)
     if in_place:
         return args[0]
     if kwargs.get('out') is not None:
         return kwargs['out']
-    return tree_map_only(torch.Tensor, Pretend, out) if lands_here else out
+    return changed(out, Pretend, []) if lands_here else out
+
+
+def changed(value, change, tensors):
+    "What an operation takes or gives, with its tensors changed; `tensors` gets them. torch's own way is slower"
+    if isinstance(value, torch.Tensor):
+        tensors.append(value)
+        return change(value)
+    if type(value) in (tuple, list):
+        return type(value)([changed(one, change, tensors) for one in value])
+    return value
+
+
+def inside(tensor):
+    return tensor.raw if isinstance(tensor, Pretend) else tensor
 
 
 def empty_of(operation):

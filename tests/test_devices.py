@@ -11,6 +11,6 @@ pytestmark = [pytest.mark.slow, pytest.mark.trains]
 
 
 def test_everything_runs_there(tmp_path):
-    file = Path(__file__).with_name('on_pretend.py')
-    code, text = start(tmp_path, '-m', 'pytest', '-q', '-x', '--noconftest', '-p', 'no:cacheprovider', str(file))
+    file, own = Path(__file__).with_name('on_pretend.py'), f'--basetemp={tmp_path / "own"}'
+    code, text = start(tmp_path, '-m', 'pytest', '-q', '-x', '--noconftest', '-p', 'no:cacheprovider', own, str(file))
     assert code == 0, text[-6000:]

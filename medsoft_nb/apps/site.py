@@ -10,6 +10,7 @@ __all__ = ['SECTIONS', 'ORDER', 'SINGLE', 'ROOMS', 'TEXTS', 'SITE_MARK', 'in_ord
 # %% ../../nbs/apps/site.ipynb #c1448
 import json, re, shutil, subprocess, sys
 from contextlib import chdir
+from functools import lru_cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 import yaml
@@ -123,7 +124,7 @@ def _read_notebook(path):
 # %% ../../nbs/apps/site.ipynb #e014
 def _process_notebooks(root, out):
     "nbdev's pages of the notebooks"
-    from nbdev import processors
+    from nbdev import config, processors
     from nbdev.serve import proc_nbs
     from unittest.mock import patch
 
@@ -135,7 +136,8 @@ def _process_notebooks(root, out):
         return [*original(*args)][::-1]
 
     changes = patch.multiple(processors, _do_eval=evaluate, _def_names=names)
-    with chdir(root), changes:
+    read_once = patch.object(config, '_load_toml', lru_cache(config._load_toml))
+    with chdir(root), changes, read_once:
         cache = Path(proc_nbs('nbs', n_workers=0, force=True, skip_folder_re='^([_.]|runs$)'))
     shutil.rmtree(out, ignore_errors=True)
     shutil.copytree(cache, out)

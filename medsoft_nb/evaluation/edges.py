@@ -18,6 +18,7 @@ from ..core.words import counted
 from ..data.manifest import Manifest, ManifestError
 from ..painting.window import to_unit
 from ..statistics.intervals import clustered_interval, Interval
+from ..statistics.scores import auc
 
 # %% ../../nbs/evaluation/edges.ipynb #d000
 class Border(NamedTuple):
@@ -119,14 +120,10 @@ def _held_out_scores(x, y, patient, folds, seed):
 # %% ../../nbs/evaluation/edges.ipynb #d006
 def _resampled_auroc(y, score, patient, n_boot, seed):
     "AUROC with its 95 % interval over patients"
-    from sklearn.metrics import roc_auc_score
-
-    people, draws = patient.max() + 1, []
+    people = patient.max() + 1
     counts = rng('detectability', seed).multinomial(people, np.full(people, 1 / people), n_boot)[:, patient]
-    for weight in counts:
-        if weight[y].any() and weight[~y].any():
-            draws.append(roc_auc_score(y, score, sample_weight=weight))
-    return Interval(float(roc_auc_score(y, score)), *map(float, np.percentile(draws, (2.5, 97.5))))
+    draws = auc(y, score, counts)  # not finite where only one class was drawn
+    return Interval(auc(y, score), *map(float, np.nanpercentile(draws, (2.5, 97.5))))
 
 # %% ../../nbs/evaluation/edges.ipynb #c0928
 def detectability(
