@@ -80,8 +80,8 @@ StructureOption = Annotated[list[str], typer.Option(help='Name or pattern of a s
 LesionOption = Annotated[list[str], typer.Option(help='Name or pattern of a lesion. May be repeated')]
 WindowOption = Annotated[str, typer.Option(help='8-bit pictures of DICOM: file, bone, soft-tissue, brain, lung')]
 ResampleOption = Annotated[bool, typer.Option('--resample', help='To square pixels, where they are not')]
-SpacingOption = Annotated[Optional[float], typer.Option(help='Size of a pixel in mm')]
-WorkersOption = Annotated[Optional[int], typer.Option(min=1, help='Processes; one for each core if omitted')]
+SpacingOption = Annotated[Optional[float], typer.Option(min=0, max=1000, help='Size of a pixel in mm')]
+WorkersOption = Annotated[Optional[int], typer.Option(min=1, max=4096, help='Processes; one for each core if omitted')]
 SkipOption = Annotated[bool, typer.Option('--skip-unreadable', help='Leave out what is broken')]
 
 # %% ../../nbs/apps/data_commands.ipynb #c1259
@@ -144,8 +144,10 @@ PHANTOM_HELP = command_help(
 def phantom(
     name: Annotated[str, typer.Argument(help='phantom-tumour or phantom-fracture')],
     out: OutOption,
-    healthy: Annotated[int, typer.Option(min=0, help='Healthy images')] = 520,
-    diseased: Annotated[int, typer.Option(min=0, help='Diseased images, shared among the diseases')] = 720,
+    healthy: Annotated[int, typer.Option(min=0, max=1_000_000, help='Healthy images')] = 520,
+    diseased: Annotated[
+        int, typer.Option(min=0, max=1_000_000, help='Diseased images, shared among the diseases')
+    ] = 720,
     seed: SeedOption = 0,
 ):
     from medsoft_nb.core.folders import new_folder
@@ -224,6 +226,7 @@ PageOption = Annotated[
 # %% ../../nbs/apps/data_commands.ipynb #8ef90409
 @data.command(help=CHECK_HELP)
 def check(manifest: ManifestArg, json: JsonOption = None, page: PageOption = None, workers: WorkersOption = None):
+    from medsoft_nb.data.check_page import write_page
     from medsoft_nb.data.doctor import check
     from medsoft_nb.data.manifest import Manifest
 
@@ -234,7 +237,7 @@ def check(manifest: ManifestArg, json: JsonOption = None, page: PageOption = Non
     if json:
         findings.to_json(json)
     if page:
-        findings.to_page(page, f'Check of {manifest.resolve().parent.name}/{manifest.name}')
+        write_page(findings, page, f'Check of {manifest.resolve().parent.name}/{manifest.name}')
     _print_findings(findings)
     if not findings.ok:
         raise typer.Exit(1)

@@ -82,7 +82,7 @@ RoiOption = Annotated[
 ]
 ResolutionOption = Annotated[
     Optional[int],
-    typer.Option(min=1, help='Side at which the base sees a window, in pixels; its own scale if omitted'),
+    typer.Option(min=1, max=65_536, help='Side at which the base sees a window, in pixels; its own scale if omitted'),
 ]
 BaseOption = Annotated[str, setting_option(FinetuneSettings, 'base')]
 EncoderOption = Annotated[str, setting_option(FinetuneSettings, 'encoder')]
