@@ -97,11 +97,22 @@ def test_a_refused_batch_leaves_nothing(folder, tmp_path, words, there, monkeypa
     assert list(out.iterdir()) == [] if there else not out.exists()
 
 
-def test_a_batch_that_fails_before_its_first_image_leaves_nothing(folder, tmp_path, monkeypatch):
-    monkeypatch.setattr('medsoft_nb.painting.generate.paint_lesions', lambda *words: 1 / 0)
+@pytest.mark.parametrize('shard', ['1/1', '1/2', '2/2'])
+@pytest.mark.parametrize('fails', ['generate.paint_lesions', 'generate.write_sample', 'generate.note_rows'])
+@pytest.mark.parametrize('there', [False, True])
+def test_a_batch_that_fails_before_its_first_image_leaves_nothing(folder, tmp_path, monkeypatch, shard, fails, there):
+    monkeypatch.setattr('medsoft_nb.painting.generate.paint_lesions', lambda *words: [None] * 20)
+    monkeypatch.setattr('medsoft_nb.painting.generate.write_sample', lambda *words, **more: {})
+    monkeypatch.setattr(f'medsoft_nb.painting.{fails}', lambda *words, **more: 1 / 0)
+    out = tmp_path / 'made'
+    if there:
+        out.mkdir()
     with pytest.raises(ZeroDivisionError):
-        medsoft('generate', folder / 'data/manifest.csv', '--base', folder / 'base', '--out', tmp_path / 'made')
-    assert not (tmp_path / 'made').exists()
+        medsoft(
+            *('generate', folder / 'data/manifest.csv', '--base', folder / 'base', '--out', out, '--shard', shard),
+            *('-n', 10, '--batch-size', 5),
+        )
+    assert list(out.iterdir()) == [] if there else not out.exists()
 
 
 OUTPUTS = {
