@@ -8,9 +8,9 @@ Docs: https://example.github.io/medsoft_nb/apps/data_commands.html.md"""
 __all__ = ['data', 'IMPORT_HELP', 'MasksOption', 'LesionMasksOption', 'ColumnOption', 'LabelMapOption', 'KindOption',
            'BodyOption', 'TableOption', 'DefaultLabelOption', 'PatientOption', 'ModalityOption', 'PlaneOption',
            'SlicesOption', 'StructureOption', 'LesionOption', 'WindowOption', 'ResampleOption', 'SpacingOption',
-           'WorkersOption', 'SkipOption', 'PHANTOM_HELP', 'IMPLANT_HELP', 'FractionOption', 'VALIDATE_HELP',
-           'CHECK_HELP', 'JsonOption', 'PageOption', 'SPLIT_HELP', 'SplitOutOption', 'data_import', 'phantom',
-           'implant', 'validate', 'check', 'split']
+           'WorkersOption', 'OutsideOption', 'SkipOption', 'PHANTOM_HELP', 'IMPLANT_HELP', 'FractionOption',
+           'VALIDATE_HELP', 'CHECK_HELP', 'JsonOption', 'PageOption', 'SPLIT_HELP', 'SplitOutOption', 'data_import',
+           'phantom', 'implant', 'validate', 'check', 'split']
 
 # %% ../../nbs/apps/data_commands.ipynb #c1265
 from pathlib import Path
@@ -82,6 +82,9 @@ WindowOption = Annotated[str, typer.Option(help='8-bit pictures of DICOM: file, 
 ResampleOption = Annotated[bool, typer.Option('--resample', help='To square pixels, where they are not')]
 SpacingOption = Annotated[Optional[float], typer.Option(min=0, max=1000, help='Size of a pixel in mm')]
 WorkersOption = Annotated[Optional[int], typer.Option(min=1, max=4096, help='Processes; one for each core if omitted')]
+OutsideOption = Annotated[
+    bool, typer.Option('--outside', help='With a table: follow links that lead out of the folders')
+]
 SkipOption = Annotated[bool, typer.Option('--skip-unreadable', help='Leave out what is broken')]
 
 # %% ../../nbs/apps/data_commands.ipynb #c1259
@@ -111,6 +114,7 @@ def data_import(
     spacing_mm: SpacingOption = None,
     workers: WorkersOption = None,
     skip_unreadable: SkipOption = False,
+    outside: OutsideOption = False,
 ):
     from medsoft_nb.data.sources import import_any
 
@@ -118,7 +122,7 @@ def data_import(
     given |= dict(modality=modality, plane=plane, window=window, resample=resample, spacing_mm=spacing_mm)
     given |= dict(columns=read_pairs(column, '--column'), label_map=read_pairs(label_map, '--label-map'))
     every = int(slices) if slices.isdigit() else slices
-    given |= dict(slices=every, names=names, structures=structure, lesions=lesion)
+    given |= dict(slices=every, names=names, structures=structure, lesions=lesion, outside=outside)
     told = {name: value for name, value in given.items() if value}
     _print_import(import_any(source, out, kind, workers, skip_unreadable, body, **told), out)
 
