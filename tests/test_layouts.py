@@ -473,7 +473,7 @@ def test_a_segmentation_without_an_image_is_told(tmp_path, name, caplog):
     spare = tmp_path / SPARE[name]
     spare.mkdir(parents=True) if name == 'totalsegmentator' else text(spare, b'')
     layout_sources(tmp_path, settings_of(name))
-    assert '1 segmentation in' in caplog.text and f'(first: {SPARE[name]})' in caplog.text, caplog.text
+    assert '1 segmentation has no image in' in caplog.text and f'(first: {SPARE[name]})' in caplog.text, caplog.text
 
 
 def test_a_vertebra_has_no_hole_where_its_lesion_is(tmp_path):

@@ -104,7 +104,7 @@ def tell_unused(
     if masks:
         said = counted(len(masks), 'segmentation has', 'segmentations have')
         are, first = 'is' if len(masks) == 1 else 'are', min(masks).relative_to(folder)
-        get_logger().warning('%s in %s no image and %s left out (first: %s).', said, folder, are, first)
+        get_logger().warning('%s no image in %s and %s left out (first: %s).', said, folder, are, first)
 
 # %% ../../nbs/data/cases.ipynb #996e654b
 def case_rows(
