@@ -3,14 +3,23 @@
 Every case here is a slip of somebody who uses the command line for the first time.
 """
 
-import pytest
+from typing import get_args, get_type_hints
+import pytest, typer
 from command import medsoft
 import medsoft_nb.training.trainer  # whose names the patches below must not reach
+from medsoft_nb.apps.options import app
 from medsoft_nb.data.manifest import Manifest
 from medsoft_nb.models.base import save_base
 from medsoft_nb.models.tiny import tiny_components
 from medsoft_nb.painting.pipeline import MedSoftPipeline
 from medsoft_nb.phantom.benchmarks import make_benchmark
+from medsoft_nb.running.settings import (
+    ClassifySettings,
+    FinetuneSettings,
+    GenerateSettings,
+    PrepareSettings,
+    QualitySettings,
+)
 
 
 @pytest.fixture(scope='module')
@@ -88,11 +97,27 @@ def test_a_refused_batch_leaves_nothing(folder, tmp_path, words, there, monkeypa
     assert list(out.iterdir()) == [] if there else not out.exists()
 
 
-def test_a_batch_that_fails_before_its_first_image_leaves_nothing(folder, tmp_path, monkeypatch):
-    monkeypatch.setattr('medsoft_nb.painting.generate.paint_lesions', lambda *words: 1 / 0)
+@pytest.mark.parametrize(
+    'shard, fails, there',
+    [
+        ('1/1', 'generate.note_rows', False),
+        ('2/2', 'generate.paint_lesions', False),
+        ('1/2', 'generate.note_rows', True),
+    ],
+)
+def test_a_batch_that_fails_before_its_first_image_leaves_nothing(folder, tmp_path, monkeypatch, shard, fails, there):
+    monkeypatch.setattr('medsoft_nb.painting.generate.paint_lesions', lambda *words: [None] * 20)
+    monkeypatch.setattr('medsoft_nb.painting.generate.write_sample', lambda *words, **more: {})
+    monkeypatch.setattr(f'medsoft_nb.painting.{fails}', lambda *words, **more: 1 / 0)
+    out = tmp_path / 'made'
+    if there:
+        out.mkdir()
     with pytest.raises(ZeroDivisionError):
-        medsoft('generate', folder / 'data/manifest.csv', '--base', folder / 'base', '--out', tmp_path / 'made')
-    assert not (tmp_path / 'made').exists()
+        medsoft(
+            *('generate', folder / 'data/manifest.csv', '--base', folder / 'base', '--out', out, '--shard', shard),
+            *('-n', 10, '--batch-size', 5),
+        )
+    assert list(out.iterdir()) == [] if there else not out.exists()
 
 
 OUTPUTS = {
@@ -133,6 +158,50 @@ def test_synthetic_images_are_checked_before_a_classifier_is_trained(folder, tmp
     broken = changed(folder, image='images/none.png')
     code, text = medsoft('classify', real, '--synthetic', f'soft={broken}', '--out', tmp_path / 'tables')
     assert code == 2 and 'none.png' in text and not (tmp_path / 'tables').exists(), text
+
+
+def options(group, words=()):
+    "Each command of a group of commands, and what it takes"
+    for command in group.registered_commands:
+        name = command.name or command.callback.__name__
+        for option, hint in get_type_hints(command.callback, include_extras=True).items():
+            yield (*words, name), option, hint
+    for below in group.registered_groups:
+        yield from options(below.typer_instance, (*words, below.name))
+
+
+def numbers():
+    "Each option that is a number: its command, its flag, its words in an error"
+    found = {}
+    for words, option, hint in options(app):
+        kinds = {*get_args(get_args(hint)[0]), *get_args(hint)[:1]} if get_args(hint) else {hint}
+        if kinds & {int, float}:
+            found[' '.join(words), f'--{option.replace("_", "-")}'] = kinds
+    return found
+
+
+def test_numbers_of_all_commands_have_a_range(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv('COLUMNS', '1000')
+    monkeypatch.setattr('medsoft_nb.apps.cli.app', typer.main.get_command(app))  # made once
+    found = numbers()
+    assert len(found) > 40 and {command for command, _ in found} > {'train', 'generate', 'classify', 'data split'}
+    for (command, flag), kinds in found.items():
+        for word in ('nan', 'inf', '-1e9', '1e18', str(10**18)):
+            code, text = medsoft(*command.split(), *COMMANDS.get(command, ['m.csv']), f'{flag}={word}')
+            kind = 'a number' if float in kinds else 'a whole number'
+            assert code == 2 and text.startswith(f'Error: {flag} is {word!r}; give {kind} from '), (command, text)
+            assert len(text.splitlines()) == 1, text
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_settings_have_no_number_without_end():
+    for model in (FinetuneSettings, GenerateSettings, ClassifySettings, PrepareSettings, QualitySettings):
+        for name, field in model.model_fields.items():
+            if {int, float} & {field.annotation, *get_args(field.annotation)}:
+                for word in (float('nan'), float('inf'), 1e18, 10**18, '1e18'):
+                    with pytest.raises(ValueError, match=f'`{name}` is '):
+                        model(**{name: word})
 
 
 COMMANDS = {

@@ -11,10 +11,13 @@ from PIL import Image
 from malformed import malformed
 from medsoft_nb.core.images import write_image
 from medsoft_nb.core.seeds import rng
+from medsoft_nb.data.folder import import_folder, ImportSettings
 from medsoft_nb.data.importing import import_sources
 from medsoft_nb.data.layouts import find_layout, layout_sources, LAYOUTS
-from medsoft_nb.data.manifest import validate
+from medsoft_nb.data.manifest import ManifestError, validate
+from medsoft_nb.data.nifti import nifti_sources, NiftiSettings
 from medsoft_nb.data.pictures import LayoutSettings
+from medsoft_nb.data.volumes import plane_slice
 
 SHAPE = 24, 32
 RULE = LayoutSettings(patient=r'(?P<patient>P\d)', lesion_label='lytic', default_label='healthy')
@@ -452,3 +455,59 @@ def test_odd_names(tmp_path, name):
     m = validate(imported(tmp_path / 'in', tmp_path / 'out', RULE.replace(patient=r'/(?P<patient>P.)')))
     assert len(m) == 1 and tree(tmp_path)[0] == Path('in')
     assert all(p.resolve().is_relative_to(tmp_path / 'out') for p in (tmp_path / 'out').rglob('*'))
+
+
+SPARE = {  # A segmentation that is too many
+    'nnunet': 'labelsTr/P9.nii.gz',
+    'verse': 'derivatives/sub-9/sub-9_seg-vert_msk.nii.gz',
+    'spider': 'masks/9_t2.mha',
+    'totalsegmentator': 's9/segmentations',
+}
+
+
+@pytest.mark.parametrize('name', SPARE)
+def test_a_segmentation_without_an_image_is_told(tmp_path, name, caplog):
+    MAKE[name](tmp_path)
+    layout_sources(tmp_path, settings_of(name))
+    assert 'no image' not in caplog.text
+    spare = tmp_path / SPARE[name]
+    spare.mkdir(parents=True) if name == 'totalsegmentator' else text(spare, b'')
+    layout_sources(tmp_path, settings_of(name))
+    assert '1 segmentation has no image in' in caplog.text and f'(first: {SPARE[name]})' in caplog.text, caplog.text
+
+
+def test_a_vertebra_has_no_hole_where_its_lesion_is(tmp_path):
+    "The number of the lesion replaces that of the vertebra; a lesion beside it stays outside"
+    hu, labels = body(0)
+    labels[7:9, 7:10, 6:8], labels[15:18, 15:18, 15:18] = 3, 3
+    volume(tmp_path / 'images/P0.nii.gz', hu)
+    volume(tmp_path / 'holes/P0.nii.gz', labels)
+    names = dict(names={1: 'L1', 2: 'L2', 3: 'lesion'}, lesions=['lesion'], lesion_label='lytic', slices='all')
+    rule = dict(patient='(?P<patient>.+)', segmentations=tmp_path / 'holes')
+    sources = nifti_sources(tmp_path / 'images', NiftiSettings(**names, **rule))
+    for k, source in enumerate(sources):
+        pixels, numbers = source.read(), plane_slice(labels, 'sagittal', k)
+        whole = plane_slice(body(0)[1], 'sagittal', k)
+        if pixels.structures is not None:
+            np.testing.assert_array_equal(pixels.structures, whole)
+        else:
+            assert not whole.any()
+        lesion_mask = np.zeros(SHAPE, bool) if pixels.lesion_mask is None else pixels.lesion_mask
+        assert lesion_mask.sum() == (numbers == 3).sum()
+
+
+def test_links_of_a_folder_with_a_table(tmp_path):
+    "Those that stay in the folder, or lead into the store of git-annex around it, are followed"
+    images, store = tmp_path / 'set/images', tmp_path / 'set/.git/annex/objects'
+    for k, place in enumerate((images / 'own', store / 'x1', tmp_path)):
+        write_image(place / f'real{k}.png', noise('links', k))
+        (images / f'P{k}.png').symlink_to(place / f'real{k}.png')
+    csv = tmp_path / 'table.csv'
+    csv.write_text('image,patient_id,label\nP0.png,P0,healthy\nP1.png,P1,healthy\n')
+    settings = ImportSettings(table=csv)
+    with pytest.raises(ManifestError, match=r"link '.*P2.png' leads out of .* \(--outside, `outside=True`\)"):
+        import_folder(images, tmp_path / 'out', settings)
+    assert not (tmp_path / 'out').exists()
+    assert len(import_folder(images, tmp_path / 'all', settings.replace(outside=True))) == 2
+    (images / 'P2.png').unlink()
+    assert len(import_folder(images, tmp_path / 'out', settings)) == 2

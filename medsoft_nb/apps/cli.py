@@ -116,10 +116,14 @@ RunOption = Annotated[
 ]
 OwnDataOption = Annotated[Optional[Path], typer.Option(help="Data of your own in place of the profile's benchmark")]
 JobsOption = Annotated[
-    Optional[int], typer.Option('--jobs', '-j', min=1, help='Notebooks at a time; 1, or as many as --gpus, if omitted')
+    Optional[int],
+    typer.Option('--jobs', '-j', min=1, max=4096, help='Notebooks at a time; 1, or as many as --gpus, if omitted'),
 ]
 GpusOption = Annotated[
-    int, typer.Option(min=0, help='GPUs of this machine to share out, one a notebook; 0 lets every notebook see all')
+    int,
+    typer.Option(
+        min=0, max=4096, help='GPUs of this machine to share out, one a notebook; 0 lets every notebook see all'
+    ),
 ]
 DryRunOption = Annotated[
     bool,
@@ -133,11 +137,11 @@ ClusterOption = Annotated[
 PartitionOption = Annotated[Optional[str], typer.Option(help='Partition of SLURM', rich_help_panel=CLUSTER)]
 AccountOption = Annotated[Optional[str], typer.Option(help='Account of SLURM', rich_help_panel=CLUSTER)]
 RuntimeOption = Annotated[
-    Optional[int], typer.Option(min=1, help='Minutes that a job may take', rich_help_panel=CLUSTER)
+    Optional[int], typer.Option(min=1, max=1_000_000, help='Minutes that a job may take', rich_help_panel=CLUSTER)
 ]
 MemoryOption = Annotated[Optional[int], typer.Option(min=1, help='MB of memory of a job', rich_help_panel=CLUSTER)]
 ThreadsOption = Annotated[
-    Optional[int], typer.Option(min=1, help='Processors that a job has at most', rich_help_panel=CLUSTER)
+    Optional[int], typer.Option(min=1, max=4096, help='Processors that a job has at most', rich_help_panel=CLUSTER)
 ]
 GresOption = Annotated[
     Optional[str],

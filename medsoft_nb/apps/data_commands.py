@@ -8,9 +8,9 @@ Docs: https://example.github.io/medsoft_nb/apps/data_commands.html.md"""
 __all__ = ['data', 'IMPORT_HELP', 'MasksOption', 'LesionMasksOption', 'ColumnOption', 'LabelMapOption', 'KindOption',
            'BodyOption', 'TableOption', 'DefaultLabelOption', 'PatientOption', 'ModalityOption', 'PlaneOption',
            'SlicesOption', 'StructureOption', 'LesionOption', 'WindowOption', 'ResampleOption', 'SpacingOption',
-           'WorkersOption', 'SkipOption', 'PHANTOM_HELP', 'IMPLANT_HELP', 'FractionOption', 'VALIDATE_HELP',
-           'CHECK_HELP', 'JsonOption', 'PageOption', 'SPLIT_HELP', 'SplitOutOption', 'data_import', 'phantom',
-           'implant', 'validate', 'check', 'split']
+           'WorkersOption', 'OutsideOption', 'SkipOption', 'PHANTOM_HELP', 'IMPLANT_HELP', 'FractionOption',
+           'VALIDATE_HELP', 'CHECK_HELP', 'JsonOption', 'PageOption', 'SPLIT_HELP', 'SplitOutOption', 'data_import',
+           'phantom', 'implant', 'validate', 'check', 'split']
 
 # %% ../../nbs/apps/data_commands.ipynb #c1265
 from pathlib import Path
@@ -80,8 +80,11 @@ StructureOption = Annotated[list[str], typer.Option(help='Name or pattern of a s
 LesionOption = Annotated[list[str], typer.Option(help='Name or pattern of a lesion. May be repeated')]
 WindowOption = Annotated[str, typer.Option(help='8-bit pictures of DICOM: file, bone, soft-tissue, brain, lung')]
 ResampleOption = Annotated[bool, typer.Option('--resample', help='To square pixels, where they are not')]
-SpacingOption = Annotated[Optional[float], typer.Option(help='Size of a pixel in mm')]
-WorkersOption = Annotated[Optional[int], typer.Option(min=1, help='Processes; one for each core if omitted')]
+SpacingOption = Annotated[Optional[float], typer.Option(min=0, max=1000, help='Size of a pixel in mm')]
+WorkersOption = Annotated[Optional[int], typer.Option(min=1, max=4096, help='Processes; one for each core if omitted')]
+OutsideOption = Annotated[
+    bool, typer.Option('--outside', help='With a table: follow links that lead out of the folders')
+]
 SkipOption = Annotated[bool, typer.Option('--skip-unreadable', help='Leave out what is broken')]
 
 # %% ../../nbs/apps/data_commands.ipynb #c1259
@@ -111,6 +114,7 @@ def data_import(
     spacing_mm: SpacingOption = None,
     workers: WorkersOption = None,
     skip_unreadable: SkipOption = False,
+    outside: OutsideOption = False,
 ):
     from medsoft_nb.data.sources import import_any
 
@@ -118,7 +122,7 @@ def data_import(
     given |= dict(modality=modality, plane=plane, window=window, resample=resample, spacing_mm=spacing_mm)
     given |= dict(columns=read_pairs(column, '--column'), label_map=read_pairs(label_map, '--label-map'))
     every = int(slices) if slices.isdigit() else slices
-    given |= dict(slices=every, names=names, structures=structure, lesions=lesion)
+    given |= dict(slices=every, names=names, structures=structure, lesions=lesion, outside=outside)
     told = {name: value for name, value in given.items() if value}
     _print_import(import_any(source, out, kind, workers, skip_unreadable, body, **told), out)
 
@@ -144,8 +148,10 @@ PHANTOM_HELP = command_help(
 def phantom(
     name: Annotated[str, typer.Argument(help='phantom-tumour or phantom-fracture')],
     out: OutOption,
-    healthy: Annotated[int, typer.Option(min=0, help='Healthy images')] = 520,
-    diseased: Annotated[int, typer.Option(min=0, help='Diseased images, shared among the diseases')] = 720,
+    healthy: Annotated[int, typer.Option(min=0, max=1_000_000, help='Healthy images')] = 520,
+    diseased: Annotated[
+        int, typer.Option(min=0, max=1_000_000, help='Diseased images, shared among the diseases')
+    ] = 720,
     seed: SeedOption = 0,
 ):
     from medsoft_nb.core.folders import new_folder
@@ -224,6 +230,7 @@ PageOption = Annotated[
 # %% ../../nbs/apps/data_commands.ipynb #8ef90409
 @data.command(help=CHECK_HELP)
 def check(manifest: ManifestArg, json: JsonOption = None, page: PageOption = None, workers: WorkersOption = None):
+    from medsoft_nb.data.check_page import write_page
     from medsoft_nb.data.doctor import check
     from medsoft_nb.data.manifest import Manifest
 
@@ -234,7 +241,7 @@ def check(manifest: ManifestArg, json: JsonOption = None, page: PageOption = Non
     if json:
         findings.to_json(json)
     if page:
-        findings.to_page(page, f'Check of {manifest.resolve().parent.name}/{manifest.name}')
+        write_page(findings, page, f'Check of {manifest.resolve().parent.name}/{manifest.name}')
     _print_findings(findings)
     if not findings.ok:
         raise typer.Exit(1)

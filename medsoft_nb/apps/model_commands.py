@@ -215,6 +215,7 @@ RampOption = Annotated[
     Optional[float],
     typer.Option(
         min=0,
+        max=10_000,
         help='Width of the soft border in pixels, 0 for a hard mask; if omitted 6, or for drawn masks that of the '
         'knowledge base',
     ),

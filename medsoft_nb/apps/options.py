@@ -59,9 +59,9 @@ def setting_option(
     "Option of the command line for a setting"
     field = model.model_fields[name]
     limits = {}
-    for limit in field.metadata:
-        limits |= {'min': limit.ge} if hasattr(limit, 'ge') else {}
-        limits |= {'max': limit.le} if hasattr(limit, 'le') else {}
+    for side, words in {'min': ('ge', 'gt'), 'max': ('le', 'lt')}.items():
+        found = [getattr(limit, word) for limit in field.metadata for word in words if hasattr(limit, word)]
+        limits |= {side: found[0]} if found else {}
     return typer.Option(*flags, **{'help': field.description, **limits, **more})
 
 # %% ../../nbs/apps/options.ipynb #e004
@@ -82,7 +82,7 @@ RoiOption = Annotated[
 ]
 ResolutionOption = Annotated[
     Optional[int],
-    typer.Option(min=1, help='Side at which the base sees a window, in pixels; its own scale if omitted'),
+    typer.Option(min=1, max=65_536, help='Side at which the base sees a window, in pixels; its own scale if omitted'),
 ]
 BaseOption = Annotated[str, setting_option(FinetuneSettings, 'base')]
 EncoderOption = Annotated[str, setting_option(FinetuneSettings, 'encoder')]

@@ -174,7 +174,7 @@ def classify(
     synthetic: Annotated[list[str], typer.Option(help='NAME=MANIFEST of synthetic images. May be repeated')] = [],
     backbone: BackboneOption = 'cnn',
     steps: ClassifyStepsOption = 300,
-    seeds: Annotated[int, typer.Option(min=1, help='Number of seeds')] = 3,
+    seeds: Annotated[int, typer.Option(min=1, max=1000, help='Number of seeds')] = 3,
     knowledge: KnowledgeOption = None,
     device: DeviceOption = None,
 ):

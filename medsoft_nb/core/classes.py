@@ -14,8 +14,12 @@ from typing import Callable
 def patch(
     method: Callable | property,  # Its first argument is annotated with a class
 ) -> Callable | property:  # The same
-    "Make a function or a property part of the class that its first argument is annotated with"
+    "Make a function or a property part of the class of its first argument; `TypeError` in another module than that"
     function = method.fget if isinstance(method, property) else method
     cls = next(iter(function.__annotations__.values()))
+    if cls.__module__ != function.__module__:
+        raise TypeError(
+            f'{cls.__name__} belongs to {cls.__module__}: a class must be whole where it is imported from.'
+        )
     setattr(cls, function.__name__, method)
     return method

@@ -9,7 +9,6 @@ __all__ = ['check', 'table_findings', 'id_findings', 'file_findings', 'copy_find
 
 # %% ../../nbs/data/doctor.ipynb #aed99d34
 import numpy as np, pandas as pd
-import medsoft_nb.data.check_page  # findings learn to write a page
 from ..core.words import counted
 from .columns import table_checks
 from .findings import Finding, Findings

@@ -43,6 +43,7 @@ class ImportSettings(Settings):
     spacing_mm: float | None = Field(None, gt=0, description='Size of a pixel in mm, where the table does not say')
     origin: Literal[ORIGINS[1:]] = Field('real', description='Where the images come from')
     body: bool = Field(False, description='Where an image has no structures, its body is the one')
+    outside: bool = Field(False, description='Follow links that lead out of the folders')
     copy_images: bool = Field(True, description='Copy the images unchanged; otherwise point to where they are')
 
 # %% ../../nbs/data/folder.ipynb #c0233
@@ -55,7 +56,7 @@ def import_folder(
     images, out = Path(images), Path(out)
     check_empty(out)
     folders = {'image': images, 'structures': settings.structures, 'lesion_mask': settings.lesion_masks}
-    files = {column: image_files(folder) for column, folder in folders.items() if folder}
+    files = {column: image_files(folder, settings.outside) for column, folder in folders.items() if folder}
     if not files['image']:
         raise ManifestError(f'{images} has no images. Known types: {", ".join(SUFFIXES)}.')
     table = _manifest_table(images, files['image'], settings)
@@ -84,15 +85,29 @@ def image_name(
 # %% ../../nbs/data/folder.ipynb #c0228
 def image_files(
     folder: str | Path,  # Subfolders are searched too
+    outside: bool = True,  # Links may lead out of it
 ) -> dict:  # Name -> list of files
-    "Image files below a folder by their `image_name`"
+    "Image files below a folder by their `image_name`; `ManifestError` for a link that leads out of it"
     folder, files = Path(folder), {}
     if not folder.is_dir():
         raise ManifestError(f'{folder} is not a folder.')
     for path in sorted(folder.rglob('*')):
         if path.suffix.lower() in SUFFIXES and not path.name.startswith('.') and path.is_file():
+            if not outside:
+                _check_link(path, folder)
             files.setdefault(image_name(path.relative_to(folder)), []).append(path)
     return files
+
+# %% ../../nbs/data/folder.ipynb #9d3aa95b
+def _check_link(path, folder):
+    "Raise for a link that leads out of its folder; DataLad and git-annex link to `.git/annex/objects` of theirs"
+    real, root = path.resolve(), folder.resolve()
+    stores = [parent / '.git/annex/objects' for parent in (root, *root.parents)]
+    if path.is_symlink() and not any(real.is_relative_to(place) for place in (root, *stores)):
+        raise ManifestError(
+            f'link {str(path)!r} leads out of {folder}. Copy what it points to into the folder, or say that links may '
+            'lead out (--outside, `outside=True`).'
+        )
 
 # %% ../../nbs/data/folder.ipynb #c0232
 def _manifest_table(images, files, settings):

@@ -9,6 +9,7 @@ __all__ = ['SUFFIXES', 'SMALLEST', 'NiftiSettings', 'Labels', 'load_labels', 'fi
            'volume_sources', 'read_slice']
 
 # %% ../../nbs/data/nifti.ipynb #31dfcfea
+from contextlib import suppress
 from fnmatch import fnmatchcase
 from functools import lru_cache, partial
 from pathlib import Path
@@ -17,11 +18,11 @@ import numpy as np
 from pydantic import Field, field_validator
 from ..core.folders import file_state
 from ..core.logs import progress
-from .cases import case_name, case_rows, CaseSettings, files_below
+from .cases import case_name, case_rows, CaseSettings, files_below, tell_unused
 from .columns import HEALTHY, ManifestError
 from .importing import Pixels, Source
 from .niftifile import load_volume, Reading, volume_grid
-from .segmentations import check_patterns, merge_masks, number_names, number_roles
+from .segmentations import check_patterns, fill_lesions, merge_masks, number_names, number_roles
 from medsoft_nb.data.volumes import (
     check_grid,
     check_step,
@@ -166,13 +167,26 @@ def nifti_sources(
     files = [images] if images.is_file() else files_below(images, SUFFIXES)
     root = images.parent if images.is_file() else images
     cases = [dict(image_id=case_name(f.relative_to(root)), path=f.relative_to(root).as_posix()) for f in files]
-    return volume_sources(cases, images, settings, partial(_segmentation, images, settings))
+    find = partial(_segmentation, images, settings)
+    sources = volume_sources(cases, images, settings, find)
+    if settings.segmentations and settings.segmentations.is_dir() and images.is_dir():
+        _tell_unused(files, find, cases, settings.segmentations)
+    return sources
 
-
+# %% ../../nbs/data/nifti.ipynb #8cad722f
 def _segmentation(images, settings, case):
     "The segmentation of a case"
     image = images if images.is_file() else images / case['path']
     return find_segmentation(image, images, settings.segmentations)
+
+
+def _tell_unused(images, find, cases, folder):
+    "Log which segmentations belong to no image"
+    found = {*images}
+    for case in cases:
+        with suppress(ValueError):
+            found.add(find(case))
+    tell_unused([path for path in files_below(folder, SUFFIXES) if not found & {path, *path.parents}], folder)
 
 # %% ../../nbs/data/nifti.ipynb #fc72569d
 def volume_sources(
@@ -306,4 +320,5 @@ def _masks(job, index, spacing):
     numbers = square_pixels(plane_slice(labels.array, job.plane, index), spacing, order=0)
     structures = np.where(np.isin(numbers, job.structures), numbers, 0)
     lesion = np.isin(numbers, job.lesions)
+    structures = fill_lesions(structures, lesion)
     return structures if structures.any() else None, lesion if lesion.any() else None

@@ -21,7 +21,7 @@ from .columns import HEALTHY, ManifestError, SPLITS
 from .importing import Pixels, Source
 from .masks import mask_fault
 from .nifti import NiftiSettings
-from .segmentations import merge_masks, number_roles
+from .segmentations import fill_lesions, merge_masks, number_roles
 from .volumes import PLANES
 
 # %% ../../nbs/data/pictures.ipynb #a8f2d98d
@@ -96,7 +96,8 @@ def _read_masks(picture, shape):
     found = [int(k) for k in np.unique(numbers[numbers > 0])]
     structures, lesions = number_roles(found, dict(picture.names), picture.structures, picture.lesions)
     lesion = np.isin(numbers, lesions) if picture.lesions else None
-    return np.where(np.isin(numbers, structures), numbers, 0), lesion
+    kept = np.where(np.isin(numbers, structures), numbers, 0)
+    return kept if lesion is None else fill_lesions(kept, lesion), lesion
 
 # %% ../../nbs/data/pictures.ipynb #4b18b3f1
 def _checked_mask(path, shape, role):

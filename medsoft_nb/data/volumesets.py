@@ -11,7 +11,7 @@ __all__ = ['totalsegmentator_sources', 'verse_sources', 'spider_sources', 'nnune
 import json
 from pathlib import Path
 from ..core.settings import settings_from
-from .cases import case_name, files_below, inside, VOLUMES
+from .cases import case_name, files_below, inside, tell_unused, VOLUMES
 from .columns import ManifestError, raise_faults
 from .folder import SUFFIXES
 from .nifti import NiftiSettings, volume_sources
@@ -26,12 +26,14 @@ def _volume_settings(settings, names=None):
     return settings_from(NiftiSettings, values)
 
 
-def _paired(cases, folder, settings, names=None):
-    "Sources of cases that know their segmentation"
+def _paired(cases, folder, settings, masks, names=None):
+    "Sources of cases that know their segmentation; `masks` are all segmentations that there are"
     faults = [
         f'{case["path"]}: no segmentation {case["seg"]}.' for case in cases if not (folder / case['seg']).exists()
     ]
     raise_faults(faults, str(folder))
+    known = {folder / case['seg'] for case in cases}
+    tell_unused([path for path in masks if path not in known], folder)
     pairs = {case['image_id']: inside(folder, case['seg']) for case in cases}
     plain = [{k: v for k, v in case.items() if k != 'seg'} for case in cases]
     return volume_sources(plain, folder, _volume_settings(settings, names), lambda row: pairs[row['image_id']])
@@ -44,7 +46,7 @@ def totalsegmentator_sources(folder: Path, settings: LayoutSettings) -> list:  #
         name = path.parent.relative_to(folder).as_posix()
         kind = dict(modality='CT' if path.name.startswith('ct') else 'MR', seg=f'{name}/segmentations')
         cases.append(dict(image_id=case_name(name), path=f'{name}/{path.name}', patient_id=path.parent.name, **kind))
-    return _paired(cases, folder, settings)
+    return _paired(cases, folder, settings, folder.glob('**/segmentations'))
 
 # %% ../../nbs/data/volumesets.ipynb #921508ec
 def verse_sources(folder: Path, settings: LayoutSettings) -> list:  # Of `Source`s
@@ -58,7 +60,7 @@ def verse_sources(folder: Path, settings: LayoutSettings) -> list:  # Of `Source
         parts[-1] = path.name.replace('_ct.nii.gz', '_seg-vert_msk.nii.gz')
         case = dict(image_id=case_name(path.name), path=name.as_posix(), seg='/'.join(parts), modality='CT')
         cases.append(case | dict(patient_id=path.parent.name.removeprefix('sub-')))
-    return _paired(cases, folder, settings, 'verse')
+    return _paired(cases, folder, settings, files_below(folder, ('_seg-vert_msk.nii.gz',)), 'verse')
 
 # %% ../../nbs/data/volumesets.ipynb #88874246
 def spider_sources(folder: Path, settings: LayoutSettings) -> list:  # Of `Source`s
@@ -68,7 +70,7 @@ def spider_sources(folder: Path, settings: LayoutSettings) -> list:  # Of `Sourc
         patient, _, sequence = path.stem.partition('_')
         case = dict(image_id=path.stem, path=f'images/{path.name}', seg=f'masks/{path.name}', patient_id=patient)
         cases.append(case | dict(modality='MR', sequence=sequence))
-    return _paired(cases, folder, settings, 'spider')
+    return _paired(cases, folder, settings, files_below(folder / 'masks', ('.mha',)), 'spider')
 
 # %% ../../nbs/data/volumesets.ipynb #207e6f18
 def nnunet_sources(folder: Path, settings: LayoutSettings) -> list:  # Of `Source`s
@@ -84,7 +86,7 @@ def nnunet_sources(folder: Path, settings: LayoutSettings) -> list:  # Of `Sourc
     if not cases:
         raise ManifestError(f'{folder}/imagesTr has no image whose name ends with {ending}.')
     if not cases[0]['path'].lower().endswith(SUFFIXES):
-        return _paired(cases, folder, settings, names)
+        return _paired(cases, folder, settings, files_below(folder / 'labelsTr', (*VOLUMES[:2], '.mha')), names)
     return picture_sources([_numbered(case, folder, names, settings) for case in cases], folder, settings)
 
 # %% ../../nbs/data/volumesets.ipynb #b37b5f0d

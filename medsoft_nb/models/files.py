@@ -82,8 +82,8 @@ def check_window_side(
     "Raise `ValueError` unless `side` can be the side of a window"
     if side is None or side == 'auto':
         return side
-    if isinstance(side, bool) or not str(side).isdigit() or int(side) < 1:
-        raise ValueError("give a side in pixels, 'auto', or None for the base's own size.")
+    if isinstance(side, bool) or not str(side).isdecimal() or not 1 <= int(side) <= 65_536:
+        raise ValueError("give a side from 1 to 65536 pixels, 'auto', or None for the base's own size.")
     return int(side)
 
 

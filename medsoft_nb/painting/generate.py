@@ -53,6 +53,7 @@ class GenerateConfig(PaintSettings):
     ramp: float | None = Field(
         None,
         ge=0,
+        le=10_000,
         description='Soft border in pixels, 0 is the hard mask; if `None`, 6, or that of the knowledge base',
     )
     mask_profile: Literal[PROFILES] = Field('cosine', description='How the soft border falls: `lesions.soft`')

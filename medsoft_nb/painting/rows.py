@@ -150,12 +150,23 @@ def batch_lock(out: Path, shard: tuple[int, int] = (1, 1)):
 
 @contextmanager
 def _no_empty_folders(out):
-    "Folders that a shard made for its lock go where it fails and nothing else is in them"
-    made = [out / 'shards', *([] if out.exists() else [out])]
+    "Where a shard fails, no other has begun and there is no image, what they made for a start goes"
+    existed = out.exists()
     try:
         yield
     except BaseException:
-        for folder in made:
+        with suppress(OSError):
+            (out / 'shards').rmdir()  # not while another shard has its folder there
+            if not any(out.glob('*/*')) and not (out / 'manifest.csv').exists():
+                _remove_start(out)
+        if not existed:
             with suppress(OSError):
-                folder.rmdir()
+                out.rmdir()
         raise
+
+
+def _remove_start(out):
+    "Remove settings and empty folders of a batch that has no image"
+    (out / 'settings.json').unlink(missing_ok=True)
+    for folder in [path for path in out.iterdir() if path.is_dir()]:
+        folder.rmdir()

@@ -30,14 +30,17 @@ class PaintSettings(Settings):
     band_correction: bool = Field(True, description='Match the grey in the ramp before the final blend')
     grain: bool = Field(True, description='Give back the fine grain that the autoencoder loses')
     controller_scale: float = Field(
-        1.0, ge=0, description='Strength of the medical semantics, where a controller is given; 0 is off'
+        1.0, ge=0, le=100, description='Strength of the medical semantics, where a controller is given; 0 is off'
     )
     faithful: Switches = Field((), description='Switches of `painting.faithful`: flaws of the released code')
     roi: WindowSide = Field(
         None, description="Side of the window in image pixels, or 'auto'; the base's own size if `None`"
     )
     resolution: int | None = Field(
-        None, ge=1, description="Side at which the base sees the window; native scale, up to the base's own, if `None`"
+        None,
+        ge=1,
+        le=65_536,
+        description="Side at which the base sees the window; native scale, up to the base's own, if `None`",
     )
 
     def with_switches(self) -> 'PaintSettings':

@@ -111,7 +111,7 @@ Seed = Annotated[int, Field(ge=0)]
 Seeds = Annotated[list[Seed], Field(min_length=1), AfterValidator(_check_seeds)]
 Count = Annotated[int, Field(ge=1)]
 Rate = Annotated[float, Field(gt=0, le=1)]
-Ramps = Annotated[list[Annotated[float, Field(ge=0)]], Field(min_length=2, max_length=2)]
+Ramps = Annotated[list[Annotated[float, Field(ge=0, le=10_000)]], Field(min_length=2, max_length=2)]
 RateOrNone = Annotated[float | None, Field(gt=0, le=1)]  # `None` takes that of the base
 Ratio = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -121,8 +121,8 @@ Encoder = Annotated[str, AfterValidator(_check_encoder)]
 ControllerName = Annotated[str, AfterValidator(_check_controller)]
 ClassifierName = Annotated[str, AfterValidator(_check_classifier)]
 ExtractorName = Annotated[str, AfterValidator(_check_extractor)]
-Resolution = Annotated[int | None, Field(ge=1)]
-ImageSize = Annotated[int, Field(ge=32)] | None
+Resolution = Annotated[int | None, Field(ge=1, le=65_536)]
+ImageSize = Annotated[int, Field(ge=32, le=65_536)] | None
 ArmName = Annotated[str, AfterValidator(lambda name: _check_arms([name])[0])]
 Arms = Annotated[list[str], Field(min_length=1), AfterValidator(_check_arms)]
 Controls = Annotated[list[str], AfterValidator(_check_controls)]
@@ -218,8 +218,8 @@ class FinetuneSettings(OptimiserSettings):
     semantic_weight: float = Field(1.0, ge=0, description='Weight of the loss of the MSC beside the diffusion loss')
     msc_steps: Count = Field(3, description='Optimiser steps of the MSC alone (stage 1a)')
     msc_rate: Rate = Field(1e-3, description='Learning rate of the MSC alone (stage 1a)')
-    msc_layers: Count = Field(3, description='Layers of a new MSC; that of the paper has 24')
-    msc_heads: Count = Field(4, description='Attention heads of a new MSC; that of the paper has 16')
+    msc_layers: Count = Field(3, le=1000, description='Layers of a new MSC; that of the paper has 24')
+    msc_heads: Count = Field(4, le=1000, description='Attention heads of a new MSC; that of the paper has 16')
     controller: ControllerName = Field(
         'medsoft-tiny', description="Trained controller to start from; '' trains a new one through all stages"
     )
@@ -242,7 +242,7 @@ class GenerateSettings(StepSettings):
     resolution: Resolution = Field(
         None, description='Side at which the base sees a window, in pixels; None takes its own scale'
     )
-    ramp: float = Field(6.0, ge=0, description='Width of the soft border in pixels')
+    ramp: float = Field(6.0, ge=0, le=10_000, description='Width of the soft border in pixels')
     mask_profile: Literal['cosine', 'linear', 'gaussian'] = Field(
         'cosine', description='How the soft border falls: cosine, linear or gaussian'
     )

@@ -52,8 +52,8 @@ class ControllerSettings(Settings):
     encoder: str = Field('medsoft-tiny', description='Medical encoder of a new controller')
     msc_steps: int = Field(200, ge=1, description='Optimiser steps of stage 1a, and of 2a for a new controller')
     msc_rate: float = Field(1e-3, gt=0, le=1, description='Learning rate of stage 1a')
-    msc_layers: int = Field(3, ge=1, description='Layers of a new MSC')
-    msc_heads: int = Field(4, ge=1, description='Attention heads of a new MSC')
+    msc_layers: int = Field(3, ge=1, le=1000, description='Layers of a new MSC')
+    msc_heads: int = Field(4, ge=1, le=1000, description='Attention heads of a new MSC')
 
 # %% ../../nbs/training/arms.ipynb #d004
 def _first_controller(settings, unet, seed):

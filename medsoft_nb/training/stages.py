@@ -39,7 +39,7 @@ STAGES = {
 }
 
 # %% ../../nbs/training/stages.ipynb #c27570ef
-Ramp = Annotated[float, Field(ge=0)]
+Ramp = Annotated[float, Field(ge=0, le=10_000)]
 
 
 class Optimisation(Settings):
@@ -97,7 +97,10 @@ class Training(Optimisation):
         None, description="Side of the window around the mask, in pixels, or 'auto'; the base's own size if `None`"
     )
     resolution: int | None = Field(
-        None, ge=1, description="Side at which the base sees the window; native scale, up to the base's own, if `None`"
+        None,
+        ge=1,
+        le=65_536,
+        description="Side at which the base sees the window; native scale, up to the base's own, if `None`",
     )
     variants: int = Field(24, ge=1, description='Variants (place, scale, exposure, soft mask) of a diseased image')
     healthy_share: float = Field(0.3, ge=0, lt=1, description='Share of a batch that is healthy images')
