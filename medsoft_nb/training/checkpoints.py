@@ -13,6 +13,7 @@ import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from ..core.files import load_state, read_json, save_state, sha256
+from ..core.finite import check_finite
 from ..core.logs import get_logger
 from ..data.manifest import Manifest
 from ..models.base import NETWORKS
@@ -107,7 +108,9 @@ def save_checkpoint(
     start: dict,  # From `starting_point`
     run: Progress,
 ) -> None:
-    "Write everything that the rest of a run depends on"
+    "Write everything that the rest of a run depends on; `ValueError` where weights are not finite"
+    for name, weights in run.weights().items():
+        check_finite(weights, f'{path}: the {name}')
     state = dict(losses=run.losses, held_out=run.held_out, best=run.best, weights=run.weights())
     state |= dict(optimizer=run.optimizer.state_dict(), mean=run.mean and run.mean.state_dict())
     save_state(path, training_facts(run.net.config, start) | state)

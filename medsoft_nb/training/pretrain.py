@@ -82,6 +82,7 @@ def training_step(
     state: TrainingState,
     loss: torch.Tensor,  # Of this step
     config: Pretraining,
+    samples: list = (),  # Names of the step's samples
 ) -> None:
     "One step of the optimiser and of the moving average; `ValueError` where the loss is not finite"
     parameters = list(state.model.parameters())
@@ -90,7 +91,7 @@ def training_step(
     state.optimizer.zero_grad()
     loss.backward()
     norm = torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-    check_step(state.step + 1, loss=loss.item(), gradient=norm.item())
+    check_step(state.step + 1, samples, loss=loss.item(), gradient=norm.item())
     state.optimizer.step()
     decay = min(config.ema, (1 + state.step) / (10 + state.step))
     with torch.no_grad():
@@ -101,14 +102,16 @@ def training_step(
 # %% ../../nbs/training/pretrain.ipynb #c0692
 def fit(
     model: torch.nn.Module,  # Trained in place
-    loss: Callable,  # `loss(step, generator)` gives a tensor
+    loss: Callable,  # `loss(step, generator)` gives a tensor, or a tensor and the names of its samples
     config: Pretraining,
     checkpoint: str | Path | None = None,  # File to go on from and to save to
 ) -> torch.nn.Module:  # The averaged model, with its `losses`
     "Train; every random choice of a step depends on the seed and the step only"
     state = start_training(model, config, checkpoint)
     for step in progress(range(state.step, config.steps), desc=type(model).__name__):
-        training_step(state, loss(step, torch_generator('pretrain', config.seed, step)), config)
+        given = loss(step, torch_generator('pretrain', config.seed, step))
+        value, samples = given if isinstance(given, tuple) else (given, ())
+        training_step(state, value, config, samples)
         if checkpoint and state.step % config.save_every == 0:
             state.save(checkpoint)
             get_logger().info('step %d loss %.4f', state.step, np.mean(state.losses[-100:]))

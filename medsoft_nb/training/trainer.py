@@ -11,6 +11,7 @@ __all__ = ['train', 'check_output', 'check_stage', 'process_share', 'begin_train
 # %% ../../nbs/training/trainer.ipynb #q001
 import math, os, shutil
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from itertools import chain
 from pathlib import Path
 import numpy as np, torch
@@ -18,7 +19,7 @@ from accelerate import Accelerator
 from ..core.devices import device_facts
 from ..core.files import folder_lock, require_space, sha256, write_json
 from ..core.folders import check_empty, empty_on_failure, share_files
-from ..core.finite import check_step
+from ..core.finite import check_finite, check_step
 from ..core.seeds import torch_generator
 from ..core.logs import get_logger, progress
 from ..data.manifest import Manifest
@@ -28,7 +29,7 @@ from ..models.lora import check_lora, save_lora
 from .stages import STAGES, Training
 from .samples import check_training
 from .averages import RunningMean
-from .batches import make_batch, split_batch
+from .batches import broken_samples, make_batch, split_batch
 from .cache import release_unused, training_data, TrainingData
 from .checkpoints import find_finished, open_checkpoint, Progress, read_trained, restore
 from .checkpoints import starting_point, Trained, training_facts
@@ -166,9 +167,11 @@ def run_steps(
             get_logger().info('the held-out loss was lowest %d looks ago: ends at step %d', config.patience, step)
             break
         set_rates(optimizer, step, config)
-        batch = make_batch(data, data.rows(step), base, torch_generator('train', config.seed, step, 0), device)
+        rows = data.rows(step)
+        batch = make_batch(data, rows, base, torch_generator('train', config.seed, step, 0), device)
         parts = split_batch(batch, accelerator, config.accumulate)
-        run.losses.append(take_step(step + 1, model, optimizer, accelerator, parts))
+        blamed = partial(broken_samples, run.net, batch, data, rows)
+        run.losses.append(take_step(step + 1, model, optimizer, accelerator, parts, blamed))
         bar.set_postfix(loss=f'{run.losses[-1]:.3f}', refresh=False)
         if run.mean:
             run.mean.update()
@@ -186,6 +189,7 @@ def take_step(
     optimizer,
     accelerator: Accelerator,
     parts: list,  # From `split_batch`
+    samples=(),  # Of the step, as in `check_step`
 ) -> float:  # The loss before the step
     "One step of the optimiser, with gradients of norm 1 at the most; `ValueError` where they are not finite"
     losses = []
@@ -195,9 +199,9 @@ def take_step(
             accelerator.backward(losses[-1] / len(parts))
     loss = accelerator.reduce(torch.stack(losses).detach().mean(), 'mean').item()
     norm = accelerator.clip_grad_norm_(list(chain(*(g['params'] for g in optimizer.param_groups))), 1.0)
-    check_step(step, loss=loss)
+    check_step(step, samples, loss=loss)
     if accelerator.scaler is None:  # which leaves such steps out by itself
-        check_step(step, gradient=norm.item())
+        check_step(step, samples, gradient=norm.item())
     optimizer.step()
     optimizer.zero_grad()  # at once: the memory is free while the next windows are encoded
     return loss
@@ -230,6 +234,8 @@ def finish_training(
             run.put_back(run.best)
         elif run.mean:
             run.mean.swap()
+        for name, state in run.weights().items():
+            check_finite(state, f'the trained {name}')
         save_stage(run.net, controller, out)
         write_report(out, run, start, manifest, facts)
     accelerator.wait_for_everyone()
