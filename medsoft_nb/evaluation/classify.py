@@ -16,11 +16,11 @@ import numpy as np, torch, torch.nn.functional as F
 from fastcore.basics import patch
 from pydantic import Field, field_validator
 from scipy.special import expit
-from ..core.files import load_state, save_state
 from ..core.finite import check_finite, check_numbers, check_step
 from ..core.images import pad_to_square
 from ..core.seeds import torch_generator
 from ..core.settings import Settings
+from ..core.states import load_state, save_state
 from ..core.devices import autocast, pick_device
 from ..core.words import counted
 from ..data.manifest import HEALTHY, Manifest

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Callable
 import numpy as np, torch
 from pydantic import Field
-from ..core.files import load_state, save_state
 from ..core.finite import check_step
 from ..core.logs import get_logger, progress
 from ..core.seeds import torch_generator
 from ..core.settings import Settings
+from ..core.states import load_newest, save_state, state_before
 
 # %% ../../nbs/training/pretrain.ipynb #c0679
 class Pretraining(Settings):
@@ -54,10 +54,10 @@ class TrainingState:
     def save(self, path: str | Path) -> None:
         networks = dict(model=self.model.state_dict(), average=self.average.state_dict())
         rest = dict(optimizer=self.optimizer.state_dict(), step=self.step, losses=self.losses)
-        save_state(path, networks | rest)
+        save_state(path, networks | rest, keep=True)
 
     def load(self, path: str | Path) -> None:
-        saved = load_state(path)
+        saved = load_newest(path)
         for name in ('model', 'average', 'optimizer'):
             getattr(self, name).load_state_dict(saved[name])
         self.step, self.losses = saved['step'], saved['losses']
@@ -72,7 +72,7 @@ def start_training(
     average = copy.deepcopy(model).eval()
     optimizer = torch.optim.AdamW(list(model.parameters()), config.learning_rate, betas=(0.9, 0.99), weight_decay=1e-3)
     state = TrainingState(model, average, optimizer)
-    if checkpoint and Path(checkpoint).exists():
+    if checkpoint and (Path(checkpoint).exists() or state_before(checkpoint).exists()):
         state.load(checkpoint)
     model.train()
     return state
