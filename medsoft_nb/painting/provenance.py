@@ -19,6 +19,7 @@ from ..core.images import write_image
 from ..core.logs import get_logger
 from ..core.words import counted
 from ..data.manifest import Manifest
+from ..models.controller import controller_files
 from ..models.files import model_folder
 from .places import PlannedLesion, sample_id
 from .rows import noted_rows
@@ -43,7 +44,7 @@ def controller_hash(
     if not controller:
         return ''
     folder = model_folder(controller)
-    files = [*sorted((folder / 'msc').glob('*.safetensors')), *sorted((folder / 'adapter').glob('*.safetensors'))]
+    files = controller_files(folder)
     if not files:
         raise ValueError(f'{controller} holds no controller: no weights in {folder / "msc"} or {folder / "adapter"}.')
     return hashlib.sha256(''.join(sha256(p) for p in files).encode()).hexdigest()[:16]

@@ -18,10 +18,12 @@ import numpy as np, torch
 from accelerate import Accelerator
 from ..core.devices import device_facts
 from ..core.files import folder_lock, require_space, sha256, write_json
-from ..core.folders import check_empty, empty_on_failure, share_files
+from ..core.folders import check_empty, empty_on_failure, remove_temporaries, replaced_folder, share_files
 from ..core.finite import check_finite, check_step
 from ..core.seeds import torch_generator
 from ..core.logs import get_logger, progress
+from ..core.states import remove_states
+from ..core.sums import record_files, run_files, SUMS
 from ..data.manifest import Manifest
 from ..models.base import load_base
 from ..models.controller import Controller
@@ -63,7 +65,9 @@ def train(
     with _seeded(config.seed, device), _lock(out):
         net = make_objective(base, controller, config, lora)
         if made := find_finished(out, config, start):
-            get_logger().info('%s holds this training, finished', out)
+            get_logger().info('%s holds this training, finished: nothing is left to do', out)
+            if not (out / SUMS).exists():  # killed before its last file
+                record_files(out)
             return made
         run, folder = begin_training(net), cache or out / 'cache'
         restore(open_checkpoint(out / 'state.pt', config, start), run)
@@ -86,7 +90,7 @@ def check_output(
     "Raise an error where a training cannot be written: `out` is a file or holds something else, or the disk is full"
     if Path(out).exists() and not Path(out).is_dir():
         raise ValueError(f'{out} is a file; a training needs a folder. Name another one.')
-    if not any(Path(out, name).exists() for name in ('loss.csv', 'state.pt', 'training.json')):
+    if not any(Path(out, name).exists() for name in ('loss.csv', 'state.pt', 'state.before.pt', 'training.json')):
         check_empty(out, besides=('cache', 'tracking', 'wandb', *STAGES))  # of a training that has just begun
     require_space(out, 200 << 20)
 
@@ -105,7 +109,8 @@ def _lock(out):
     if int(os.environ.get('RANK', 0)):
         yield
         return
-    with folder_lock(out), empty_on_failure(out, 'cache/**/*.safetensors', 'state.pt'):
+    with folder_lock(out), empty_on_failure(out, 'cache/**/*.safetensors', 'state*.pt'):
+        remove_temporaries(out)
         yield
 
 # %% ../../nbs/training/trainer.ipynb #q004
@@ -251,14 +256,22 @@ def save_stage(
     made = Trained(out)
     if net.config.full and 'unet' in trained_parts(net):
         made.unet = out / 'unet'
-        net.unet.to('cpu').save_pretrained(made.unet)
-        share_files(made.unet)
+        with replaced_folder(made.unet, _nbytes(net.unet)) as part:
+            net.unet.to('cpu').save_pretrained(part)
+            share_files(part)
     elif getattr(net.unet, 'peft_config', None):
         made.lora = save_lora(net.unet, out)
     if controller:
         trained = Controller(controller.encoder, net.msc, net.adapter)
-        made.controller = trained.save_pretrained(out / 'controller', torch.float32)
+        made.controller = out / 'controller'
+        with replaced_folder(made.controller, _nbytes(net.msc, net.adapter)) as part:
+            trained.save_pretrained(part, torch.float32)
     return made
+
+
+def _nbytes(*networks):
+    "Size of weights in float32"
+    return sum(4 * v.numel() for network in networks for v in network.state_dict().values())
 
 # %% ../../nbs/training/trainer.ipynb #q014
 def write_report(
@@ -270,7 +283,7 @@ def write_report(
 ) -> None:
     "Write settings, sources and device, and remove the checkpoint and the encoded windows"
     shutil.rmtree(out / 'cache', ignore_errors=True)
-    weights = {str(p.relative_to(out)): sha256(p)[:16] for p in sorted(out.rglob('*.safetensors'))}
+    weights = {name: sha256(out / name)[:16] for name in run_files(out) if name.endswith('.safetensors')}
     record = training_facts(run.net.config, start) | dict(
         device=facts,
         final_loss=float(np.mean(run.losses[-50:])),
@@ -279,4 +292,5 @@ def write_report(
         patients=sorted(set(manifest.df.patient_id)),
     )
     write_json(out / 'training.json', record)
-    (out / 'state.pt').unlink(missing_ok=True)
+    remove_states(out / 'state.pt')
+    record_files(out)
