@@ -32,12 +32,13 @@ def run_files(
 # %% ../../nbs/core/sums.ipynb #b2debe4b
 def record_files(
     folder: str | Path,  # Of a run that has ended
-    only: list | None = None,  # Names whose checksums are made anew; all if `None`
+    changed=None,  # Function of a name: whether its checksum is made anew; all are if `None`
 ) -> Path:  # The list
     "Write the checksums of a run's files"
     folder = Path(folder)
-    sums = {} if only is None else read_sums(folder)
-    sums |= {name: sha256(folder / name) for name in (run_files(folder) if only is None else only)}
+    kept = {} if changed is None else {k: v for k, v in read_sums(folder).items() if not changed(k)}
+    new = [name for name in run_files(folder) if changed is None or changed(name)]
+    sums = kept | {name: sha256(folder / name) for name in new}
     return write_text(folder / SUMS, ''.join(f'{digest}  {name}\n' for name, digest in sorted(sums.items())))
 
 
