@@ -27,8 +27,8 @@ from medsoft_nb.phantom.benchmarks import make_benchmark
 from medsoft_nb.training.stages import Training
 from medsoft_nb.training.trainer import train
 
-KILLS = int(os.environ.get('MEDSOFT_KILLS', 4))
-TRAINING = Training(steps=3, batch_size=2, rank=2, roi=32, variants=1, save_every=1)
+KILLS = int(os.environ.get('MEDSOFT_KILLS', 3))
+TRAINING = Training(steps=2, batch_size=2, rank=2, roi=32, variants=1, save_every=1)
 BATCH = GenerateConfig(n_per_label=2, steps=1, roi=32, batch_size=1)
 
 
@@ -51,7 +51,10 @@ def make(data, tmp_path_factory):
     def batch(out):
         generate(pipe, healthy, diseased, out, ['lytic'], BATCH)
 
-    return dict(training=training, batch=batch)
+    def single(out):
+        generate(pipe, healthy, diseased, out, ['lytic'], BATCH.replace(n_per_label=1))
+
+    return dict(training=training, batch=batch, single=single)
 
 
 @pytest.fixture(scope='module')
@@ -127,7 +130,7 @@ def count_writes(job, monkeypatch, fail=None):
     return len(calls)
 
 
-@pytest.mark.parametrize('name', ['training', 'batch'])
+@pytest.mark.parametrize('name', ['training', 'single'])
 def test_every_write_fails_once(name, make, whole, tmp_path, monkeypatch):
     "The error names the file and bytes, nothing half-written stays, and the next run ends as if nothing had been"
     job = make[name]
@@ -165,7 +168,7 @@ def killed(job, out, k):
 
 
 @pytest.mark.skipif(not hasattr(os, 'fork'), reason='processes are forked')
-@pytest.mark.parametrize('name', ['training', 'batch'])
+@pytest.mark.parametrize('name', ['training', 'single'])
 def test_a_killed_run_goes_on(name, make, whole, tmp_path):
     "Whatever write it was killed at: the result is the same, and no temporary file is left"
     for k in range(1, KILLS + 1):

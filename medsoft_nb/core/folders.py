@@ -43,8 +43,9 @@ def check_empty(
 
 
 def _content(folder):
-    "What lies in a folder; nothing where there is none"
-    return [path for path in folder.iterdir() if path.name not in IGNORED] if folder.is_dir() else []
+    "What lies in a folder; nothing where there is none; what a killed write left does not count"
+    found = folder.iterdir() if folder.is_dir() else ()
+    return [path for path in found if path.name not in IGNORED and not _TEMPORARY.fullmatch(path.name)]
 
 # %% ../../nbs/core/folders.ipynb #f007
 @contextmanager
