@@ -57,7 +57,7 @@ def check_batch(
 ) -> None:
     "Raise `FileExistsError` unless a folder is new, empty, or holds a batch that was begun"
     begun = Path(out, 'settings.json').is_file() and 'n_per_label' in _read_settings(Path(out, 'settings.json'))
-    if not begun and Path(out, 'images').is_dir() and (Path(out, 'manifest.csv').exists() or Path(out, ROWS).exists()):
+    if not begun and Path(out, 'soft').is_dir() and (Path(out, 'manifest.csv').exists() or Path(out, ROWS).exists()):
         raise FileExistsError(
             f'{out} holds images, but no whole settings.json that says how they were made, so none can be added. '
             'Bring that file back, or choose another folder.'
