@@ -1,4 +1,4 @@
-"""`medsoft evaluate`, `classify` and `export`
+"""`medsoft evaluate`, `classify`, `export` and `verify`
 
 Docs: https://example.github.io/medsoft_nb/apps/result_commands.html.md"""
 
@@ -6,7 +6,7 @@ Docs: https://example.github.io/medsoft_nb/apps/result_commands.html.md"""
 
 # %% auto #0
 __all__ = ['EVALUATE_HELP', 'ReferenceOption', 'LearnedFromOption', 'EXPORT_HELP', 'TrainOption', 'FormatOption', 'OutsideOption',
-           'SaltOption', 'HeldOutOption', 'CLASSIFY_HELP', 'evaluate', 'export', 'classify']
+           'SaltOption', 'HeldOutOption', 'CLASSIFY_HELP', 'VERIFY_HELP', 'evaluate', 'export', 'classify', 'verify']
 
 # %% ../../nbs/apps/result_commands.ipynb #c1279
 from pathlib import Path
@@ -211,3 +211,23 @@ def _score_arms(real, synthetic, backbone, steps, seeds):
     for seed in range(seeds):
         scores += [train_and_score(arm, test, settings, seed) for arm in arms.values()]
     return pd.concat(scores)
+
+# %% ../../nbs/apps/result_commands.ipynb #45377e81
+VERIFY_HELP = command_help(
+    'Compare a finished training, a batch of synthetic images or a run of reproduce with its checksums (SHA256SUMS). '
+    'The exit status is 1 where a file was changed, is gone or is there without record, else 0.',
+    'medsoft verify runs/quick',
+    'medsoft verify trained/lora',
+)
+
+# %% ../../nbs/apps/result_commands.ipynb #0d679fa7
+@app.command(help=VERIFY_HELP)
+def verify(run: Annotated[Path, typer.Argument(metavar='RUN', file_okay=False, help='Folder that a run left')]):
+    from medsoft_nb.core.sums import changed_files
+
+    faults = changed_files(run)
+    for row in faults:
+        out_console.print(f'{row["fault"]}: {row["file"]}', highlight=False, markup=False)
+    if faults:
+        raise typer.Exit(1)
+    out_console.print(f'{run}: all files are as they were when the run ended.', highlight=False, markup=False)

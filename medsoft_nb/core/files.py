@@ -6,7 +6,7 @@ Docs: https://example.github.io/medsoft_nb/core/files.html.md"""
 
 # %% auto #0
 __all__ = ['PACKAGE', 'data_path', 'notebooks_path', 'make_folder', 'atomic_path', 'write_text', 'write_json', 'read_json',
-           'sha256', 'save_state', 'load_state', 'folder_lock', 'free_space', 'require_space', 'explain_failure']
+           'sha256', 'folder_lock', 'free_space', 'require_space', 'explain_write', 'explain_failure']
 
 # %% ../../nbs/core/files.ipynb #c0018
 import errno, hashlib, json, os, random, shutil
@@ -54,6 +54,7 @@ def make_folder(
 @contextmanager
 def atomic_path(
     path: str | Path,  # Where the file belongs; its folder is made
+    nbytes: int | None = None,  # Its size, for the error where the disk is full; what was written so far if `None`
 ):  # Yields a temporary path in the same folder, with the same suffix
     "Write to a temporary neighbour; it takes the place of `path` on success and vanishes on failure"
     path = Path(path)
@@ -62,8 +63,11 @@ def atomic_path(
     try:
         yield tmp
         os.replace(tmp, path)
-    except OSError as error:
-        if str(error.filename) == str(tmp):
+    except (OSError, RuntimeError, SafetensorError) as error:
+        wanted = nbytes or (tmp.stat().st_size if tmp.is_file() else 0)
+        tmp.unlink(missing_ok=True)
+        explain_write(error, path, wanted)
+        if str(getattr(error, 'filename', None)) == str(tmp):
             error.filename, error.filename2 = str(path), None  # the name that the user knows
         raise
     finally:
@@ -99,26 +103,6 @@ def sha256(
     "SHA-256 of a file"
     with open(path, 'rb') as file:
         return hashlib.file_digest(file, 'sha256').hexdigest()
-
-# %% ../../nbs/core/files.ipynb #c0012
-def save_state(path: str | Path, state) -> Path:
-    "Write a training checkpoint (tensors of any device, numbers, strings) atomically"
-    import torch
-    from torch.utils._pytree import tree_map_only
-
-    sizes = []
-    state = tree_map_only(torch.Tensor, torch.Tensor.cpu, state)
-    tree_map_only(torch.Tensor, lambda x: sizes.append(x.nbytes), state)
-    with explain_failure(path, sum(sizes)), atomic_path(path) as tmp:
-        torch.save(state, tmp)
-    return Path(path)
-
-# %% ../../nbs/core/files.ipynb #c0013
-def load_state(path: str | Path):
-    "Read a training checkpoint; nothing in it can run code"
-    import torch
-
-    return torch.load(path, map_location='cpu', weights_only=True)
 
 # %% ../../nbs/core/files.ipynb #c0014
 @contextmanager
@@ -166,21 +150,31 @@ def require_space(
             'Free some, or choose another folder.'
         )
 
-# %% ../../nbs/core/files.ipynb #034f394b
+# %% ../../nbs/core/files.ipynb #a53d7d2e
+def explain_write(
+    error: Exception,  # That a write raised
+    path: str | Path,  # File that is written
+    nbytes: int,  # Its size in bytes, as far as it is known
+) -> None:
+    "Raise `OSError` that says which file could not be written, where the disk is full or the folder is not ours"
+    said, number = str(error), getattr(error, 'errno', None)
+    free = free_space(Path(path).parent)
+    enforced = 'inline_container' in said or 'iostream error' in said  # PyTorch
+    if number in (errno.ENOSPC, errno.EDQUOT) or 'os error 28' in said or enforced or free < nbytes:
+        how = 'Free some, or choose another folder; what was written before is kept, and the next run goes on.'
+        raise OSError(f'the disk of {path} is full: {nbytes:,} bytes wanted, {free:,} free. {how}') from error
+    if number in (errno.EACCES, errno.EPERM, errno.EROFS) or 'os error 13' in said:
+        raise PermissionError(f'{path} may not be written. Choose another folder, or get the right to.') from error
+
+
 @contextmanager
 def explain_failure(
     path: str | Path,  # File that is written
     nbytes: int,  # Its size in bytes
-):  # Goes around `atomic_path`
+):
     "Say which file could not be written where the disk is full, or the folder is not ours; raises `OSError`"
     try:
         yield
     except (OSError, RuntimeError, SafetensorError) as error:
-        said, free = str(error), free_space(Path(path).parent)
-        number = getattr(error, 'errno', None)
-        if number in (errno.ENOSPC, errno.EDQUOT) or 'os error 28' in said or free < nbytes:
-            how = 'Free some, or choose another folder; what was written before is kept, and the next run goes on.'
-            raise OSError(f'the disk of {path} is full: {nbytes:,} bytes wanted, {free:,} free. {how}') from error
-        if number in (errno.EACCES, errno.EPERM, errno.EROFS) or 'os error 13' in said:
-            raise PermissionError(f'{path} may not be written. Choose another folder, or get the right to.') from error
+        explain_write(error, path, nbytes)
         raise

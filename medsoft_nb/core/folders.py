@@ -6,14 +6,14 @@ Docs: https://example.github.io/medsoft_nb/core/folders.html.md"""
 
 # %% auto #0
 __all__ = ['IGNORED', 'check_empty', 'new_folder', 'empty_on_failure', 'file_name', 'file_names', 'copy_file', 'share_files',
-           'find_path', 'file_state']
+           'remove_temporaries', 'replaced_folder', 'find_path', 'file_state']
 
 # %% ../../nbs/core/folders.ipynb #f002
-import hashlib, os, re, shutil, unicodedata
+import hashlib, os, random, re, shutil, time, unicodedata
 from collections import Counter
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from .files import folder_lock, make_folder
+from .files import explain_failure, folder_lock, make_folder
 
 # %% ../../nbs/core/folders.ipynb #f005
 IGNORED = (
@@ -43,8 +43,9 @@ def check_empty(
 
 
 def _content(folder):
-    "What lies in a folder; nothing where there is none"
-    return [path for path in folder.iterdir() if path.name not in IGNORED] if folder.is_dir() else []
+    "What lies in a folder; nothing where there is none; what a killed write left does not count"
+    found = folder.iterdir() if folder.is_dir() else ()
+    return [path for path in found if path.name not in IGNORED and not _TEMPORARY.fullmatch(path.name)]
 
 # %% ../../nbs/core/folders.ipynb #f007
 @contextmanager
@@ -141,6 +142,39 @@ def share_files(
         if file.is_file():
             file.chmod(0o666 & ~umask)
     return Path(path)
+
+# %% ../../nbs/core/folders.ipynb #00c4e22b
+_TEMPORARY = re.compile(r'\..*\.\d+\.[0-9a-f]{8}\.tmp(\.[^.]*)?')
+
+
+def remove_temporaries(
+    folder: str | Path,  # Whose lock is held
+    seconds: float = 0,  # Younger ones stay, where other processes may be at work below
+) -> None:
+    "Remove what writes that were killed have left in a folder and below, from `atomic_path` or `replaced_folder`"
+    before = time.time() - seconds
+    for path in [path for path in Path(folder).rglob('.*') if _TEMPORARY.fullmatch(path.name)]:
+        with suppress(OSError):
+            if path.lstat().st_mtime <= before:
+                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+
+# %% ../../nbs/core/folders.ipynb #149ef053
+@contextmanager
+def replaced_folder(
+    out: str | Path,  # Replaced where it is there
+    nbytes: int,  # What is written into it, for the error where the disk is full
+):  # Yields a temporary folder beside it
+    "Write a folder wholly, or leave what was there"
+    out = Path(out)
+    part = out.with_name(f'.{out.name}.{os.getpid()}.{random.getrandbits(32):08x}.tmp')
+    try:
+        with explain_failure(out, nbytes):
+            part.mkdir(parents=True)
+            yield part
+        shutil.rmtree(out, ignore_errors=True)
+        os.replace(part, out)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
 
 # %% ../../nbs/core/folders.ipynb #f016
 def find_path(

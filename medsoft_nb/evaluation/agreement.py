@@ -8,15 +8,16 @@ Docs: https://example.github.io/medsoft_nb/evaluation/agreement.html.md"""
 __all__ = ['LesionNamer', 'Agreement', 'agreement_table']
 
 # %% ../../nbs/evaluation/agreement.ipynb #c1029
+from functools import partial
 from typing import NamedTuple
 import numpy as np, pandas as pd, torch, torch.nn.functional as F
-from ..core.finite import check_finite, check_step
+from ..core.finite import check_finite, check_numbers, check_step
 from ..core.seeds import torch_generator
 from ..core.devices import autocast, pick_device
 from ..data.manifest import HEALTHY, Manifest
 from ..statistics.intervals import clustered_interval
 from .backbones import SmallCNN
-from .classify import augment, normalise_images
+from .classify import augment, broken_images, gradient_norm, normalise_images
 from .crops import healthy_crops, lesion_crops
 
 # %% ../../nbs/evaluation/agreement.ipynb #d001
@@ -38,9 +39,9 @@ def _train_namer(net, x, y, namer, generator):
         with autocast(namer.device):
             logits = net(normalise_images(augment(x[rows], generator).to(namer.device)))
         loss = F.cross_entropy(logits.float(), y[rows].to(namer.device))
-        check_step(step + 1, loss=loss.item())
         optimizer.zero_grad()
         loss.backward()
+        check_step(step + 1, partial(broken_images, x, rows), loss=loss.item(), gradient=gradient_norm(net))
         optimizer.step()
         schedule.step()
     check_finite(net.state_dict(), 'the trained namer of lesions')
@@ -82,8 +83,9 @@ class LesionNamer:
     ) -> np.ndarray:  # Of names, `(n,)`
         "Disease of each lesion, or 'healthy'"
         x = torch.from_numpy(np.stack(lesion_crops(made)))[:, None]
-        answers = [self.net(normalise_images(batch.to(self.device))).argmax(1).cpu() for batch in x.split(64)]
-        return self.classes_[torch.cat(answers).numpy()]
+        logits = torch.cat([self.net(normalise_images(batch.to(self.device))).cpu() for batch in x.split(64)])
+        check_numbers(logits, 'answers of the namer', list(made.df.image_id))
+        return self.classes_[logits.argmax(1).numpy()]
 
 # %% ../../nbs/evaluation/agreement.ipynb #d004
 class Agreement(NamedTuple):

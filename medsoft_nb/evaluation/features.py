@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import NamedTuple
 import numpy as np, torch
 from ..core.devices import pick_device
-from ..core.files import load_state
 from ..core.finite import check_finite
+from ..core.states import load_foreign
 from ..models.imagenet import IMAGENET, imagenet_lite0
 from ..models.files import check_safetensors, is_hub_id, SHIPPED
 from ..models.encoders import load_encoder
@@ -127,7 +127,7 @@ def _inception(where, size, name):
             f'extractor {name!r}: no weights at {file}. Download {INCEPTION} there, or name another place as '
             '`inception:<file>`.'
         )
-    load_state(file)  # refuses what could run code: torch-fidelity itself opens the file unguarded
+    load_foreign(file)  # refuses what could run code: torch-fidelity itself opens the file unguarded
     net = FeatureExtractorInceptionV3('inception-v3-compat', ['2048'], feature_extractor_weights_path=str(file))
 
     def forward(x):
@@ -171,7 +171,7 @@ def _read_state(file):
         from safetensors.torch import load_file
 
         return load_file(file)
-    state = load_state(file)
+    state = load_foreign(file)
     return state.get('state_dict', state) if isinstance(state, dict) else {}
 
 # %% ../../nbs/evaluation/features.ipynb #d008

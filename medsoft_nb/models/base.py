@@ -199,7 +199,7 @@ def weight_hashes(
 ) -> dict:  # Relative file name -> first 16 hex digits of its SHA-256
     "Fingerprint of every weight file, for the provenance of what they make"
     folder = model_folder(folder)
-    return {str(p.relative_to(folder)): sha256(p)[:16] for p in sorted(folder.rglob('*.safetensors'))}
+    return {str(p.relative_to(folder)): sha256(p)[:16] for p in sorted(folder.rglob('[!.]*.safetensors'))}
 
 # %% ../../nbs/models/base.ipynb #c0384
 def make_scheduler(

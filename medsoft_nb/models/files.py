@@ -124,7 +124,7 @@ def check_safetensors(
         if path.suffix != '.safetensors':
             raise ValueError(f'{path} is not a safetensors file; pickled weights are refused: a pickle can run code.')
         return
-    if any(path.glob('*.safetensors')):
+    if any(path.glob('[!.]*.safetensors')):
         return
     pickled = sorted(file.name for file in path.iterdir() if file.suffix in PICKLED)
     if not pickled:
@@ -139,7 +139,7 @@ def weight_shapes(
     folder: str | Path,  # With safetensors of one network
 ) -> dict:  # Name -> shape
     "Shapes of weights from the headers of their files; `ValueError` for a file that is not whole"
-    files = sorted(Path(folder).glob('*.safetensors'))
+    files = sorted(Path(folder).glob('[!.]*.safetensors'))
     shapes = {}
     for file in [file for file in files if file.suffixes[:-1] == []] or files:
         try:

@@ -21,6 +21,7 @@ from ..core.classes import patch
 from ..core.files import sha256
 from ..core.finite import check_finite
 from .files import check_safetensors, is_hub_id
+from .records import check_recorded
 
 # %% ../../nbs/models/lora_files.ipynb #lof006
 LORA_FILE = 'pytorch_lora_weights.safetensors'
@@ -221,8 +222,9 @@ def lora_settings(
 def read_lora(
     lora: str | Path,  # LoRA file, or a folder with one
 ) -> LoraFile:
-    "Read a LoRA file of diffusers, peft or kohya; `ValueError` where it is none, broken, or not finite"
+    "Read a LoRA file of diffusers, peft or kohya; `ValueError` where it is none, broken, changed, or not finite"
     path = find_lora(lora)
+    check_recorded(path)
     try:
         with safe_open(path, 'pt') as file:
             metadata = file.metadata() or {}

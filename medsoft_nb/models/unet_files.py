@@ -9,13 +9,13 @@ __all__ = ['find_unet', 'unet_hash', 'check_unet', 'load_unet']
 
 # %% ../../nbs/models/unet_files.ipynb #26fccecd
 import hashlib, json
-from functools import lru_cache
 from pathlib import Path
 import torch
 from diffusers import UNet2DConditionModel
-from ..core.files import read_json, sha256
+from ..core.files import read_json
 from ..core.finite import check_finite
 from .files import check_no_code, check_safetensors, load_network
+from .records import check_recorded, file_digest
 
 # %% ../../nbs/models/unet_files.ipynb #ba8889c6
 def find_unet(
@@ -31,17 +31,10 @@ def find_unet(
         'A training with `full` leaves one.'
     )
 
-# %% ../../nbs/models/unet_files.ipynb #110da169
-@lru_cache(maxsize=64)
-def _digest(file, changed, size):
-    "SHA-256 of a file, computed once as long as the file stays as it is"
-    return sha256(file)
-
 # %% ../../nbs/models/unet_files.ipynb #060e4a42
-def _file_digests(folder):
-    "Name -> SHA-256 of the weight files in a folder"
-    files = [(file, file.stat()) for file in sorted(folder.glob('*.safetensors'))]
-    return {file.name: _digest(file, state.st_mtime_ns, state.st_size) for file, state in files}
+def _weight_files(folder):
+    "Weight files in a folder"
+    return sorted(folder.glob('[!.]*.safetensors'))
 
 # %% ../../nbs/models/unet_files.ipynb #bf56f5ef
 def unet_hash(
@@ -50,16 +43,9 @@ def unet_hash(
     "Fingerprint of a fully trained U-Net; `ValueError` where its training noted another one"
     if not unet:
         return ''
-    folder = find_unet(unet)
-    digests, record = _file_digests(folder), folder.parent / 'training.json'
-    noted = read_json(record).get('weights', {}) if record.is_file() else {}
-    for name, digest in digests.items():
-        if noted.get(f'{folder.name}/{name}', digest[:16]) != digest[:16]:
-            raise ValueError(
-                f'{folder / name} was changed since its training, which noted another hash in {record.name}. '
-                'Bring the file back, or train again.'
-            )
-    return hashlib.sha256(''.join(digests.values()).encode()).hexdigest()[:16]
+    files = _weight_files(find_unet(unet))
+    check_recorded(*files)
+    return hashlib.sha256(''.join(map(file_digest, files)).encode()).hexdigest()[:16]
 
 # %% ../../nbs/models/unet_files.ipynb #c5b9e75d
 def check_unet(

@@ -38,6 +38,7 @@ from .pipeline import check_prompts, MedSoftPipeline
 from .places import check_sources, place_lesion, Placement, PlannedLesion, sample_id
 from .provenance import check_batch, controller_hash, memory_hash, missing_samples
 from .provenance import open_folder, write_sample
+from .repair import check_still_there, finish_batch
 from .rows import batch_lock, note_rows, row_folder, Shard, share
 from .settings import PaintSettings
 from .window import check_side
@@ -251,11 +252,11 @@ def generate(
     batches = share(list(chunked(wanted, config.batch_size)), config.shard)
     _check_plans(backgrounds, donors, labels, config)
     with batch_lock(out, config.shard), _as_it_was(out, config.shard):
-        done = open_folder(out, settings, n, nbytes)
+        done = open_folder(out, settings, n, nbytes, config.shard)
         todo = [batch for batch in batches if any(sample_id(*pair) not in done for pair in batch)]
         for batch in progress(todo, desc='generate', total=len(todo)):
             paint_batch(pipe, backgrounds, donors, out, batch, config, image_columns(settings), done)
-    return Manifest.load(out / 'manifest.csv')
+    return finish_batch(out, [sample_id(*pair) for batch in batches for pair in batch], n, bool(todo))
 
 # %% ../../nbs/painting/generate.ipynb #n012
 def paint_batch(
@@ -272,6 +273,7 @@ def paint_batch(
     lesions = [plan_lesion(backgrounds, donors, *pair, config) for pair in pairs]
     images = paint_lesions(pipe, backgrounds, lesions, config)
     new = [k for k, pair in enumerate(pairs) if sample_id(*pair) not in done]
+    check_still_there(out)
     rows = [write_sample(out, backgrounds, donors, lesions[k], images[k], **columns) for k in new]
     note_rows(row_folder(out, config.shard), rows)
 

@@ -6,7 +6,7 @@ Docs: https://example.github.io/medsoft_nb/painting/pipeline.html.md"""
 
 # %% auto #0
 __all__ = ['MedSoftPipeline', 'sort_options', 'own_scheduler', 'MedSoftOutput', 'check_prompts', 'same_resolution',
-           'paint_windows', 'encode_conditions', 'stack_windows', 'controller_tokens', 'check_painted', 'finish_window']
+           'paint_windows', 'encode_conditions', 'stack_windows', 'controller_tokens', 'finish_window']
 
 # %% ../../nbs/painting/pipeline.ipynb #q000
 from dataclasses import dataclass
@@ -18,6 +18,7 @@ from diffusers.utils import BaseOutput
 from fastcore.basics import patch
 from PIL import Image
 from transformers import CLIPTextModel, CLIPTokenizer
+from ..core.finite import check_numbers
 from ..core.images import as_html, to_uint8
 from ..core.repeats import contents, repeats, rows_of
 from ..core.words import counted
@@ -266,18 +267,20 @@ def paint_windows(
     generators = [w.source.generator for w in windows]
     x, soft = stack_windows(windows)
     erased, mask = erase(x, soft, pipe.factor, settings.faithful)
-    original, masked = to_latents(pipe, torch.cat([x, erased])).chunk(2)
+    original, masked = check_numbers(to_latents(pipe, torch.cat([x, erased])), 'latents of windows').chunk(2)
     given = encode_conditions(pipe, windows, (x, soft), settings, negative_prompt)
     given = Conditioning(mask.to(original), masked, **given)
     noise = torch.cat([white_noise(original[:1].shape, g).to(original) for g in generators])
     z = denoise(pipe, original, noise, given, settings, generators if any(generators) else None, callback)
-    painted = to_windows(pipe, z).cpu().numpy()
-    check_painted(painted)
+    painted = to_windows(pipe, check_numbers(z, 'latents of painted windows')).cpu().numpy()
+    check_numbers(painted, 'painted windows')
     rebuilt = [None] * len(x)
     if settings.grain:
         first, where = repeats(contents(x))
         rebuilt = to_windows(pipe, rows_of(original, first)).cpu().numpy()[where]
-    return [finish_window(*item, settings) for item in zip(windows, painted, rebuilt)]
+    return check_numbers(
+        [finish_window(*item, settings) for item in zip(windows, painted, rebuilt)], 'finished windows'
+    )
 
 # %% ../../nbs/painting/pipeline.ipynb #e2ae26ce
 def encode_conditions(
@@ -317,18 +320,6 @@ def controller_tokens(
     if pipe.controller is None or settings.controller_scale == 0:
         return None
     return pipe.controller.tokens(x, soft, prompts, 'raw-tokens' in settings.faithful)
-
-# %% ../../nbs/painting/pipeline.ipynb #n001
-def check_painted(
-    windows: np.ndarray,  # `(B, n, n)`
-) -> None:
-    "Raise `ValueError` unless all grey values of painted windows are finite"
-    broken = int((~np.isfinite(windows)).any((1, 2)).sum())
-    if broken:
-        raise ValueError(
-            f'{broken} of {len(windows)} painted windows have grey values that are not finite (NaN or infinite). '
-            'Load the base in float32, and take a LoRA or controller whose training did not diverge.'
-        )
 
 # %% ../../nbs/painting/pipeline.ipynb #q011
 def finish_window(

@@ -10,18 +10,21 @@ __all__ = ['READING', 'memory_hash', 'controller_hash', 'check_batch', 'open_fol
 
 # %% ../../nbs/painting/provenance.ipynb #p003
 import hashlib
+from contextlib import nullcontext
 from itertools import product
 from pathlib import Path
 import numpy as np, torch
-from ..core.files import read_json, require_space, sha256, write_json
-from ..core.folders import check_empty
+from ..core.files import folder_lock, read_json, require_space, sha256, write_json
+from ..core.folders import check_empty, remove_temporaries
 from ..core.images import write_image
 from ..core.logs import get_logger
 from ..core.words import counted
 from ..data.manifest import Manifest
+from ..models.controller import controller_files
 from ..models.files import model_folder
 from .places import PlannedLesion, sample_id
-from .rows import noted_rows
+from .repair import is_sound, masks_hash, repair_batch
+from .rows import noted_rows, ROWS
 
 # %% ../../nbs/painting/provenance.ipynb #p006
 def memory_hash(
@@ -43,7 +46,7 @@ def controller_hash(
     if not controller:
         return ''
     folder = model_folder(controller)
-    files = [*sorted((folder / 'msc').glob('*.safetensors')), *sorted((folder / 'adapter').glob('*.safetensors'))]
+    files = controller_files(folder)
     if not files:
         raise ValueError(f'{controller} holds no controller: no weights in {folder / "msc"} or {folder / "adapter"}.')
     return hashlib.sha256(''.join(sha256(p) for p in files).encode()).hexdigest()[:16]
@@ -54,6 +57,11 @@ def check_batch(
 ) -> None:
     "Raise `FileExistsError` unless a folder is new, empty, or holds a batch that was begun"
     begun = Path(out, 'settings.json').is_file() and 'n_per_label' in _read_settings(Path(out, 'settings.json'))
+    if not begun and Path(out, 'soft').is_dir() and (Path(out, 'manifest.csv').exists() or Path(out, ROWS).exists()):
+        raise FileExistsError(
+            f'{out} holds images, but no whole settings.json that says how they were made, so none can be added. '
+            'Bring that file back, or choose another folder.'
+        )
     if not begun:
         check_empty(out, besides=('shards',))  # which other processes make
 
@@ -71,11 +79,18 @@ def open_folder(
     settings: dict,  # What the images depend on; kept in `settings.json`
     n: int,  # Images wanted in all
     nbytes: int,  # Of one image
+    shard: tuple[int, int] = (1, 1),  # Whose lock is held
 ) -> set:  # Ids that are done
     "Prepare or resume an output folder; `ValueError` for other settings, `OSError` for too little space"
     check_batch(out)
+    remove_temporaries(out, 0 if shard == (1, 1) and not (out / 'shards').exists() else 3600)
     file, table = out / 'settings.json', out / 'manifest.csv'
-    done = (set(Manifest.load(table).df.image_id) if table.exists() else set()) | set(noted_rows(out))
+    if table.exists():
+        check_settings(out, read_json(file), settings)
+        with folder_lock(out, wait=600) if shard != (1, 1) else nullcontext():
+            repair_batch(out)
+    noted = {name for name, row in noted_rows(out).items() if is_sound(out, row)}
+    done = (set(Manifest.load(table).df.image_id) if table.exists() else set()) | noted
     if done or file.exists() and (out / 'shards').is_dir():  # other shards begin in this moment
         check_settings(out, read_json(file), settings)
     require_space(out, (n - len(done)) * 4 * nbytes)
@@ -140,6 +155,7 @@ def write_sample(
         origin='synthetic',
         source_id=background.image_id,
         sha256=sha256(out / files['image']),
+        masks_sha256=masks_hash(out, files),
         donor_id='' if place.donor is None else donors.df.image_id.iloc[place.donor.row],
         structure=place.structure,
         **{column: background[column] for column in READING if column in background},

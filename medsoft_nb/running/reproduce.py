@@ -14,6 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from ..core.files import folder_lock, read_json
 from ..core.runs import Run
+from ..core.sums import record_files, SUMS
 from ..knowledge.base import load_knowledge, own_knowledge
 from .jobs import environment, job_record, JobError
 from .layout import Experiment, layout
@@ -233,7 +234,16 @@ def _finish_experiment(root, experiment, run, resumed):
         report = experiment.out / experiment.jobs[-1].executed
         html_page(report, experiment.out / 'report.html', experiment.settings['title'])
         run.finish(jobs=times, minutes=round(sum(row['seconds'] for row in times) / 60, 2))
+        _record(experiment, [job for job in experiment.jobs if experiment.mark(job) not in resumed])
     return undone
+
+# %% ../../nbs/running/reproduce.ipynb #4e42528a
+def _record(experiment, ran):
+    "Checksums of an experiment; those of jobs that did not run now stay as they were"
+    folders = tuple(f'{job.folder}/' for job in ran)
+    files = {'run.json', 'report.html', *(job.executed for job in ran)}
+    known = (experiment.out / SUMS).is_file()
+    record_files(experiment.out, (lambda name: name in files or name.startswith(folders)) if known else None)
 
 # %% ../../nbs/running/reproduce.ipynb #e013
 def _timing_row(job, record, experiment, resumed):

@@ -11,6 +11,7 @@ __all__ = ['Resamples', 'resample', 'mean_draws', 'interval', 'two_sided_p', 'Re
 # %% ../../nbs/statistics/intervals.ipynb #c0764
 from typing import NamedTuple
 import numpy as np, pandas as pd
+from ..core.finite import check_numbers
 from ..core.seeds import rng
 from .scores import auc, score_arrays, test_rows
 
@@ -163,8 +164,9 @@ def clustered_interval(
     seed: int = 0,
     n_boot: int = 500,
 ) -> Interval:
-    "Mean and percentile 95 % interval over groups"
-    df = pd.DataFrame(dict(value=np.asarray(values, float), group=list(groups)))
+    "Mean and percentile 95 % interval over groups; `ValueError` where a value is not finite"
+    values = check_numbers(np.asarray(values, float), 'values')
+    df = pd.DataFrame(dict(value=values, group=list(groups)))
     sums = df.groupby('group').value.agg(['sum', 'count']).to_numpy()
     drawn = sums[rng('clusters', seed).integers(0, len(sums), (n_boot, len(sums)))].sum(1)
     lo, hi = np.percentile(drawn[:, 0] / drawn[:, 1], (2.5, 97.5))

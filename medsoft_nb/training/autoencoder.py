@@ -96,7 +96,8 @@ def train_vae(
         y, x = torch.randint(0, pool.shape[1] - 63, (2,), generator=generator).tolist()
         windows = pool[i, y : y + 64, x : x + 64][:, None].float() / 255
         windows = windows.flip(-1) if step % 2 else windows
-        return vae_loss(vae, random_exposure(windows, generator) * 2 - 1, generator)
+        loss = vae_loss(vae, random_exposure(windows, generator) * 2 - 1, generator)
+        return loss, [f'image {k}' for k in i.tolist()]
 
     vae = fit(vae, loss, config, checkpoint)
     vae.register_to_config(scaling_factor=scale_of_latents(vae, pool[:256]))

@@ -23,7 +23,7 @@ from safetensors import safe_open, SafetensorError
 from safetensors.torch import save_file
 from .. import __version__
 from ..core.classes import patch
-from ..core.files import atomic_path, explain_failure, require_space
+from ..core.files import atomic_path, require_space
 from ..core.logs import get_logger
 from ..core.seeds import torch_generator
 from ..data.manifest import Manifest, PATHS
@@ -154,7 +154,7 @@ class EncodedFiles:
         "Encode the windows of a step; the file carries a hash of what it holds"
         encoded = {name: v.contiguous() for name, v in self.encode(windows, masks).items()}
         path, nbytes = self.path(step), sum(v.nbytes for v in encoded.values())
-        with explain_failure(path, nbytes), atomic_path(path) as file:
+        with atomic_path(path, nbytes) as file:
             save_file(encoded, file, dict(hash=state_hash(encoded)))
         self.intact.add(step)
 

@@ -12,8 +12,10 @@ __all__ = ['state_hash', 'starting_point', 'check_same', 'training_facts', 'Prog
 import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path
-from ..core.files import load_state, read_json, save_state, sha256
+from ..core.files import read_json, sha256
+from ..core.finite import check_finite
 from ..core.logs import get_logger
+from ..core.states import load_newest, save_state
 from ..data.manifest import Manifest
 from ..models.base import NETWORKS
 from ..models.controller import Controller
@@ -107,10 +109,12 @@ def save_checkpoint(
     start: dict,  # From `starting_point`
     run: Progress,
 ) -> None:
-    "Write everything that the rest of a run depends on"
+    "Write everything that the rest of a run depends on; `ValueError` where weights are not finite"
+    for name, weights in run.weights().items():
+        check_finite(weights, f'{path}: the {name}')
     state = dict(losses=run.losses, held_out=run.held_out, best=run.best, weights=run.weights())
     state |= dict(optimizer=run.optimizer.state_dict(), mean=run.mean and run.mean.state_dict())
-    save_state(path, training_facts(run.net.config, start) | state)
+    save_state(path, training_facts(run.net.config, start) | state, keep=True)
 
 # %% ../../nbs/training/checkpoints.ipynb #chk014
 def open_checkpoint(
@@ -118,10 +122,10 @@ def open_checkpoint(
     config: Training,
     start: dict,  # From `starting_point`
 ) -> dict | None:  # For `restore`; `None` where there is none
-    "Read a checkpoint; `ValueError` where it belongs to another training"
-    if not path.exists():
+    "Read the newest whole checkpoint; `ValueError` where none is whole, or it belongs to another training"
+    state = load_newest(path)
+    if state is None:
         return None
-    state = load_state(path)
     check_same(f'{path.parent} holds a training that was broken off,', state, training_facts(config, start))
     return state
 

@@ -168,7 +168,8 @@ def train_clip(
         captions = [caption(contents[k], r) for k in i.tolist()]
         with autocast('cpu'):
             images, texts = embed_windows(model, x), embed_texts(model, tokenizer, captions)
-        return contrastive_loss(images, texts, kinds[i], model.logit_scale.exp().clamp(max=50))
+        loss = contrastive_loss(images, texts, kinds[i], model.logit_scale.exp().clamp(max=50))
+        return loss, [f'window {k}' for k in i.tolist()]
 
     return fit(model, loss, config, checkpoint)
 

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Callable
 import numpy as np, torch
 from pydantic import Field
-from ..core.files import load_state, save_state
 from ..core.finite import check_step
 from ..core.logs import get_logger, progress
 from ..core.seeds import torch_generator
 from ..core.settings import Settings
+from ..core.states import load_newest, save_state, state_before
 
 # %% ../../nbs/training/pretrain.ipynb #c0679
 class Pretraining(Settings):
@@ -54,10 +54,10 @@ class TrainingState:
     def save(self, path: str | Path) -> None:
         networks = dict(model=self.model.state_dict(), average=self.average.state_dict())
         rest = dict(optimizer=self.optimizer.state_dict(), step=self.step, losses=self.losses)
-        save_state(path, networks | rest)
+        save_state(path, networks | rest, keep=True)
 
     def load(self, path: str | Path) -> None:
-        saved = load_state(path)
+        saved = load_newest(path)
         for name in ('model', 'average', 'optimizer'):
             getattr(self, name).load_state_dict(saved[name])
         self.step, self.losses = saved['step'], saved['losses']
@@ -72,7 +72,7 @@ def start_training(
     average = copy.deepcopy(model).eval()
     optimizer = torch.optim.AdamW(list(model.parameters()), config.learning_rate, betas=(0.9, 0.99), weight_decay=1e-3)
     state = TrainingState(model, average, optimizer)
-    if checkpoint and Path(checkpoint).exists():
+    if checkpoint and (Path(checkpoint).exists() or state_before(checkpoint).exists()):
         state.load(checkpoint)
     model.train()
     return state
@@ -82,6 +82,7 @@ def training_step(
     state: TrainingState,
     loss: torch.Tensor,  # Of this step
     config: Pretraining,
+    samples: list = (),  # Names of the step's samples
 ) -> None:
     "One step of the optimiser and of the moving average; `ValueError` where the loss is not finite"
     parameters = list(state.model.parameters())
@@ -90,7 +91,7 @@ def training_step(
     state.optimizer.zero_grad()
     loss.backward()
     norm = torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-    check_step(state.step + 1, loss=loss.item(), gradient=norm.item())
+    check_step(state.step + 1, samples, loss=loss.item(), gradient=norm.item())
     state.optimizer.step()
     decay = min(config.ema, (1 + state.step) / (10 + state.step))
     with torch.no_grad():
@@ -101,14 +102,16 @@ def training_step(
 # %% ../../nbs/training/pretrain.ipynb #c0692
 def fit(
     model: torch.nn.Module,  # Trained in place
-    loss: Callable,  # `loss(step, generator)` gives a tensor
+    loss: Callable,  # `loss(step, generator)` gives a tensor, or a tensor and the names of its samples
     config: Pretraining,
     checkpoint: str | Path | None = None,  # File to go on from and to save to
 ) -> torch.nn.Module:  # The averaged model, with its `losses`
     "Train; every random choice of a step depends on the seed and the step only"
     state = start_training(model, config, checkpoint)
     for step in progress(range(state.step, config.steps), desc=type(model).__name__):
-        training_step(state, loss(step, torch_generator('pretrain', config.seed, step)), config)
+        given = loss(step, torch_generator('pretrain', config.seed, step))
+        value, samples = given if isinstance(given, tuple) else (given, ())
+        training_step(state, value, config, samples)
         if checkpoint and state.step % config.save_every == 0:
             state.save(checkpoint)
             get_logger().info('step %d loss %.4f', state.step, np.mean(state.losses[-100:]))

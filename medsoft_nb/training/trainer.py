@@ -11,16 +11,19 @@ __all__ = ['train', 'check_output', 'check_stage', 'process_share', 'begin_train
 # %% ../../nbs/training/trainer.ipynb #q001
 import math, os, shutil
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from itertools import chain
 from pathlib import Path
 import numpy as np, torch
 from accelerate import Accelerator
 from ..core.devices import device_facts
 from ..core.files import folder_lock, require_space, sha256, write_json
-from ..core.folders import check_empty, empty_on_failure, share_files
-from ..core.finite import check_step
+from ..core.folders import check_empty, empty_on_failure, remove_temporaries, replaced_folder, share_files
+from ..core.finite import check_finite, check_step
 from ..core.seeds import torch_generator
 from ..core.logs import get_logger, progress
+from ..core.states import remove_states
+from ..core.sums import record_files, run_files, SUMS
 from ..data.manifest import Manifest
 from ..models.base import load_base
 from ..models.controller import Controller
@@ -28,7 +31,7 @@ from ..models.lora import check_lora, save_lora
 from .stages import STAGES, Training
 from .samples import check_training
 from .averages import RunningMean
-from .batches import make_batch, split_batch
+from .batches import broken_samples, make_batch, split_batch
 from .cache import release_unused, training_data, TrainingData
 from .checkpoints import find_finished, open_checkpoint, Progress, read_trained, restore
 from .checkpoints import starting_point, Trained, training_facts
@@ -62,7 +65,9 @@ def train(
     with _seeded(config.seed, device), _lock(out):
         net = make_objective(base, controller, config, lora)
         if made := find_finished(out, config, start):
-            get_logger().info('%s holds this training, finished', out)
+            get_logger().info('%s holds this training, finished: nothing is left to do', out)
+            if not (out / SUMS).exists():  # killed before its last file
+                record_files(out)
             return made
         run, folder = begin_training(net), cache or out / 'cache'
         restore(open_checkpoint(out / 'state.pt', config, start), run)
@@ -85,7 +90,7 @@ def check_output(
     "Raise an error where a training cannot be written: `out` is a file or holds something else, or the disk is full"
     if Path(out).exists() and not Path(out).is_dir():
         raise ValueError(f'{out} is a file; a training needs a folder. Name another one.')
-    if not any(Path(out, name).exists() for name in ('loss.csv', 'state.pt', 'training.json')):
+    if not any(Path(out, name).exists() for name in ('loss.csv', 'state.pt', 'state.before.pt', 'training.json')):
         check_empty(out, besides=('cache', 'tracking', 'wandb', *STAGES))  # of a training that has just begun
     require_space(out, 200 << 20)
 
@@ -104,7 +109,8 @@ def _lock(out):
     if int(os.environ.get('RANK', 0)):
         yield
         return
-    with folder_lock(out), empty_on_failure(out, 'cache/**/*.safetensors', 'state.pt'):
+    with folder_lock(out), empty_on_failure(out, 'cache/**/*.safetensors', 'state*.pt'):
+        remove_temporaries(out)
         yield
 
 # %% ../../nbs/training/trainer.ipynb #q004
@@ -166,9 +172,11 @@ def run_steps(
             get_logger().info('the held-out loss was lowest %d looks ago: ends at step %d', config.patience, step)
             break
         set_rates(optimizer, step, config)
-        batch = make_batch(data, data.rows(step), base, torch_generator('train', config.seed, step, 0), device)
+        rows = data.rows(step)
+        batch = make_batch(data, rows, base, torch_generator('train', config.seed, step, 0), device)
         parts = split_batch(batch, accelerator, config.accumulate)
-        run.losses.append(take_step(step + 1, model, optimizer, accelerator, parts))
+        blamed = partial(broken_samples, run.net, batch, data, rows)
+        run.losses.append(take_step(step + 1, model, optimizer, accelerator, parts, blamed))
         bar.set_postfix(loss=f'{run.losses[-1]:.3f}', refresh=False)
         if run.mean:
             run.mean.update()
@@ -186,6 +194,7 @@ def take_step(
     optimizer,
     accelerator: Accelerator,
     parts: list,  # From `split_batch`
+    samples=(),  # Of the step, as in `check_step`
 ) -> float:  # The loss before the step
     "One step of the optimiser, with gradients of norm 1 at the most; `ValueError` where they are not finite"
     losses = []
@@ -195,9 +204,9 @@ def take_step(
             accelerator.backward(losses[-1] / len(parts))
     loss = accelerator.reduce(torch.stack(losses).detach().mean(), 'mean').item()
     norm = accelerator.clip_grad_norm_(list(chain(*(g['params'] for g in optimizer.param_groups))), 1.0)
-    check_step(step, loss=loss)
+    check_step(step, samples, loss=loss)
     if accelerator.scaler is None:  # which leaves such steps out by itself
-        check_step(step, gradient=norm.item())
+        check_step(step, samples, gradient=norm.item())
     optimizer.step()
     optimizer.zero_grad()  # at once: the memory is free while the next windows are encoded
     return loss
@@ -230,6 +239,8 @@ def finish_training(
             run.put_back(run.best)
         elif run.mean:
             run.mean.swap()
+        for name, state in run.weights().items():
+            check_finite(state, f'the trained {name}')
         save_stage(run.net, controller, out)
         write_report(out, run, start, manifest, facts)
     accelerator.wait_for_everyone()
@@ -245,14 +256,22 @@ def save_stage(
     made = Trained(out)
     if net.config.full and 'unet' in trained_parts(net):
         made.unet = out / 'unet'
-        net.unet.to('cpu').save_pretrained(made.unet)
-        share_files(made.unet)
+        with replaced_folder(made.unet, _nbytes(net.unet)) as part:
+            net.unet.to('cpu').save_pretrained(part)
+            share_files(part)
     elif getattr(net.unet, 'peft_config', None):
         made.lora = save_lora(net.unet, out)
     if controller:
         trained = Controller(controller.encoder, net.msc, net.adapter)
-        made.controller = trained.save_pretrained(out / 'controller', torch.float32)
+        made.controller = out / 'controller'
+        with replaced_folder(made.controller, _nbytes(net.msc, net.adapter)) as part:
+            trained.save_pretrained(part, torch.float32)
     return made
+
+
+def _nbytes(*networks):
+    "Size of weights in float32"
+    return sum(4 * v.numel() for network in networks for v in network.state_dict().values())
 
 # %% ../../nbs/training/trainer.ipynb #q014
 def write_report(
@@ -264,7 +283,7 @@ def write_report(
 ) -> None:
     "Write settings, sources and device, and remove the checkpoint and the encoded windows"
     shutil.rmtree(out / 'cache', ignore_errors=True)
-    weights = {str(p.relative_to(out)): sha256(p)[:16] for p in sorted(out.rglob('*.safetensors'))}
+    weights = {name: sha256(out / name)[:16] for name in run_files(out) if name.endswith('.safetensors')}
     record = training_facts(run.net.config, start) | dict(
         device=facts,
         final_loss=float(np.mean(run.losses[-50:])),
@@ -273,4 +292,5 @@ def write_report(
         patients=sorted(set(manifest.df.patient_id)),
     )
     write_json(out / 'training.json', record)
-    (out / 'state.pt').unlink(missing_ok=True)
+    remove_states(out / 'state.pt')
+    record_files(out)

@@ -131,6 +131,6 @@ def train_unet(
         shown = [pool.contents[a][b] for a, b in zip(i.tolist(), j.tolist())]
         text = bank.draw(shown, rng('drop', config.seed, step))
         latents = pool.clean[i].float(), pool.masked[i, j].float(), pool.mask[i, j].float()
-        return diffusion_loss(unet, scheduler, *latents, text, generator)
+        return diffusion_loss(unet, scheduler, *latents, text, generator), [f'window {k}' for k in i.tolist()]
 
     return fit(unet, loss, config, checkpoint)

@@ -13,6 +13,7 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 import torch
 from accelerate import Accelerator
+from ..core.finite import check_step
 from ..core.seeds import torch_generator
 from ..core.words import counted
 from ..data.manifest import Manifest
@@ -72,7 +73,9 @@ class HeldOut:
     def look(self, run: Progress) -> None:
         "Note the loss of now in `run`, and the weights where it is the lowest and they are to be kept; then paint"
         lowest = min((loss for _, loss in run.held_out), default=math.inf)
-        run.held_out.append([len(run.losses), self.loss(run)])
+        loss = self.loss(run)
+        check_step(len(run.losses) + 1, **{'held-out loss': loss})
+        run.held_out.append([len(run.losses), loss])
         if self.data.config.keep_best and run.held_out[-1][1] < lowest:
             with run.mean.used() if run.mean else nullcontext():
                 run.best = {

@@ -1,0 +1,257 @@
+"""Nothing lost, nothing wrong in silence: flipped bits, writes that fail, processes that are killed.
+
+`MEDSOFT_KILLS=60 pytest tests/test_trust.py -k killed` kills as many trainings and batches as it says, at their
+first write, their second, and so on.
+"""
+
+import errno
+import os
+import shutil
+import signal
+
+import numpy as np
+import pytest
+import medsoft_nb.core.files as files
+from command import medsoft
+from medsoft_nb.core.states import load_newest, save_state
+from medsoft_nb.core.sums import changed_files
+from medsoft_nb.data.manifest import HEALTHY, Manifest
+from medsoft_nb.models.controller import Controller, load_controller
+from medsoft_nb.models.encoders import load_encoder
+from medsoft_nb.models.lora_files import read_lora
+from medsoft_nb.models.tiny import tiny_components
+from medsoft_nb.models.unet_files import load_unet
+from medsoft_nb.painting.generate import generate, GenerateConfig
+from medsoft_nb.painting.pipeline import MedSoftPipeline
+from medsoft_nb.phantom.benchmarks import make_benchmark
+from medsoft_nb.training.stages import Training
+from medsoft_nb.training.trainer import train
+
+KILLS = int(os.environ.get('MEDSOFT_KILLS', 3))
+TRAINING = Training(steps=2, batch_size=2, rank=2, roi=32, variants=1, save_every=1)
+BATCH = GenerateConfig(n_per_label=2, steps=1, roi=32, batch_size=1)
+
+
+@pytest.fixture(scope='module')
+def data(tmp_path_factory):
+    return make_benchmark('phantom-tumour', tmp_path_factory.mktemp('data') / 'ph', n_healthy=2, n_diseased=3, seed=0)
+
+
+@pytest.fixture(scope='module')
+def make(data, tmp_path_factory):
+    "A tiny training and a tiny batch, by name: functions of a folder"
+    base, cache = tiny_components(0), tmp_path_factory.mktemp('cache')
+    pipe = MedSoftPipeline(**base)
+    pipe.set_progress_bar_config(disable=True)
+    healthy, diseased = data.where(label=HEALTHY), data.where(label=data.diseases)
+
+    def training(out):
+        train(base, data, out, TRAINING, cache=cache)
+
+    def batch(out):
+        generate(pipe, healthy, diseased, out, ['lytic'], BATCH)
+
+    def single(out):
+        generate(pipe, healthy, diseased, out, ['lytic'], BATCH.replace(n_per_label=1))
+
+    return dict(training=training, batch=batch, single=single)
+
+
+@pytest.fixture(scope='module')
+def whole(make, tmp_path_factory):
+    "What they leave when nothing happens"
+    folder = tmp_path_factory.mktemp('whole')
+    for name, job in make.items():
+        job(folder / name)
+    return folder
+
+
+def content(folder):
+    "What a run comes to: its checksums, without what tells of time"
+    return (folder / 'SHA256SUMS').read_text()
+
+
+def flip(file, k):
+    "One other bit of a file"
+    r, changed = np.random.default_rng(k), bytearray(file.read_bytes())
+    changed[r.integers(len(changed))] ^= 1 << int(r.integers(8))
+    file.write_bytes(changed)
+
+
+@pytest.mark.parametrize('k', range(8))
+def test_flipped_bits_are_refused(k, whole, data, tmp_path):
+    "Of a checkpoint, of a LoRA, of a U-Net and a controller"
+    save_state(tmp_path / 'state.pt', dict(weights=tiny_components(0)['unet'].conv_in.weight.data, step=3))
+    flip(tmp_path / 'state.pt', k)
+    with pytest.raises(ValueError, match='state.pt was cut or changed after it was written'):
+        load_newest(tmp_path / 'state.pt')
+    shutil.copytree(whole / 'training', tmp_path / 'lora')
+    lora = next((tmp_path / 'lora').glob('*.safetensors'))
+    flip(lora, k)
+    with pytest.raises(ValueError, match='was changed since its training'):
+        read_lora(lora)
+
+
+@pytest.fixture(scope='module')
+def others(data, tmp_path_factory):
+    "A full training, and one of a controller"
+    folder, base = tmp_path_factory.mktemp('others'), tiny_components(0)
+    train(base, data, folder / 'full', TRAINING.replace(steps=1, full=True))
+    controller = Controller.new(load_encoder(), base['unet'], layers=1)
+    train(base, data, folder / 'msc', TRAINING.replace(steps=1, stage='1a'), controller)
+    return folder
+
+
+@pytest.mark.parametrize('k', range(8))
+def test_flipped_bits_of_networks_are_refused(k, others, tmp_path):
+    shutil.copytree(others / ('full' if k % 2 else 'msc'), tmp_path / 'run')
+    weights = sorted((tmp_path / 'run').rglob('*.safetensors'))
+    flip(weights[k // 2 % len(weights)], k)
+    with pytest.raises(ValueError, match='was changed since its training'):
+        if k % 2:
+            load_unet(tmp_path / 'run', tiny_components(0)['unet'])
+        else:
+            load_controller(tmp_path / 'run/controller')
+
+
+def count_writes(job, monkeypatch, fail=None):
+    "How often a job puts a file in its place; write number `fail` finds a full disk"
+    calls, real = [], os.replace
+
+    def replace(source, target):
+        calls.append(target)
+        if len(calls) == fail:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        real(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files.os, 'replace', replace)
+        job()
+    return len(calls)
+
+
+@pytest.mark.parametrize('name', ['training', 'single'])
+def test_every_write_fails_once(name, make, whole, tmp_path, monkeypatch):
+    "The error names the file and bytes, nothing half-written stays, and the next run ends as if nothing had been"
+    job = make[name]
+    n = count_writes(lambda: job(tmp_path / 'counted'), monkeypatch)
+    assert n >= 5
+    for k in range(1, n + 1):
+        out = tmp_path / str(k)
+        with pytest.raises(OSError, match=r'The disk|the disk of .* is full: [\d,]+ bytes wanted'):
+            count_writes(lambda: job(out), monkeypatch, fail=k)
+        assert not list(out.rglob('.*.tmp*'))
+        job(out)
+        assert changed_files(out) == []
+        assert content(out) == content(whole / name)
+
+
+def killed(job, out, k):
+    "Run a job in a process of its own, which is killed at its write number `k`; whether it got so far"
+    pid = os.fork()
+    if not pid:
+        calls, real = [], os.replace
+
+        def replace(source, target):
+            calls.append(target)
+            if len(calls) == k:
+                os.kill(os.getpid(), signal.SIGKILL)
+            real(source, target)
+
+        files.os.replace = replace
+        try:
+            job(out)
+        finally:
+            os._exit(0)
+    _, status = os.waitpid(pid, 0)
+    return os.WIFSIGNALED(status)
+
+
+@pytest.mark.skipif(not hasattr(os, 'fork'), reason='processes are forked')
+@pytest.mark.parametrize('name', ['training', 'single'])
+def test_a_killed_run_goes_on(name, make, whole, tmp_path):
+    "Whatever write it was killed at: the result is the same, and no temporary file is left"
+    for k in range(1, KILLS + 1):
+        out = tmp_path / str(k)
+        was_killed = killed(make[name], out, 2 * k - 1)
+        make[name](out)
+        assert changed_files(out) == []
+        assert content(out) == content(whole / name)
+        assert not list(out.rglob('.*.tmp*'))
+        if not was_killed:
+            break
+
+
+def test_verify_names_what_changed(whole, tmp_path):
+    "A flipped bit, a file that is gone, and one that is new"
+    for name in ('training', 'batch'):
+        code, said = medsoft('verify', whole / name)
+        assert (code, said.count('\n')) == (0, 1), said
+        run = tmp_path / name
+        shutil.copytree(whole / name, run)
+        names = sorted(line.partition('  ')[2] for line in (run / 'SHA256SUMS').read_text().splitlines())
+        flip(run / names[0], 0)
+        (run / names[1]).unlink()
+        (run / 'new.txt').touch()
+        code, said = medsoft('verify', run)
+        assert code == 1
+        assert said.splitlines() == sorted(
+            [f'changed: {names[0]}', f'gone: {names[1]}', 'without record: new.txt'], key=lambda s: s.split(': ')[1]
+        )
+    code, said = medsoft('verify', tmp_path)
+    assert code == 1 and 'training/new.txt' in said
+    code, said = medsoft('verify', whole.parent / 'none')
+    assert code == 2 and 'Traceback' not in said
+
+
+def damage(out, kind):
+    "Harm a finished batch"
+    images = sorted((out / 'images').iterdir())
+    table = out / 'manifest.csv'
+    text = table.read_text()
+    if kind == 'gone':
+        images[0].unlink()
+    elif kind == 'cut':
+        images[0].write_bytes(images[0].read_bytes()[:-5])
+    elif kind == 'exchanged':
+        images[0].write_bytes(images[1].read_bytes())
+    elif kind == 'mask':
+        flip(next((out / 'soft').iterdir()), 1)
+    elif kind == 'row cut':
+        table.write_text(text[:-40])
+    elif kind == 'row twice':
+        table.write_text(text + text.splitlines(keepends=True)[-1])
+
+
+@pytest.mark.parametrize('kind', ['gone', 'cut', 'exchanged', 'mask', 'row cut', 'row twice'])
+def test_a_damaged_batch_is_repaired(kind, make, whole, tmp_path):
+    out = tmp_path / 'out'
+    shutil.copytree(whole / 'batch', out)
+    damage(out, kind)
+    make['batch'](out)
+    assert changed_files(out) == []
+    assert len(Manifest.load(out / 'manifest.csv')) == 2
+
+
+def test_a_batch_without_settings_is_refused(make, whole, tmp_path):
+    shutil.copytree(whole / 'batch', tmp_path / 'out')
+    (tmp_path / 'out/settings.json').unlink()
+    with pytest.raises(FileExistsError, match='no whole settings.json'):
+        make['batch'](tmp_path / 'out')
+
+
+def test_a_folder_that_goes_away(make, tmp_path, monkeypatch):
+    "A disk that is unmounted in the middle of a batch"
+    import medsoft_nb.painting.generate as module
+
+    out, real, calls = tmp_path / 'out', module.paint_lesions, []
+
+    def paint(*args):
+        calls.append(1)
+        if len(calls) == 2:
+            out.rename(tmp_path / 'away')
+        return real(*args)
+
+    monkeypatch.setattr(module, 'paint_lesions', paint)
+    with pytest.raises(OSError, match='went away while it was painted into'):
+        make['batch'](out)
