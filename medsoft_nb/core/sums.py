@@ -39,8 +39,7 @@ def record_files(
     kept = {} if changed is None else {k: v for k, v in read_sums(folder).items() if not changed(k)}
     new = [name for name in run_files(folder) if changed is None or changed(name)]
     sums = kept | {name: sha256(folder / name) for name in new}
-    path, text = folder / SUMS, ''.join(f'{digest}  {name}\n' for name, digest in sorted(sums.items()))
-    return path if path.is_file() and path.read_text() == text else write_text(path, text)
+    return write_text(folder / SUMS, ''.join(f'{digest}  {name}\n' for name, digest in sorted(sums.items())))
 
 
 def read_sums(
