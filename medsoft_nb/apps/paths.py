@@ -49,6 +49,8 @@ def check_place(
     there = next(p for p in (path, *path.absolute().parents) if os.path.lexists(p) or p == p.parent)
     if there != path and not there.is_dir() and there.exists():
         raise PathError(f'{what} is {word!r}, which lies below the file {str(there)!r}. Name a path below folders.')
+    if os.path.islink(os.path.realpath(there)):
+        raise PathError(f'{what} is {word!r}, but {str(there)!r} is a link that leads to itself. Name another.')
     if path.is_dir() and not folder:
         raise PathError(f'{what} is {word!r}, which is a folder. Name a file.')
     if path.is_file() and not file:

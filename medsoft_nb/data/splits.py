@@ -28,6 +28,8 @@ def split(
     "Share out the patients, stratified by label"
     if len(fractions) != 3 or abs(sum(fractions) - 1) > 1e-6 or min(fractions) < 0:
         raise ValueError(f'`fractions` are {fractions}; give three that add up to 1, for train, val and test.')
+    if not len(manifest.df):
+        raise ValueError('the manifest has no rows to split. Add images, or name another manifest.')
     labels = patient_labels(manifest.df)
     split_of = {}
     for label in sorted(set(labels)):

@@ -78,7 +78,8 @@ def read_yaml(
     try:
         table = yaml.safe_load(Path(path).read_text(encoding='utf-8'))
     except (OSError, UnicodeError, yaml.YAMLError) as e:
-        raise ValueError(f'knowledge base {path} cannot be read: {_reason(e)}') from e
+        reason = ' '.join(_reason(e).split())
+        raise ValueError(f'knowledge base {path} cannot be read: {reason}') from e
     if not isinstance(table, dict) or not isinstance(table.get('diseases'), dict):
         raise ValueError(f'{path} has no `diseases:` table.')
     return table

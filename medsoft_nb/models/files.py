@@ -33,8 +33,8 @@ def model_folder(
 def is_hub_id(
     name: str | Path,  # Of a model
 ) -> bool:
-    "Whether a name can be one on the Hub; a path in a folder that exists is none"
-    return bool(re.fullmatch(r'[\w-][\w.-]*/[\w.-]+', str(name))) and not Path(name).parent.is_dir()
+    "Whether a name can be one on the Hub; a path below what exists is none"
+    return bool(re.fullmatch(r'[\w-][\w.-]*/[\w.-]+', str(name))) and not Path(name).parent.exists()
 
 # %% ../../nbs/models/files.ipynb #973eed5c
 HUB_OPTIONS = ('revision', 'token', 'cache_dir', 'force_download', 'local_files_only')

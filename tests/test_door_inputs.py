@@ -1,0 +1,113 @@
+"""Odd input to every command that reads: one sentence, status not 0, and nothing written."""
+
+import os
+import pytest
+from command import medsoft
+from medsoft_nb.models.base import save_base
+from medsoft_nb.models.tiny import tiny_components
+from medsoft_nb.phantom.benchmarks import make_benchmark
+
+
+def fill(folder):
+    "A folder with every kind of odd thing"
+    m = make_benchmark('phantom-tumour', folder / 'data', n_healthy=3, n_diseased=3, seed=0)
+    picture = folder / 'data' / m.df.image.iloc[0]
+    (folder / 'other').mkdir()
+    (folder / 'other/notes.txt').write_text('mine')
+    (folder / 'picture.csv').write_bytes(picture.read_bytes())
+    (folder / 'empty.csv').write_bytes(b'')
+    (folder / 'header.csv').write_text('image_id,patient_id,image,label\n')
+    (folder / 'list.yml').write_text('- 1\n- 2\n')
+    (folder / 'number.yml').write_text('5\n')
+    (folder / 'broken.yml').write_text('a: [1\n')
+    (folder / 'gone.csv').symlink_to(folder / 'nowhere.csv')
+    (folder / 'cycle').symlink_to(folder / 'cycle')
+    (folder / 'folder.csv').mkdir()
+    save_base(tiny_components(0), folder / 'base')
+    return folder
+
+
+def content(folder):
+    "Every path below a folder, and what is in it"
+    return {path: path.read_bytes() if path.is_file() else None for path in sorted(folder.rglob('*'))}
+
+
+@pytest.fixture(scope='module')
+def here(tmp_path_factory):
+    "The folder in which the commands run"
+    here, before = fill(tmp_path_factory.mktemp('inputs')), os.getcwd()
+    os.chdir(here)
+    yield here
+    os.chdir(before)
+
+
+ODD = [
+    '',
+    'none',
+    'gone.csv',
+    'cycle',
+    'a' * 300,
+    'a\nb',
+    'a\0b',
+    'picture.csv',
+    'empty.csv',
+    'header.csv',
+    'folder.csv',
+]
+ODD += ['picture.csv/below', 'other', 'list.yml']
+GIVEN = {
+    'train': ['INPUT', '--base', 'base', '--steps', 1, '--out', 'made'],
+    'classify': ['INPUT', '--out', 'made'],
+    'classify --synthetic': ['data/manifest.csv', '--synthetic', 'a=INPUT', '--out', 'made'],
+    'evaluate': ['a=INPUT', '--reference', 'data/manifest.csv', '--out', 'made'],
+    'evaluate --reference': ['a=data/manifest.csv', '--reference', 'INPUT', '--out', 'made'],
+    'export': ['INPUT', '--out', 'made'],
+    'export --train': ['data/manifest.csv', '--train', 'INPUT', '--out', 'made'],
+    'data check': ['INPUT'],
+    'data import': ['INPUT', '--out', 'made'],
+    'data split': ['INPUT', '--out', 'made.csv'],
+    'data validate': ['INPUT'],
+    'verify': ['INPUT'],
+    'reproduce --manifest': ['--manifest', 'INPUT', '--out', 'made'],
+    'reproduce --profile': ['--profile', 'INPUT', '--out', 'made'],
+    'train --base': ['data/manifest.csv', '--base', 'INPUT', '--out', 'made', '--steps', 1],
+    'generate --base': ['data/manifest.csv', '--base', 'INPUT', '--out', 'made', '-n', 1, '--steps', 1],
+    'generate --lora': ['data/manifest.csv', '--lora', 'INPUT', '--out', 'made', '-n', 1, '--steps', 1],
+}
+
+
+@pytest.mark.parametrize('name', GIVEN)
+def test_odd_input_is_one_sentence(here, name):
+    before = content(here)
+    command = name.split(' --')[0].split()
+    wrong = []
+    for odd in ODD:
+        words = [str(word).replace('INPUT', odd) for word in GIVEN[name]]
+        code, text = medsoft(*command, *words)
+        lines = text.strip().splitlines()
+        sentence = bool(lines) and (name == 'data check' or len(lines) <= 3)  # which shows a table
+        if code not in (1, 2) or not sentence or 'Traceback' in text or 'Errno' in text:
+            wrong.append((odd[:20], code, text[-400:]))
+        assert content(here) == before, (odd[:20], text)
+    assert not wrong, '\n'.join(map(str, wrong))
+
+
+@pytest.mark.parametrize(
+    'command', ['classify', 'export', 'train', 'generate', 'data import', 'reproduce', 'data split']
+)
+def test_an_output_that_is_a_cyclic_link_is_refused(here, command):
+    before = content(here)
+    words = ['--manifest', 'data/manifest.csv'] if command == 'reproduce' else ['data/manifest.csv']
+    for out in ('cycle', 'cycle/below'):
+        code, text = medsoft(*command.split(), *words, '--out', out)
+        assert code == 2 and 'is a link that leads to itself. Name another.' in ' '.join(text.split()), text
+        assert content(here) == before
+
+
+@pytest.mark.parametrize('command', ['classify', 'export', 'train', 'generate'])
+@pytest.mark.parametrize('name', ['list.yml', 'number.yml', 'broken.yml', 'picture.csv', 'gone.csv', 'cycle'])
+def test_a_knowledge_base_of_another_kind_is_one_sentence(here, command, name):
+    before = content(here)
+    code, text = medsoft(command, 'data/manifest.csv', '--out', 'made', '--knowledge', name)
+    assert code == 2 and len(text.splitlines()) == 1 and 'Traceback' not in text, text
+    assert content(here) == before
