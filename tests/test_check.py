@@ -172,3 +172,21 @@ def test_findings_have_names_of_their_own(clean, tmp_path):
     found = check(m, workers=1)
     names = [f.check for f in found.found]
     assert len(set(names)) == len(names) and {'too few patients', 'copies'} <= set(names), names
+
+
+def test_healthy_and_diseased_slices_are_matched_by_command(clean, tmp_path):
+    heights = np.full(24, 0.5)
+    heights[np.flatnonzero(~ill(clean))[:6]] = 0.1
+    manifest = clean.assign(position=heights).save(tmp_path / 'manifest.csv')
+    code, text = medsoft('data', 'matched', manifest, '--out', tmp_path / 'fair.csv')
+    assert code == 0 and '12 of 24 images kept' in text
+    fair = Manifest.load(tmp_path / 'fair.csv')
+    assert (pd.to_numeric(fair.df.position) == 0.5).all() and ill(fair).sum() == 6
+    assert fair.image(0).shape == clean.image(0).shape
+    for changed, words in (
+        (clean.assign(position=np.where(ill(clean), 0.9, 0.1)), 'no part of the stack'),
+        (clean.assign(position=''), 'does not say where slices lie'),
+    ):
+        path = changed.save(tmp_path / 'changed.csv')
+        code, text = medsoft('data', 'matched', path, '--out', tmp_path / 'none.csv')
+        assert code == 2 and words in text and not (tmp_path / 'none.csv').exists()

@@ -9,8 +9,8 @@ __all__ = ['data', 'IMPORT_HELP', 'MasksOption', 'LesionMasksOption', 'ColumnOpt
            'BodyOption', 'TableOption', 'DefaultLabelOption', 'PatientOption', 'ModalityOption', 'PlaneOption',
            'SlicesOption', 'StructureOption', 'LesionOption', 'WindowOption', 'ResampleOption', 'SpacingOption',
            'WorkersOption', 'OutsideOption', 'SkipOption', 'PHANTOM_HELP', 'IMPLANT_HELP', 'FractionOption',
-           'VALIDATE_HELP', 'CHECK_HELP', 'JsonOption', 'PageOption', 'SPLIT_HELP', 'SplitOutOption', 'data_import',
-           'phantom', 'implant', 'validate', 'check', 'split']
+           'VALIDATE_HELP', 'CHECK_HELP', 'JsonOption', 'PageOption', 'MATCHED_HELP', 'BinsOption', 'SPLIT_HELP',
+           'SplitOutOption', 'data_import', 'phantom', 'implant', 'validate', 'check', 'matched', 'split']
 
 # %% ../../nbs/apps/data_commands.ipynb #c1265
 from pathlib import Path
@@ -35,7 +35,7 @@ from medsoft_nb.apps.options import (
 from ..running.settings import PrepareSettings
 
 # %% ../../nbs/apps/data_commands.ipynb #n000
-data = CommandLine(help='Manifests: import, phantom, implant, validate, check, split.', no_args_is_help=True)
+data = CommandLine(help='Manifests: import, phantom, implant, validate, check, matched, split.', no_args_is_help=True)
 app.add_typer(data, name='data')
 
 # %% ../../nbs/apps/data_commands.ipynb #e002
@@ -262,6 +262,38 @@ def _print_findings(findings):
     if len(findings):
         Console(width=max(out_console.width, 110), force_jupyter=False).print(table)
     out_console.print(escape(findings.summary()), highlight=False)
+
+# %% ../../nbs/apps/data_commands.ipynb #088f48b8
+MATCHED_HELP = command_help(
+    'Keep as many healthy as diseased images at each height of the stack, so that no model wins by where a slice '
+    'lies. `medsoft data check` says whether that is so before and after.',
+    'medsoft data matched data/mine/manifest.csv --out data/mine/matched.csv',
+)
+BinsOption = Annotated[int, typer.Option(min=1, max=1000, help='Parts of the stack, of about as many images each')]
+
+# %% ../../nbs/apps/data_commands.ipynb #af25e2c4
+@data.command(help=MATCHED_HELP)
+def matched(
+    manifest: ManifestArg,
+    out: Annotated[Path, typer.Option('--out', '-o', writable=True, help='Manifest to write')],
+    bins: BinsOption = 10,
+    seed: SeedOption = 0,
+):
+    from medsoft_nb.data.manifest import Manifest
+    from medsoft_nb.data.shortcuts import matched, PLACES, slice_positions
+
+    everything = Manifest.load(manifest)
+    positions = slice_positions(everything.df)
+    if positions.isna().all():
+        columns = ', '.join(('position', *PLACES))
+        raise ValueError(f'{manifest} does not say where slices lie. Give it one of these columns: {columns}.')
+    kept = everything.rows(matched(everything.df, positions, bins, seed))
+    if not len(kept):
+        raise ValueError(f'no part of the stack in {manifest} has healthy and diseased images. Try fewer `--bins`.')
+    kept.save(out)
+    unknown = int(positions.isna().sum())
+    out_console.print(f'{len(kept)} of {counted(len(everything), "image")} kept; {unknown} without a position.')
+    print_counts(kept)
 
 # %% ../../nbs/apps/data_commands.ipynb #e008
 SPLIT_HELP = command_help(

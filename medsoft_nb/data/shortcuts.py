@@ -175,7 +175,7 @@ def matched(
     values = pd.Series(np.asarray(values), df.index)
     if values.isna().all():
         raise ValueError('no row has a value to match on.')
-    parts = pd.qcut(values, bins, duplicates='drop') if values.dtype.kind in 'fiu' else values
+    parts = np.ceil(values.rank(pct=True) * bins) if values.dtype.kind in 'fiu' else values  # equal ones together
     r, kept, healthy = rng('matched', seed), [], (df.label == HEALTHY).to_numpy()
     for rows in df.groupby(parts, observed=True).indices.values():
         classes = [rows[healthy[rows]], rows[~healthy[rows]]]
