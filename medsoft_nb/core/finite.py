@@ -51,17 +51,17 @@ def _name_some(
 
 # %% ../../nbs/core/finite.ipynb #b73518ed
 def check_numbers(
-    values,  # Array or tensor, one row a sample
+    values,  # Array, tensor, or list of arrays, one row a sample
     what: str,  # What the error calls the samples, such as 'scores of images'
     names=None,  # Of the samples; their numbers, from 0, if `None`
 ):  # `values`
     "Raise `ValueError` where numbers are NaN or infinite, and name their samples"
-    array = np.asarray(values.detach().float().cpu() if hasattr(values, 'detach') else values, dtype=float)
-    broken = np.flatnonzero(~np.isfinite(array).all(tuple(range(1, array.ndim))))
+    rows = values.detach().float().cpu().numpy() if hasattr(values, 'detach') else values
+    broken = np.flatnonzero([not np.isfinite(np.asarray(row, float)).all() for row in rows])
     if len(broken):
         named = [names[k] for k in broken] if names is not None else broken.tolist()
         raise ValueError(
-            f'{len(broken)} of {len(array)} {what} are not finite (NaN or infinite){_name_some(named)}. '
+            f'{len(broken)} of {len(rows)} {what} are not finite (NaN or infinite){_name_some(named)}. '
             'Take a LoRA, controller or network whose training did not diverge, and float32.'
         )
     return values

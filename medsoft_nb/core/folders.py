@@ -25,6 +25,7 @@ IGNORED = (
     'Thumbs.db',
     'desktop.ini',
 )  # An empty folder may hold these
+_TEMPORARY = re.compile(r'\..*\.\d+\.[0-9a-f]{8}\.tmp(\.[^.]*)?')  # Of `atomic_path` and `replaced_folder`
 
 # %% ../../nbs/core/folders.ipynb #f006
 def check_empty(
@@ -144,9 +145,6 @@ def share_files(
     return Path(path)
 
 # %% ../../nbs/core/folders.ipynb #00c4e22b
-_TEMPORARY = re.compile(r'\..*\.\d+\.[0-9a-f]{8}\.tmp(\.[^.]*)?')
-
-
 def remove_temporaries(
     folder: str | Path,  # Whose lock is held
     seconds: float = 0,  # Younger ones stay, where other processes may be at work below
