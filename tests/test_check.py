@@ -190,3 +190,9 @@ def test_healthy_and_diseased_slices_are_matched_by_command(clean, tmp_path):
         path = changed.save(tmp_path / 'changed.csv')
         code, text = medsoft('data', 'matched', path, '--out', tmp_path / 'none.csv')
         assert code == 2 and words in text and not (tmp_path / 'none.csv').exists()
+    before = manifest.read_bytes()
+    code, text = medsoft('data', 'matched', manifest, '--out', tmp_path / '.' / 'manifest.csv')
+    assert code == 2 and 'the manifest itself' in text and manifest.read_bytes() == before
+    heights[0] = np.inf
+    code, text = medsoft('data', 'matched', clean.assign(position=heights).save(path), '--out', tmp_path / 'known.csv')
+    assert code == 0 and '1 without a position' in text

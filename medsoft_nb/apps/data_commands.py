@@ -282,6 +282,8 @@ def matched(
     from medsoft_nb.data.manifest import Manifest
     from medsoft_nb.data.shortcuts import matched, PLACES, slice_positions
 
+    if out.resolve() == manifest.resolve():
+        raise ValueError(f'--out is {str(out)!r}, the manifest itself, which would lose rows. Name another file.')
     everything = Manifest.load(manifest)
     positions = slice_positions(everything.df)
     if positions.isna().all():

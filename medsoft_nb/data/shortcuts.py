@@ -52,11 +52,13 @@ def slice_positions(
 ) -> pd.Series:  # 0 to 1, NaN where unknown
     "Where in its series a slice lies: `position`, or the number of the slice between the first and the last"
     if 'position' in df:
-        return pd.to_numeric(df.position, errors='coerce')
+        position = pd.to_numeric(df.position, errors='coerce')
+        return position.where(np.isfinite(position))
     column = next((name for name in PLACES if name in df), None)
     if column is None:
         return pd.Series(np.nan, df.index)
     number = pd.to_numeric(df[column], errors='coerce')
+    number = number.where(np.isfinite(number))
     group = number.groupby(df[next(name for name in ('series', 'study', 'patient_id') if name in df)])
     first, last = group.transform('min'), group.transform('max')
     return (number - first) / (last - first).where(last > first)

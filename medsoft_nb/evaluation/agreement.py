@@ -11,7 +11,7 @@ __all__ = ['LesionNamer', 'Agreement', 'agreement_table']
 from functools import partial
 from typing import NamedTuple
 import numpy as np, pandas as pd, torch, torch.nn.functional as F
-from ..core.finite import check_finite, check_numbers, check_step
+from ..core.finite import check_finite, check_samples, check_step
 from ..core.seeds import torch_generator
 from ..core.devices import autocast, pick_device
 from ..data.manifest import HEALTHY, Manifest
@@ -84,7 +84,7 @@ class LesionNamer:
         "Disease of each lesion, or 'healthy'"
         x = torch.from_numpy(np.stack(lesion_crops(made)))[:, None]
         logits = torch.cat([self.net(normalise_images(batch.to(self.device))).cpu() for batch in x.split(64)])
-        check_numbers(logits, 'answers of the namer', list(made.df.image_id))
+        check_samples(logits, 'answers of the namer', list(made.df.image_id))
         return self.classes_[logits.argmax(1).numpy()]
 
 # %% ../../nbs/evaluation/agreement.ipynb #d004

@@ -16,7 +16,7 @@ import numpy as np, torch, torch.nn.functional as F
 from fastcore.basics import patch
 from pydantic import Field, field_validator
 from scipy.special import expit
-from ..core.finite import check_finite, check_numbers, check_step
+from ..core.finite import check_finite, check_samples, check_step
 from ..core.images import pad_to_square
 from ..core.seeds import torch_generator
 from ..core.settings import Settings
@@ -245,7 +245,7 @@ def decision_function(
 ) -> np.ndarray:  # `(n,)`
     "Logit of disease; `ValueError` where one is not finite"
     logits = torch.cat([self.net(batch).float().cpu() for batch in self.batches(x)]).numpy()
-    return check_numbers(logits, 'scores of the classifier', list(x.df.image_id) if isinstance(x, Manifest) else None)
+    return check_samples(logits, 'scores of the classifier', list(x.df.image_id) if isinstance(x, Manifest) else None)
 
 # %% ../../nbs/evaluation/classify.ipynb #d017
 @patch

@@ -62,7 +62,7 @@ def match_band(
 def match_grain(
     generated: np.ndarray,  # Decoded image, float `(H, W)`
     lost: np.ndarray,  # Original minus its own reconstruction, same shape
-    soft: np.ndarray,  # Soft mask
+    soft: np.ndarray,  # Weight of what is new in the last blend, from `pixel_weight`
     noise: np.ndarray,  # White noise of unit variance, same shape
 ) -> np.ndarray:  # `generated` with grain of the strength and fineness of `lost` where `soft` is above 0
     "Give back the fine grain that an autoencoder loses, as fresh noise with the same spectrum"

@@ -18,7 +18,7 @@ from diffusers.utils import BaseOutput
 from fastcore.basics import patch
 from PIL import Image
 from transformers import CLIPTextModel, CLIPTokenizer
-from ..core.finite import check_numbers
+from ..core.finite import check_samples
 from ..core.images import as_html, to_uint8
 from ..core.repeats import contents, repeats, rows_of
 from ..core.words import counted
@@ -267,18 +267,18 @@ def paint_windows(
     generators = [w.source.generator for w in windows]
     x, soft = stack_windows(windows)
     erased, mask = erase(x, soft, pipe.factor, settings.faithful)
-    original, masked = check_numbers(to_latents(pipe, torch.cat([x, erased])), 'latents of windows').chunk(2)
+    original, masked = check_samples(to_latents(pipe, torch.cat([x, erased])), 'latents of windows').chunk(2)
     given = encode_conditions(pipe, windows, (x, soft), settings, negative_prompt)
     given = Conditioning(mask.to(original), masked, **given)
     noise = torch.cat([white_noise(original[:1].shape, g).to(original) for g in generators])
     z = denoise(pipe, original, noise, given, settings, generators if any(generators) else None, callback)
-    painted = to_windows(pipe, check_numbers(z, 'latents of painted windows')).cpu().numpy()
-    check_numbers(painted, 'painted windows')
+    painted = to_windows(pipe, check_samples(z, 'latents of painted windows')).cpu().numpy()
+    check_samples(painted, 'painted windows')
     rebuilt = [None] * len(x)
     if settings.grain:
         first, where = repeats(contents(x))
         rebuilt = to_windows(pipe, rows_of(original, first)).cpu().numpy()[where]
-    return check_numbers(
+    return check_samples(
         [finish_window(*item, settings) for item in zip(windows, painted, rebuilt)], 'finished windows'
     )
 

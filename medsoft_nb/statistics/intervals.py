@@ -11,7 +11,7 @@ __all__ = ['Resamples', 'resample', 'mean_draws', 'interval', 'two_sided_p', 'Re
 # %% ../../nbs/statistics/intervals.ipynb #c0764
 from typing import NamedTuple
 import numpy as np, pandas as pd
-from ..core.finite import check_numbers
+from ..core.finite import check_samples
 from ..core.seeds import rng
 from .scores import auc, score_arrays, test_rows
 
@@ -165,7 +165,7 @@ def clustered_interval(
     n_boot: int = 500,
 ) -> Interval:
     "Mean and percentile 95 % interval over groups; `ValueError` where a value is not finite"
-    values = check_numbers(np.asarray(values, float), 'values')
+    values = check_samples(np.asarray(values, float), 'values')
     df = pd.DataFrame(dict(value=values, group=list(groups)))
     sums = df.groupby('group').value.agg(['sum', 'count']).to_numpy()
     drawn = sums[rng('clusters', seed).integers(0, len(sums), (n_boot, len(sums)))].sum(1)

@@ -102,15 +102,14 @@ def training_step(
 # %% ../../nbs/training/pretrain.ipynb #c0692
 def fit(
     model: torch.nn.Module,  # Trained in place
-    loss: Callable,  # `loss(step, generator)` gives a tensor, or a tensor and the names of its samples
+    loss: Callable,  # `loss(step, generator)` gives a tensor, and the names of its samples
     config: Pretraining,
     checkpoint: str | Path | None = None,  # File to go on from and to save to
 ) -> torch.nn.Module:  # The averaged model, with its `losses`
     "Train; every random choice of a step depends on the seed and the step only"
     state = start_training(model, config, checkpoint)
     for step in progress(range(state.step, config.steps), desc=type(model).__name__):
-        given = loss(step, torch_generator('pretrain', config.seed, step))
-        value, samples = given if isinstance(given, tuple) else (given, ())
+        value, samples = loss(step, torch_generator('pretrain', config.seed, step))
         training_step(state, value, config, samples)
         if checkpoint and state.step % config.save_every == 0:
             state.save(checkpoint)
