@@ -8,6 +8,7 @@ import errno
 import os
 import shutil
 import signal
+from functools import partial
 
 import numpy as np
 import pytest
@@ -26,6 +27,7 @@ from medsoft_nb.painting.pipeline import MedSoftPipeline
 from medsoft_nb.phantom.benchmarks import make_benchmark
 from medsoft_nb.training.stages import Training
 from medsoft_nb.training.trainer import train
+from run_notebook import processes
 
 KILLS = int(os.environ.get('MEDSOFT_KILLS', 3))
 TRAINING = Training(steps=2, batch_size=2, rank=2, roi=32, variants=1, save_every=1)
@@ -37,24 +39,25 @@ def data(tmp_path_factory):
     return make_benchmark('phantom-tumour', tmp_path_factory.mktemp('data') / 'ph', n_healthy=2, n_diseased=3, seed=0)
 
 
+def training(data, cache, out):
+    train(tiny_components(0), data, out, TRAINING, cache=cache)
+
+
+def batch(data, cache, out, config=BATCH):
+    pipe = MedSoftPipeline(**tiny_components(0))
+    pipe.set_progress_bar_config(disable=True)
+    generate(pipe, data.where(label=HEALTHY), data.where(label=data.diseases), out, ['lytic'], config)
+
+
+def single(data, cache, out):
+    batch(data, cache, out, BATCH.replace(n_per_label=1))
+
+
 @pytest.fixture(scope='module')
 def make(data, tmp_path_factory):
     "A tiny training and a tiny batch, by name: functions of a folder"
-    base, cache = tiny_components(0), tmp_path_factory.mktemp('cache')
-    pipe = MedSoftPipeline(**base)
-    pipe.set_progress_bar_config(disable=True)
-    healthy, diseased = data.where(label=HEALTHY), data.where(label=data.diseases)
-
-    def training(out):
-        train(base, data, out, TRAINING, cache=cache)
-
-    def batch(out):
-        generate(pipe, healthy, diseased, out, ['lytic'], BATCH)
-
-    def single(out):
-        generate(pipe, healthy, diseased, out, ['lytic'], BATCH.replace(n_per_label=1))
-
-    return dict(training=training, batch=batch, single=single)
+    cache = tmp_path_factory.mktemp('cache')
+    return {job.__name__: partial(job, data, cache) for job in (training, batch, single)}
 
 
 @pytest.fixture(scope='module')
@@ -146,28 +149,29 @@ def test_every_write_fails_once(name, make, whole, tmp_path, monkeypatch):
         assert content(out) == content(whole / name)
 
 
+def run_until(job, out, k):
+    "Run a job, and kill this process at its write number `k`"
+    calls, real = [], os.replace
+
+    def replace(source, target):
+        calls.append(target)
+        if len(calls) == k:
+            os.kill(os.getpid(), signal.SIGKILL)
+        real(source, target)
+
+    files.os.replace = replace
+    job(out)
+
+
 def killed(job, out, k):
     "Run a job in a process of its own, which is killed at its write number `k`; whether it got so far"
-    pid = os.fork()
-    if not pid:
-        calls, real = [], os.replace
-
-        def replace(source, target):
-            calls.append(target)
-            if len(calls) == k:
-                os.kill(os.getpid(), signal.SIGKILL)
-            real(source, target)
-
-        files.os.replace = replace
-        try:
-            job(out)
-        finally:
-            os._exit(0)
-    _, status = os.waitpid(pid, 0)
-    return os.WIFSIGNALED(status)
+    process = processes.Process(target=run_until, args=(job, out, k))
+    process.start()
+    process.join()
+    assert process.exitcode in (0, -signal.SIGKILL)
+    return process.exitcode != 0
 
 
-@pytest.mark.skipif(not hasattr(os, 'fork'), reason='processes are forked')
 @pytest.mark.parametrize('name', ['training', 'single'])
 def test_a_killed_run_goes_on(name, make, whole, tmp_path):
     "Whatever write it was killed at: the result is the same, and no temporary file is left"
