@@ -138,6 +138,8 @@ class PretrainSettings(StepSettings):
     "How the shipped base is made"
 
     run: Run = Field('runs/pretrain', description='Run folder: checkpoints and the finished model')
+    start: str = Field('', description='Base that is trained further, by name or folder; empty: a new one')
+    real: str = Field('', description='Manifest of healthy images of patients, with a split; empty: phantoms alone')
     images: Count = Field(60, description='Phantoms for the autoencoder')
     captioned: Count = Field(60, description='Windows with captions for the encoder')
     windows: Count = Field(40, description='Windows for the U-Net, and a quarter of it in whole images')

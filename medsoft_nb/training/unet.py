@@ -20,6 +20,7 @@ from ..painting.blend import latent_mask
 from .objective import diffusion_loss
 from .pools import BASE_DISEASES, caption, content_of, crop_window, draw_phantom, training_mask
 from .pretrain import fit, Pretraining
+from .slices import slice_sample
 
 # %% ../../nbs/training/unet.ipynb #c0704
 def new_unet() -> UNet2DConditionModel:
@@ -70,12 +71,14 @@ def latent_pool(
     size: int,  # Their side in pixels
     seed: int = 1,  # Of the pool
     masks: int = 2,  # Masks of each window
+    slices: list = (),  # Images of patients, from `healthy_slices`, in place of phantoms
 ) -> LatentPool:
-    "Latents of windows of phantoms, whole and with masked regions erased"
+    "Latents of windows, whole and with masked regions erased"
     factor, scale = 2 ** (len(vae.config.block_out_channels) - 1), vae.config.scaling_factor
     clean, masked, latent_masks, contents = [], [], [], []
     for i in progress(range(n), desc=f'latents {size}'):
-        image, soft, content = cut_sample(i, seed, size, masks)
+        drawn = slice_sample(slices, i, seed, size, masks) if slices else cut_sample(i, seed, size, masks)
+        image, soft, content = drawn
         with autocast('cpu'):
             z = (vae.encode(torch.cat([image, image * (1 - soft)])).latent_dist.mean * scale).half()
         clean.append(z[0])
@@ -113,24 +116,26 @@ def caption_bank(
 
 # %% ../../nbs/training/unet.ipynb #c0706
 def train_unet(
-    pools: list,  # Two of `LatentPool`; the last one is used every fourth step
+    pools: list,  # Pairs of `LatentPool`, small and large windows; pairs take turns
     base: dict,  # text_encoder, tokenizer
     config: Pretraining,
     checkpoint: str | Path | None = None,  # File to go on from and to save to
+    start: UNet2DConditionModel | None = None,  # Trained further in place; a new one if `None`
 ) -> UNet2DConditionModel:
-    "Train the inpainting U-Net with the velocity objective"
+    "Train the inpainting U-Net with the velocity objective; every fourth step has large windows"
     torch.manual_seed(config.seed)
-    unet, scheduler = new_unet(), make_scheduler('v_prediction')
-    contents = {c for pool in pools for several in pool.contents for c in several}
+    unet, scheduler = start or new_unet(), make_scheduler('v_prediction')
+    contents = {c for pair in pools for pool in pair for several in pool.contents for c in several}
     bank = caption_bank(contents, base, rng('captions', config.seed))
 
     def loss(step, generator):
-        pool, n = (pools[-1], config.batch_size // 2) if step % 4 == 3 else (pools[0], config.batch_size)
-        i = torch.randint(0, len(pool.clean), (n,), generator=generator)
-        j = torch.randint(0, pool.mask.shape[1], (n,), generator=generator)
+        large = step % 4 == 3
+        pool = pools[(step // 4 if large else step) % len(pools)][large]
+        i = torch.randint(0, len(pool.clean), (config.batch_size // (1 + large),), generator=generator)
+        j = torch.randint(0, pool.mask.shape[1], (len(i),), generator=generator)
         shown = [pool.contents[a][b] for a, b in zip(i.tolist(), j.tolist())]
         text = bank.draw(shown, rng('drop', config.seed, step))
         latents = pool.clean[i].float(), pool.masked[i, j].float(), pool.mask[i, j].float()
         return diffusion_loss(unet, scheduler, *latents, text, generator), [f'window {k}' for k in i.tolist()]
 
-    return fit(unet, loss, config, checkpoint)
+    return fit(unet.requires_grad_(True), loss, config, checkpoint)
