@@ -101,7 +101,9 @@ def gain_findings(
     if len(rows) > 1:
         text.append(f'p is corrected for these {len(rows)} comparisons (Holm); each interval is that of one alone.')
     if seeds < 5:
-        text.append(f'{"This is" if seeds == 1 else "These are"} {counted(seeds, "seed")}; 5 or more are needed for a claim.')
+        text.append(
+            f'{"This is" if seeds == 1 else "These are"} {counted(seeds, "seed")}; 5 or more are needed for a claim.'
+        )
     return text
 
 # %% ../../nbs/report/findings.ipynb #d001
