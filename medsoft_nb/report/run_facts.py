@@ -20,7 +20,7 @@ from ..knowledge.base import find_disease
 # %% ../../nbs/report/run_facts.ipynb #53ea317c
 _ORIGINS = {
     'real': 'real images',
-    'phantom': 'simulated images, no patients',
+    'phantom': 'simulated images of simulated patients',
     'implanted': 'real images with simulated lesions',
     'synthetic': 'synthetic images',
 }

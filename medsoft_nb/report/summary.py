@@ -17,7 +17,7 @@ from ..core.palette import PAGE
 from ..core.words import listed
 from ..data.arms import arm_fields
 from .figures import plot_gain
-from .findings import add_verdicts, best_control, VERDICTS
+from .findings import add_verdicts, best_control, LEVEL, VERDICTS
 from .run_facts import run_facts
 from .seeds import seed_aucs, seed_findings
 from .tables import interval_text, seed_tables
@@ -51,7 +51,9 @@ def comparison_sentence(
         if len(found):
             groups.append(f'**{word}**: {listed(list(found.arm))} ({_span(found.value, "+")})')
     many = f', corrected for {len(rows)} comparisons' if len(rows) > 1 else ''
-    return f'Difference in AUC{many}: {"; ".join(groups)}.' if groups else ''
+    barely = list(rows.arm[(rows.verdict == '') & (rows.p < LEVEL)])
+    alone = f' Before the correction, a difference would count for {listed(barely)}.' if barely else ''
+    return f'Difference in AUC{many}: {"; ".join(groups)}.{alone}' if groups else ''
 
 # %% ../../nbs/report/summary.ipynb #51a889f2
 def oracle_sentence(

@@ -28,17 +28,18 @@ _NO_SCRIPTS = dict(mathjax_url='', require_js_url='', jquery_url='', mermaid_js_
 WIDE = 7  # A table with more columns is folded
 _TABLE = re.compile(r'<table.*?</table>', re.S)
 _LOOK = """<style>
-body.jp-Notebook { max-width: 1100px; margin: 0 auto; padding: 8px; box-sizing: border-box; overflow-wrap: anywhere; }
+body.jp-Notebook { max-width: 1100px; margin: 0 auto; padding: 8px; box-sizing: border-box; }
+.jp-Notebook { overflow-wrap: break-word; }
 .jp-Notebook .jp-Cell { padding: 0 4px; }
 .jp-Notebook img { max-width: 100%; height: auto; }
 .table-scroll { overflow-x: auto; max-width: 100%; }
 .table-scroll table { overflow-wrap: normal; white-space: nowrap; }
 .table-fold > summary { cursor: pointer; padding: 8px 0; }
 .run-summary dl { display: grid; grid-template-columns: max-content 1fr; gap: 4px 16px; }
-.run-summary dt { font-weight: bold; }
-.run-summary dd { margin: 0; }
+.jp-RenderedHTMLCommon .run-summary dt { float: none; width: auto; font-weight: bold; }
+.jp-RenderedHTMLCommon .run-summary dd { margin: 0; padding: 0; width: auto; }
 .run-summary img { max-width: min(100%, 500px); vertical-align: top; }
-@media (max-width: 600px) { .run-summary dl { grid-template-columns: 1fr; } .run-summary dd { margin-bottom: 8px; } }
+@media (max-width: 600px) { .run-summary dl { grid-template-columns: 1fr; } }
 </style>"""
 
 
