@@ -9,7 +9,7 @@ __all__ = ['CHANCE', 'seed_aucs', 'seed_findings']
 
 # %% ../../nbs/report/seeds.ipynb #f3589e95
 import pandas as pd
-from ..core.words import counted, listed
+from ..core.words import listed
 from ..statistics.intervals import interval, ResampledAUC
 
 # %% ../../nbs/report/seeds.ipynb #34a6f76c
@@ -43,8 +43,8 @@ def _seed_sentence(seed, rows):
         said.append(f'did not learn with {_with_values(low)}')
     if len(low := rows[rows.fault == 'behind']):
         said.append(f'fell behind the other seeds with {_with_values(low)}')
-    arms = counted(len(rows), 'this arm has', 'these arms have').split(' ', 1)[1]
-    return f'**Seed {seed} {listed(said)}**: {arms} wide intervals for that reason.'
+    arms = 'the interval of this arm' if len(rows) == 1 else 'the intervals of these arms'
+    return f'**Seed {seed} {listed(said)}**: this widens {arms}.'
 
 # %% ../../nbs/report/seeds.ipynb #f9b2c673
 def seed_findings(

@@ -66,6 +66,9 @@ def html_page(
 
     exporter = HTMLExporter(embed_images=True, **_HIDE_CODE, **_NO_SCRIPTS)
     nb = nbformat.read(notebook, 4)
+    for cell in nb.cells:
+        if cell.cell_type == 'code':
+            cell.outputs = [output for output in cell.outputs if output.get('name') != 'stderr']
     if summary:
         output = new_output('display_data', {'text/html': f'<div class="run-summary">{summary}</div>'})
         nb.cells.insert(1, new_code_cell(outputs=[output]))
