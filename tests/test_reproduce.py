@@ -70,6 +70,8 @@ def test_it_leaves_tables_figures_and_a_report(run):
         assert all((run / f'figures/{stem}{end}').stat().st_size for end in ('.png', '.pdf'))
     page = (run / 'report.html').read_text()
     assert 'oracle' in page and 'data:image/png' in page and '<script src="http' not in page
+    order = [page.index(text) for text in ('What was run', 'Against the best control', 'In short')]
+    assert order == sorted(order)
 
 
 def test_the_settings_of_the_profile_were_used(run):

@@ -14,6 +14,7 @@ from pydantic import Field
 from ..core.files import read_json
 from ..core.logs import get_logger
 from ..core.settings import Settings
+from ..core.words import listed
 from ..knowledge.base import find_disease, find_modality, known_labels, load_knowledge
 from ..knowledge.schema import all_names
 from .files import model_folder
@@ -68,7 +69,7 @@ def _modality_remarks(seen, name, label, lesions, modality):
     if label in labels:
         return []
     others = [_lesions(other)[0] for other in labels if other != 'healthy']
-    known = f' In {taken} it has seen {_listed(others)}.' if others else f' It has seen no {taken} at all.'
+    known = f' In {taken} it has seen {listed(others)}.' if others else f' It has seen no {taken} at all.'
     return [f'{name} has not seen {lesions} in {taken}.{known}']
 
 
@@ -81,10 +82,6 @@ def _lesions(label):
     name = disease['name']
     many = re.search('(lesion|fracture|change|haemangioma)$', name)
     return f'{name}s' if many else name, disease.get('organ', 'spine')
-
-
-def _listed(words):
-    return ' and '.join(filter(None, [', '.join(words[:-1]), *words[-1:]]))
 
 # %% ../../nbs/models/seen.ipynb #a731719a
 def prompt_subject(prompt: str) -> tuple:  # Label and modality, each '' where the prompt names none

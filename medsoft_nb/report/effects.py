@@ -12,7 +12,7 @@ from typing import NamedTuple
 import pandas as pd
 from ..core.words import counted
 from ..data.arms import add_arm_fields, arm_fields
-from .findings import verdict
+from .findings import add_verdicts, difference_sentence
 from .tables import interval_text
 from ..statistics.intervals import paired_difference
 
@@ -64,15 +64,17 @@ def factor_effects(
     return pd.concat(found, ignore_index=True)[columns] if found else pd.DataFrame(columns=columns)
 
 # %% ../../nbs/report/effects.ipynb #c1119
+_WORDS = {'better': 'helps', 'worse': 'harms', '': 'no effect shown'}
+
+
 def effect_findings(
     effects: pd.DataFrame,  # From `factor_effects`
 ) -> list[str]:  # Sentences
-    "Which parts help, which harm, and where nothing was shown"
+    "Which parts help, which harm, and where nothing was shown, corrected for the number of parts"
     text = []
-    for row in effects.itertuples():
-        value = interval_text(row.value, row.lo, row.hi, sign=True)
+    for row in add_verdicts(effects).itertuples():
         pairs = counted(row.pairs, 'pair of arms', 'pairs of arms')
-        text.append(f'{row.factor}: AUC {value} over {pairs}, {verdict(row, "helps", "harms", "no effect shown")}.')
+        text.append(difference_sentence(f'{row.factor}, over {pairs}', row, _WORDS))
     return text
 
 # %% ../../nbs/report/effects.ipynb #c1121

@@ -222,6 +222,8 @@ def _open_run(experiment, profile, manifest):
 # %% ../../nbs/running/reproduce.ipynb #e012
 def _finish_experiment(root, experiment, run, resumed):
     "Timing table and report page of an experiment that is done; else the names of the jobs that are not, by mark"
+    from medsoft_nb.report.summary import run_summary  # it draws, and plotting takes long to import
+
     records, undone = {}, {}
     for job in experiment.jobs:
         mark = experiment.mark(job)
@@ -231,9 +233,10 @@ def _finish_experiment(root, experiment, run, resumed):
             undone[mark] = experiment.title(job)
     if not undone:
         times = [_timing_row(job, records[experiment.mark(job)], experiment, resumed) for job in experiment.jobs]
-        report = experiment.out / experiment.jobs[-1].executed
-        html_page(report, experiment.out / 'report.html', experiment.settings['title'])
         run.finish(jobs=times, minutes=round(sum(row['seconds'] for row in times) / 60, 2))
+        report = experiment.out / experiment.jobs[-1].executed
+        summary = run_summary(experiment.out)
+        html_page(report, experiment.out / 'report.html', experiment.settings['title'], summary)
         _record(experiment, [job for job in experiment.jobs if experiment.mark(job) not in resumed])
     return undone
 

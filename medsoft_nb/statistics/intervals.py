@@ -6,7 +6,7 @@ Docs: https://example.github.io/medsoft_nb/statistics/intervals.html.md"""
 
 # %% auto #0
 __all__ = ['Resamples', 'resample', 'mean_draws', 'interval', 'two_sided_p', 'ResampledAUC', 'resampled_aucs', 'bootstrap_auc',
-           'paired_difference', 'auc_by_label', 'Interval', 'clustered_interval', 'seed_means']
+           'resampled_difference', 'paired_difference', 'auc_by_label', 'Interval', 'clustered_interval', 'seed_means']
 
 # %% ../../nbs/statistics/intervals.ipynb #c0764
 from typing import NamedTuple
@@ -105,6 +105,27 @@ def bootstrap_auc(
         rows.append(dict(row, sd=sd, seeds=len(of_seeds), n=patients))
     return pd.DataFrame(rows)
 
+# %% ../../nbs/statistics/intervals.ipynb #3088b896
+def _names(arm):
+    return [arm] if isinstance(arm, str) else list(arm)
+
+
+def resampled_difference(
+    resampled: ResampledAUC,  # With both arms
+    arm: str | list,  # As in `paired_difference`
+    control: str | list,
+) -> pd.DataFrame:  # As of `paired_difference`
+    "`paired_difference` of arms that are resampled already, where many are compared"
+    point, boot, seed_weights = resampled
+    on, off = (point.index.get_indexer(_names(x)) for x in (arm, control))
+    of_seeds = point.to_numpy()
+    value = of_seeds[on].mean(0) - of_seeds[off].mean(0)
+    draws = mean_draws(value, boot[on].mean(0) - boot[off].mean(0), seed_weights)
+    draws = draws[~np.isnan(draws)]  # a resample without both classes says nothing
+    lo, hi = interval(draws)
+    row = dict(arm=', '.join(_names(arm)), control=', '.join(_names(control)), metric='auc difference')
+    return pd.DataFrame([dict(row, value=value.mean(), lo=lo, hi=hi, p=two_sided_p(draws))])
+
 # %% ../../nbs/statistics/intervals.ipynb #c0753
 def paired_difference(
     scores: pd.DataFrame,  # As in `resampled_aucs`
@@ -114,19 +135,11 @@ def paired_difference(
     seed: int = 0,
 ) -> pd.DataFrame:  # One row: arm, control, metric, value, lo, hi, p (see `two_sided_p`)
     "Difference in mean AUC with its 95 % interval over patients and seeds"
-    with_it, without = ([x] if isinstance(x, str) else list(x) for x in (arm, control))
-    for name in (*with_it, *without):
+    names = [*_names(arm), *_names(control)]
+    for name in names:
         if name not in set(scores.arm):
             raise ValueError(f'no arm {name!r} among {sorted(set(scores.arm))}.')
-    point, boot, seed_weights = resampled_aucs(scores[scores.arm.isin([*with_it, *without])], n_boot, seed)
-    on, off = (point.index.get_indexer(names) for names in (with_it, without))
-    of_seeds = point.to_numpy()
-    value = of_seeds[on].mean(0) - of_seeds[off].mean(0)
-    draws = mean_draws(value, boot[on].mean(0) - boot[off].mean(0), seed_weights)
-    draws = draws[~np.isnan(draws)]  # a resample without both classes says nothing
-    lo, hi = interval(draws)
-    row = dict(arm=', '.join(with_it), control=', '.join(without), metric='auc difference')
-    return pd.DataFrame([dict(row, value=value.mean(), lo=lo, hi=hi, p=two_sided_p(draws))])
+    return resampled_difference(resampled_aucs(scores[scores.arm.isin(names)], n_boot, seed), arm, control)
 
 # %% ../../nbs/statistics/intervals.ipynb #c0758
 def auc_by_label(

@@ -190,7 +190,8 @@ def power_sentence(
         seeds = counted(r.seeds, 'seed')
         sentences.append(
             f'With {r.patients} test patients ({r.diseased} diseased) and {seeds}, a true gain of {r.gain:.3g} over '
-            f'the AUC of {r.base:.2f} of {r.control} is seen (p < {r.level:g}) in {100 * r.power:.0f} % of '
+            f'the AUC of {r.base:.2f} of {r.control} is seen in one comparison (p < {r.level:g}, not '
+            f'corrected for several) in {100 * r.power:.0f} % of '
             f'{r.n_sim} simulated studies (95 % interval {100 * r.lo:.0f} to {100 * r.hi:.0f} %).'
         )
     return ' '.join(sentences)
