@@ -6,7 +6,7 @@ Docs: https://example.github.io/medsoft_nb/apps/model_commands.html.md"""
 
 # %% auto #0
 __all__ = ['TRAIN_HELP', 'LoraStartOption', 'CacheOption', 'GENERATE_HELP', 'LabelsOption', 'MaskSourceOption', 'RampOption',
-           'LoraOption', 'UnetOption', 'ShardOption', 'training_rows', 'train', 'generate']
+           'StrengthOption', 'LoraOption', 'UnetOption', 'ShardOption', 'training_rows', 'train', 'generate']
 
 # %% ../../nbs/apps/model_commands.ipynb #e001
 from pathlib import Path
@@ -220,6 +220,12 @@ RampOption = Annotated[
         'knowledge base',
     ),
 ]
+StrengthOption = Annotated[
+    Optional[float],
+    typer.Option(
+        min=0.01, max=1, help='Start from a pasted lesion, and take this part of the steps; from noise if omitted'
+    ),
+]
 LoraOption = Annotated[Optional[Path], typer.Option(help='LoRA weights: a safetensors file, or a folder with one')]
 UnetOption = Annotated[
     Optional[Path], typer.Option(help='Fully trained U-Net: its folder, or that of the training that left it')
@@ -246,6 +252,7 @@ def generate(
     scheduler: SchedulerOption = '',
     interval: IntervalOption = '0,1',
     blend: BlendOption = 'linear',
+    strength: StrengthOption = None,
     mask_profile: ProfileOption = 'cosine',
     batch_size: GroupOption = 16,
     faithful: FaithfulOption = '',

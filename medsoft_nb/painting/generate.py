@@ -6,8 +6,7 @@ Docs: https://example.github.io/medsoft_nb/painting/generate.html.md"""
 
 # %% auto #0
 __all__ = ['GenerateConfig', 'with_lora', 'with_controller', 'with_unet', 'lesion_prompt', 'possible_prompts', 'border_width',
-           'plan_lesion', 'batch_remarks', 'generate', 'paint_batch', 'weights_used', 'sources_used', 'image_columns',
-           'paint_lesions']
+           'plan_lesion', 'batch_remarks', 'generate', 'paint_batch', 'sources_used', 'image_columns', 'paint_lesions']
 
 # %% ../../nbs/painting/generate.ipynb #q001
 import copy
@@ -17,7 +16,7 @@ from typing import Literal
 import numpy as np
 from fastcore.basics import chunked
 from peft.tuners.tuners_utils import BaseTunerLayer
-from pydantic import Field
+from pydantic import Field, model_validator
 from scipy import ndimage as ndi
 from torch import nn
 from ..core.files import require_space
@@ -29,15 +28,13 @@ from ..knowledge.prompts import compose
 from ..data.manifest import HEALTHY, Manifest
 from ..data.prompts import check_row_prompts, own_prompt
 from ..lesions.soft import PROFILES, soften, softness
-from ..models.base import weight_hashes
 from ..models.files import window_unit
-from ..models.lora_files import lora_hash
 from ..models.seen import seen_remarks, tell_seen
 from ..models.schedulers import choose_scheduler, scheduler_record
 from .pipeline import check_prompts, MedSoftPipeline
+from .paste import start_of
 from .places import check_sources, place_lesion, Placement, PlannedLesion, sample_id
-from .provenance import check_batch, controller_hash, memory_hash, missing_samples
-from .provenance import open_folder, write_sample
+from .provenance import check_batch, missing_samples, open_folder, weights_used, write_sample
 from .repair import check_still_there, finish_batch
 from .rows import batch_lock, note_rows, row_folder, Shard, share
 from .settings import PaintSettings
@@ -63,6 +60,12 @@ class GenerateConfig(PaintSettings):
     batch_size: int = Field(16, ge=1, description='Images a batch')
     shard: Shard = Field((1, 1), description='Which part of the batch, such as 2/4; other processes make the others')
     seed: int = Field(0, description='Of everything random')
+
+    @model_validator(mode='after')
+    def _pasted_from_donors(self):
+        if self.strength is not None and self.mask_source != 'donors':
+            raise ValueError(f'strength {self.strength:g} starts from a pasted lesion, and needs the masks of donors.')
+        return self
 
 # %% ../../nbs/painting/generate.ipynb #5935794f
 def _shared_copy(network: nn.Module) -> nn.Module:
@@ -271,27 +274,11 @@ def paint_batch(
 ) -> None:
     "Paint a few images together, write those that are not there, and note their rows"
     lesions = [plan_lesion(backgrounds, donors, *pair, config) for pair in pairs]
-    images = paint_lesions(pipe, backgrounds, lesions, config)
+    images = paint_lesions(pipe, backgrounds, lesions, config, donors)
     new = [k for k, pair in enumerate(pairs) if sample_id(*pair) not in done]
     check_still_there(out)
     rows = [write_sample(out, backgrounds, donors, lesions[k], images[k], **columns) for k in new]
     note_rows(row_folder(out, config.shard), rows)
-
-# %% ../../nbs/painting/generate.ipynb #q012
-def weights_used(
-    pipe: MedSoftPipeline,  # The base
-    lora: str | Path | None,
-    controller: str | Path | None,
-) -> dict:
-    "Fingerprints of all weights that images depend on; `ValueError` where there are none"
-    source = Path(str(pipe.config.get('_name_or_path', '')))
-    return dict(
-        base=weight_hashes(source) if (source / 'unet').is_dir() else {},
-        weights=memory_hash(pipe),
-        unet=pipe.trained_unet,
-        lora=lora_hash(lora),
-        controller=controller_hash(controller),
-    )
 
 # %% ../../nbs/painting/generate.ipynb #q013
 def sources_used(backgrounds: Manifest, donors: Manifest | None, config: GenerateConfig) -> dict:
@@ -320,8 +307,10 @@ def paint_lesions(
     backgrounds: Manifest,
     lesions: list,  # Of `PlannedLesion`
     config: GenerateConfig,
+    donors: Manifest | None = None,  # Diseased training images; needed where the config has a `strength`
 ) -> list:  # Arrays in the type and size of the backgrounds
     "Paint a few lesions, each with noise of its own"
+    pasted = config.strength is not None
     return pipe(
         [lesion.prompt for lesion in lesions],
         [backgrounds.image(lesion.place.background) for lesion in lesions],
@@ -337,5 +326,7 @@ def paint_lesions(
         resolution=config.resolution,
         controller_scale=config.controller_scale,
         faithful=config.faithful,
+        start=[start_of(backgrounds, donors, lesion) for lesion in lesions] if pasted else None,
+        strength=config.strength,
         generator=[torch_generator('image', l.seed, l.label, l.number) for l in lesions],
     ).images

@@ -20,13 +20,14 @@ from .settings import PaintSettings
 def guidance_parts(
     steps: int,  # Of all
     settings: PaintSettings,
+    first: int = 0,  # Step that is taken first
 ) -> list:  # Of pairs: guidance scale, steps that have it
     "The steps in order, in one part for each change of guidance"
 
     def scale(step):
         return settings.guidance_scale if in_interval(step, steps, settings.interval) else 1.0
 
-    return [(value, list(part)) for value, part in groupby(range(steps), scale)]
+    return [(value, list(part)) for value, part in groupby(range(first, steps), scale)]
 
 # %% ../../nbs/painting/guidance.ipynb #50f09ffd
 def first_text(

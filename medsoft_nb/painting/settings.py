@@ -26,6 +26,12 @@ class PaintSettings(Settings):
         '', description="How steps are taken: '' as the base ships it, ddim or dpm++"
     )
     interval: Interval = Field([0.0, 1.0], description='Part of the steps with guidance; 0 is all noise, 1 is clean')
+    strength: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description='Part of the steps that are taken, from a pasted lesion; all, from noise, if `None`',
+    )
     blend: Literal[BLENDS] = Field('linear', description='How the soft mask enters the denoising steps')
     band_correction: bool = Field(True, description='Match the grey in the ramp before the final blend')
     grain: bool = Field(True, description='Give back the fine grain that the autoencoder loses')

@@ -6,21 +6,27 @@ Docs: https://example.github.io/medsoft_nb/training/clip.html.md"""
 
 # %% auto #0
 __all__ = ['CLIP_MEAN', 'CLIP_STD', 'learn_merges', 'new_tokenizer', 'new_clip', 'clip_pixels', 'embed_windows', 'embed_texts',
-           'augment_windows', 'contrastive_loss', 'train_clip', 'preprocessor_config', 'save_encoder',
+           'augment_windows', 'contrastive_loss', 'train_clip', 'new_encoder', 'preprocessor_config', 'save_encoder',
            'text_encoder_of']
 
 # %% ../../nbs/training/clip.ipynb #3b002
 import copy, json
+from itertools import product
 from pathlib import Path
 import numpy as np, torch, torch.nn.functional as F
 from transformers import CLIPConfig, CLIPModel, CLIPTextModel, CLIPTokenizer
 from ..core.folders import share_files
 from ..core.devices import autocast
 from ..core.files import write_json
+from ..core.images import to_uint8
+from ..core.logs import progress
 from ..core.seeds import rng
+from ..data.manifest import HEALTHY
 from ..models.texts import prompt_limit
+from ..phantom.lesions import LESIONS
+from ..phantom.tissues import CONTRASTS
 from .autoencoder import uniform
-from .pools import caption
+from .pools import caption, Content, content_of, crop_window, draw_phantom, ENCODER_DISEASES
 from .pretrain import fit, Pretraining
 
 # %% ../../nbs/training/clip.ipynb #3b005
@@ -172,6 +178,24 @@ def train_clip(
         return loss, [f'window {k}' for k in i.tolist()]
 
     return fit(model, loss, config, checkpoint)
+
+# %% ../../nbs/training/clip.ipynb #1336f641
+def new_encoder(
+    n: int,  # Windows of phantoms with captions
+    config: Pretraining,
+    folder: str | Path,  # For the tokenizer and checkpoints
+) -> tuple:  # CLIPTokenizer, CLIPModel
+    "Tokenizer and encoder from windows of phantoms, each with a caption"
+    crops, contents = [], []
+    for i in progress(range(n), 'captions'):
+        p = draw_phantom(i, config.seed + 2, ENCODER_DISEASES, 0.2)
+        _, window = crop_window(p, rng('corner', i))
+        crops.append(to_uint8(p.image[window]))
+        contents.append(content_of(p))
+    ways = product(range(20), ('', 'mild', 'moderate', 'severe'), (HEALTHY, *LESIONS), CONTRASTS)
+    corpus = [caption(Content(label, contrast, grade), rng(i)) for i, grade, label, contrast in ways]
+    tokenizer = new_tokenizer(corpus, Path(folder) / 'tokenizer')
+    return tokenizer, train_clip(np.stack(crops), contents, tokenizer, config, Path(folder) / 'clip.pt')
 
 # %% ../../nbs/training/clip.ipynb #3b019
 def preprocessor_config(
