@@ -84,8 +84,9 @@ def training_rows(manifest):
 
 # %% ../../nbs/apps/model_commands.ipynb #e003
 TRAIN_HELP = command_help(
-    'Train one stage: `lora` alone, perhaps after `adapt` (healthy images alone); or with the Medical Semantic Controller 1a (MSC), 1b (adapter and LoRA, teacher '
-    'tokens), 2a (MSC through the U-Net), 2b (all). An interrupted training goes on where it stopped.',
+    'Train one stage: `lora` alone; before it `adapt`, on the healthy images alone; or with the Medical Semantic '
+    'Controller 1a (MSC), 1b (adapter and LoRA, teacher tokens), 2a (MSC through the U-Net), 2b (all). '
+    'An interrupted training goes on where it stopped.',
     'medsoft train data/tumour/manifest.csv --steps 300 --rank 16 --out trained/lora',
     'medsoft train data/tumour/manifest.csv --steps 3000 --ema 0.999 --validate-every 100 --keep-best '
     '--out trained/long',
