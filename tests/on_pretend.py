@@ -137,9 +137,10 @@ def test_every_stage_trains_the_same(stage, folder, rows):
     losses = []
     for device in DEVICES:
         base = load_base(folder / 'base', device=device)
-        controller = None if stage == 'lora' else Controller.new(load_encoder(device=device), base['unet'], layers=1)
-        out = folder / f'{stage}-{device}'
-        made = train(base, rows, out, SMALL.replace(stage=stage, steps=1), controller)
+        encoder = load_encoder(device=device)
+        controller = Controller.new(encoder, base['unet'], layers=1) if STAGES[stage].needs_controller else None
+        out, used = folder / f'{stage}-{device}', rows.where(label=HEALTHY) if STAGES[stage].healthy else rows
+        made = train(base, used, out, SMALL.replace(stage=stage, steps=1), controller)
         assert read_json(out / 'training.json')['device']['device'].startswith(pick_device(device).type)
         losses.append(pd.read_csv(out / 'loss.csv').loss)
         if made.controller:

@@ -84,11 +84,14 @@ def training_rows(manifest):
 
 # %% ../../nbs/apps/model_commands.ipynb #e003
 TRAIN_HELP = command_help(
-    'Train one stage: `lora` alone; or with the Medical Semantic Controller 1a (MSC), 1b (adapter and LoRA, teacher '
-    'tokens), 2a (MSC through the U-Net), 2b (all). An interrupted training goes on where it stopped.',
+    'Train one stage: `lora` alone; before it `adapt`, on the healthy images alone; or with the Medical Semantic '
+    'Controller 1a (MSC), 1b (adapter and LoRA, teacher tokens), 2a (MSC through the U-Net), 2b (all). '
+    'An interrupted training goes on where it stopped.',
     'medsoft train data/tumour/manifest.csv --steps 300 --rank 16 --out trained/lora',
     'medsoft train data/tumour/manifest.csv --steps 3000 --ema 0.999 --validate-every 100 --keep-best '
     '--out trained/long',
+    'medsoft train data/tumour/manifest.csv --stage adapt --out trained/adapted',
+    'medsoft train data/tumour/manifest.csv --lora trained/adapted --out trained/after',
     'medsoft train data/tumour/manifest.csv --stage 2b --controller medsoft-tiny --roi 64 --out trained/msc',
 )
 LoraStartOption = Annotated[
@@ -108,7 +111,7 @@ CacheOption = Annotated[
 def train(
     manifest: ManifestArg,
     out: OutOption,
-    stage: Annotated[str, typer.Option(help='lora, 1a, 1b, 2a or 2b')] = 'lora',
+    stage: Annotated[str, typer.Option(help='adapt, lora, 1a, 1b, 2a or 2b')] = 'lora',
     base: BaseOption = 'medsoft-tiny',
     controller: ControllerOption = '',
     encoder: EncoderOption = 'medsoft-tiny',
@@ -160,8 +163,8 @@ def _train(manifest, out, stage, base, controller, encoder, lora, cache, **optio
     check_lora(lora, settings.rank)
     _check_controller(stage, controller)
     everything = Manifest.load(manifest)
-    used, held_out = training_rows(everything), _held_out_rows(everything, settings)
-    check_training(used)
+    used, held_out = _rows_of_stage(training_rows(everything), stage), _held_out_rows(everything, settings)
+    check_training(used, stage)
     check_held_out(held_out, used, settings)
     size = dict(layers=options['msc_layers'], heads=options['msc_heads'])
     parts, control = _load_models(base, controller, encoder, settings, size)
@@ -172,8 +175,17 @@ def _train(manifest, out, stage, base, controller, encoder, lora, cache, **optio
 # %% ../../nbs/apps/model_commands.ipynb #47d063f1
 def _held_out_rows(manifest, settings):
     "Rows to measure the loss on now and then; `None` where it is not measured, or there are none"
-    rows = manifest.df.split == 'val'
-    return manifest.where(split='val') if settings.validate_every and rows.any() else None
+    held_out = _rows_of_stage(manifest.where(split='val'), settings.stage)
+    return held_out if settings.validate_every and len(held_out) else None
+
+
+def _rows_of_stage(manifest, stage):
+    "The rows that a stage learns from; all rows where that would be none, which `check_training` then refuses"
+    from medsoft_nb.data.manifest import HEALTHY
+    from medsoft_nb.training.stages import STAGES
+
+    healthy = manifest.df.label == HEALTHY
+    return manifest.where(label=HEALTHY) if STAGES[stage].healthy and healthy.any() else manifest
 
 # %% ../../nbs/apps/model_commands.ipynb #n000
 def _check_controller(stage, controller):
@@ -190,11 +202,12 @@ def _load_models(base, controller, encoder, settings, size):
     from medsoft_nb.models.base import load_base
     from medsoft_nb.models.controller import Controller, load_controller
     from medsoft_nb.models.encoders import load_encoder
+    from medsoft_nb.training.stages import STAGES
 
     parts = load_base(base)
     if controller:
         return parts, load_controller(controller)
-    if settings.stage == 'lora':
+    if not STAGES[settings.stage].needs_controller:
         return parts, None
     return parts, Controller.new(load_encoder(encoder), parts['unet'], seed=settings.seed, **size)
 

@@ -41,14 +41,15 @@ def sample_rows(
     config: Training,
     step: int,  # From 0
 ) -> torch.Tensor:  # `(batch_size,)`
-    "Numbers of the windows of one step: the given share healthy, the rest diseased"
+    "Numbers of the windows of one step: the given share healthy, the rest diseased; or all are healthy"
     generator = torch_generator('rows', config.seed, step)
     n = round(config.batch_size * config.healthy_share) if (~diseased).any() else 0
+    n = n if diseased.any() else config.batch_size
 
     def draw(rows, k):
         return rows[torch.randint(0, len(rows), (k,), generator=generator)]
 
-    chosen = [draw(diseased.nonzero()[:, 0], config.batch_size - n)]
+    chosen = [draw(diseased.nonzero()[:, 0], config.batch_size - n)] if diseased.any() else []
     if n:
         chosen.append(draw((~diseased).nonzero()[:, 0], n))
     return torch.cat(chosen)

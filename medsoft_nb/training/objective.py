@@ -106,7 +106,7 @@ class Objective(torch.nn.Module):
     def __init__(
         self,
         base: dict,  # From `load_base`
-        controller: Controller | None,  # For all stages but 'lora'
+        controller: Controller | None,  # For 1a, 1b, 2a and 2b
         config: Training,
     ):
         super().__init__()

@@ -23,6 +23,7 @@ class Stage(Settings):
     trains: tuple[Literal['lora', 'adapter', 'msc'], ...] = Field(description='Parts whose weights change')
     loss: Literal['diffusion', 'semantic'] = Field('diffusion', description='Denoising, or $L_{msc}$ alone')
     tokens: Literal['', 'true', 'predicted'] = Field('', description='Conditioning tokens of the U-Net')
+    healthy: bool = Field(False, description='Learns from healthy images alone, with random masks')
 
     @property
     def needs_controller(self) -> bool:
@@ -31,6 +32,7 @@ class Stage(Settings):
 
 # %% ../../nbs/training/stages.ipynb #q005
 STAGES = {
+    'adapt': Stage(trains=('lora',), healthy=True),
     'lora': Stage(trains=('lora',)),
     '1a': Stage(trains=('msc',), loss='semantic'),
     '1b': Stage(trains=('adapter', 'lora'), tokens='true'),
@@ -102,7 +104,11 @@ class Training(Optimisation):
         le=65_536,
         description="Side at which the base sees the window; native scale, up to the base's own, if `None`",
     )
-    variants: int = Field(24, ge=1, description='Variants (place, scale, exposure, soft mask) of a diseased image')
+    variants: int = Field(
+        24,
+        ge=1,
+        description='Variants (place, scale, exposure, soft mask) of a diseased image; in `adapt` of a healthy one',
+    )
     healthy_share: float = Field(0.3, ge=0, lt=1, description='Share of a batch that is healthy images')
     mask_profile: Literal[PROFILES] = Field('cosine', description='How the soft border falls: `lesions.soft`')
     ramp: tuple[Ramp, Ramp] = Field(

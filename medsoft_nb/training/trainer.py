@@ -44,17 +44,17 @@ from .validation import check_held_out, HeldOut, open_held_out, out_of_patience
 # %% ../../nbs/training/trainer.ipynb #c0638
 def train(
     base: str | dict,  # Name for `load_base`, or its parts; left as they are
-    manifest: Manifest,  # Training images, diseased (with `lesion_mask`) and healthy
+    manifest: Manifest,  # Training images, diseased (with `lesion_mask`) and healthy; healthy ones alone for 'adapt'
     out: str | Path,  # Folder for weights, checkpoint and loss curve
     config: Training | None = None,  # Stage and settings
-    controller: Controller | None = None,  # Where MSC and adapter start; for all stages but 'lora'; left as it is
+    controller: Controller | None = None,  # Where MSC and adapter start; for 1a, 1b, 2a and 2b; left as it is
     lora: str | Path | None = None,  # LoRA of an earlier stage to go on from
     cache: str | Path | None = None,  # Folder that keeps encoded windows for other trainings; none are kept if `None`
     held_out: Manifest | None = None,  # Images of other patients, for `validate_every`
 ) -> Trained:
     "Train one stage; goes on from the last checkpoint in `out`, and does not train again what is finished there"
     config, out, named = config or Training(), Path(out), isinstance(base, (str, Path))
-    check_training(manifest)
+    check_training(manifest, config.stage)
     check_output(out)
     check_stage(config, controller, lora)
     check_held_out(held_out, manifest, config)

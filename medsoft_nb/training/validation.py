@@ -42,7 +42,7 @@ def check_held_out(
         said = counted(len(shared), 'patient is', 'patients are')
         raise ValueError(f'{said} held out and trained on (first: {shared[0]}). Split them first.')
     try:
-        check_training(held_out.assign(split=''))
+        check_training(held_out.assign(split=''), config.stage)
     except ValueError as error:
         raise ValueError(f'held-out images: {error}') from None
 
@@ -99,13 +99,13 @@ def open_held_out(
     accelerator: Accelerator,
     out: Path,  # Folder of the training
 ):  # Yields a `HeldOut`, or `None` where nothing is held out
-    "Held-out windows for the length of a training; no prompt is dropped; a stage that leaves the U-Net paints none"
+    "Held-out windows for the length of a training; no prompt is dropped; a stage without U-Net or lesions paints none"
     if held_out is None or not config.validate_every:
         yield None
         return
     own = config.replace(steps=HELD_OUT_BATCHES, dropout=0.0)
     share = accelerator.process_index, accelerator.num_processes
-    paints = STAGES[config.stage].loss == 'diffusion'
+    paints = STAGES[config.stage].loss == 'diffusion' and held_out.diseases
     pictures = HeldOutPictures(held_out, base, controller, config, out / 'pictures') if paints else None
     with training_data(base, controller, held_out, own, folder, share) as data:
         yield HeldOut(data, base, accelerator, pictures)
