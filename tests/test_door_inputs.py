@@ -22,6 +22,7 @@ def fill(folder):
     (folder / 'broken.yml').write_text('a: [1\n')
     (folder / 'gone.csv').symlink_to(folder / 'nowhere.csv')
     (folder / 'cycle').symlink_to(folder / 'cycle')
+    (folder / 'broken').symlink_to(folder / 'nowhere')
     (folder / 'folder.csv').mkdir()
     save_base(tiny_components(0), folder / 'base')
     return folder
@@ -102,6 +103,34 @@ def test_an_output_that_is_a_cyclic_link_is_refused(here, command):
         code, text = medsoft(*command.split(), *words, '--out', out)
         assert code == 2 and 'is a link that leads to itself. Name another.' in ' '.join(text.split()), text
         assert content(here) == before
+
+
+OUTPUTS = {
+    'classify': ['data/manifest.csv'],
+    'evaluate': ['a=data/manifest.csv', '--reference', 'data/manifest.csv'],
+    'export': ['data/manifest.csv'],
+    'train': ['data/manifest.csv', '--base', 'base', '--steps', 1],
+    'reproduce': ['--manifest', 'data/manifest.csv'],
+    'data split': ['data/manifest.csv'],
+    'data matched': ['data/manifest.csv'],
+}
+
+
+@pytest.mark.parametrize('command', OUTPUTS)
+def test_an_odd_output_is_one_sentence(here, command):
+    before, table = content(here), command.startswith('data ')
+    odd = {'broken': 'a link that leads nowhere', 'broken/new.csv': 'a link that leads nowhere'}
+    odd |= {'/dev/null': 'no file and no folder', 'header.csv/new.csv': 'lies below the file'}
+    odd |= {'folder.csv': 'a folder. Name a file'} if table else {'data/manifest.csv': 'a file. Name a folder'}
+    odd |= {'data/manifest.csv': 'the manifest itself'} if command == 'data matched' else {}
+    if os.geteuid():  # root may write everywhere
+        (here / 'other').chmod(0o500)
+        odd['other/new.csv'] = 'may not be written'
+    for out, said in odd.items():
+        code, text = medsoft(*command.split(), *OUTPUTS[command], '--out', out)
+        assert code == 2 and said in ' '.join(text.split()), (out, text)
+        assert len(text.strip().splitlines()) == 1 and content(here) == before, (out, text)
+    (here / 'other').chmod(0o700)
 
 
 @pytest.mark.parametrize('command', ['classify', 'export', 'train', 'generate'])
