@@ -180,6 +180,8 @@ def test_healthy_and_diseased_slices_are_matched_by_command(clean, tmp_path):
     manifest = clean.assign(position=heights).save(tmp_path / 'manifest.csv')
     code, text = medsoft('data', 'matched', manifest, '--out', tmp_path / 'fair.csv')
     assert code == 0 and '12 of 24 images kept' in text
+    assert 'AUC of the slice position alone: before 0.750, after 0.500' in ' '.join(text.split())
+    assert json.loads((tmp_path / 'fair-positions.json').read_text())['auc'] == dict(before=0.75, after=0.5)
     fair = Manifest.load(tmp_path / 'fair.csv')
     assert (pd.to_numeric(fair.df.position) == 0.5).all() and ill(fair).sum() == 6
     assert fair.image(0).shape == clean.image(0).shape
@@ -193,6 +195,11 @@ def test_healthy_and_diseased_slices_are_matched_by_command(clean, tmp_path):
     before = manifest.read_bytes()
     code, text = medsoft('data', 'matched', manifest, '--out', tmp_path / '.' / 'manifest.csv')
     assert code == 2 and 'the manifest itself' in text and manifest.read_bytes() == before
-    heights[0] = np.inf
-    code, text = medsoft('data', 'matched', clean.assign(position=heights).save(path), '--out', tmp_path / 'known.csv')
+    for odd in ('inf', '-inf'):
+        path = clean.assign(position=[odd, *heights[1:].astype(str)]).save(path)
+        code, text = medsoft('data', 'matched', path, '--out', tmp_path / 'none.csv')
+        assert code == 2 and f"row 2: position is '{odd}', which is not finite" in ' '.join(text.split())
+        assert not (tmp_path / 'none.csv').exists()
+    path = clean.assign(position=['', *heights[1:].astype(str)]).save(path)
+    code, text = medsoft('data', 'matched', path, '--out', tmp_path / 'known.csv')
     assert code == 0 and '1 without a position' in text

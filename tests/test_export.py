@@ -216,6 +216,44 @@ def test_a_painted_ct_says_what_it_is(tmp_path):
     assert len({ds.StudyInstanceUID for ds in files}) == len({ds.PatientID for ds in files}) == 2
 
 
+def test_masks_of_a_dicom_export_come_back(tmp_path, phantoms):
+    made = phantoms.rows(range(1, 16))
+    given = export(made, tmp_path / 'out', format='dicom')
+    back = dicom_again(tmp_path / 'out', tmp_path / 'back', default_label='', table=tmp_path / 'out/manifest.csv')
+    validate(back)
+    numbers = {made.image(k).astype(int).tobytes(): k for k in range(len(made))}
+    found = [numbers.get(back.image(i).astype(int).tobytes()) for i in range(len(back))]
+    assert sorted(found) == [*range(len(given))]
+    for i, k in enumerate(found):
+        assert (back.df.label[i], back.df.split[i]) == (made.df.label[k], made.df.split[k])
+        np.testing.assert_array_equal(back.mask(i, 'structures'), made.mask(k, 'structures'))
+        assert (back.df.lesion_mask[i] == '') == (made.df.lesion_mask[k] == '')
+        if made.df.lesion_mask[k]:
+            np.testing.assert_array_equal(back.lesion_mask(i), made.lesion_mask(k))
+
+
+def test_masks_of_a_table_follow_the_image(tmp_path):
+    image = np.zeros((20, 12), np.uint16)
+    image[3:9, 2:5], image[14:18, 6:11] = 2000, 900
+    head_left = dict(PixelSpacing=[1, 2], ImageOrientationPatient=[0, 0, -1, 0, -1, 0], RescaleIntercept=0)
+    write(tmp_path / 'in/a', image, **head_left)
+    write_image(tmp_path / 'in/lesion.png', image == 2000)
+    write_image(tmp_path / 'in/spine.png', np.where(image == 900, 7, np.where(image == 2000, 3, 0)).astype(np.uint8))
+    (tmp_path / 'table.csv').write_text('image,label,lesion,structures\na,lytic,lesion.png,spine.png\n')
+    more = dict(table=tmp_path / 'table.csv', columns=dict(lesion_mask='lesion'), resample=True)
+    back = dicom_again(tmp_path / 'in', tmp_path / 'out', **more)
+    hu = back.image(0).astype(int) - 1024
+    assert hu.shape == (24, 20) and [hu[0, 0], hu.max()] == [0, 2000]  # head up, and pixels of 1 mm
+    assert back.lesion_mask(0).sum() == 2 * (image == 2000).sum() and (hu[back.lesion_mask(0)] > 900).all()
+    assert {*np.unique(back.mask(0, 'structures'))} == {0, 1, 2} and (hu[back.mask(0, 'structures') > 0] > 0).all()
+    with pytest.raises(ManifestError, match='the table names masks of its slices, and a reformat has none'):
+        dicom_again(tmp_path / 'in', tmp_path / 'no', **more, plane='coronal')
+    write_image(tmp_path / 'in/spine.png', np.ones((12, 20), np.uint8))
+    with pytest.raises(ManifestError, match=r'spine.png has size 20 x 12, the image 12 x 20'):
+        dicom_again(tmp_path / 'in', tmp_path / 'no', **more)
+    assert not (tmp_path / 'no').exists() or not (tmp_path / 'no/manifest.csv').exists()
+
+
 def test_simpleitk_reads_the_same_values(tmp_path):
     sitk = pytest.importorskip('SimpleITK')
     made = painted(tmp_path / 'm')

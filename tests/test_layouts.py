@@ -476,6 +476,17 @@ def test_a_segmentation_without_an_image_is_told(tmp_path, name, caplog):
     assert '1 segmentation has no image in' in caplog.text and f'(first: {SPARE[name]})' in caplog.text, caplog.text
 
 
+def test_a_segmentation_of_pictures_without_an_image_is_told(tmp_path, caplog):
+    nnunet(tmp_path)
+    for path in [*tmp_path.glob('*Tr/*')]:
+        path.unlink()
+    write_image(tmp_path / 'imagesTr/P1_0000.png', noise('picture'))
+    for name in ('P1', 'P9'):
+        write_image(tmp_path / f'labelsTr/{name}.png', np.zeros(noise('picture').shape, np.uint8))
+    layout_sources(tmp_path, settings_of('nnunet'))
+    assert '1 segmentation has no image in' in caplog.text and '(first: labelsTr/P9.png)' in caplog.text, caplog.text
+
+
 def test_a_vertebra_has_no_hole_where_its_lesion_is(tmp_path):
     "The number of the lesion replaces that of the vertebra; a lesion beside it stays outside"
     hu, labels = body(0)

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from pathlib import Path
+from threading import Thread
 
 import pytest
 from medsoft_nb.apps.cli import main
@@ -126,3 +127,29 @@ def test_processes_share_a_batch(benchmark, tmp_path):
     assert end.value.code in (0, None)
     tables = [(tmp_path / name / 'manifest.csv').read_bytes() for name in ('shared', 'whole')]
     assert tables[0] == tables[1] and not (tmp_path / 'shared/shards').exists()
+
+
+def test_a_shard_that_fails_leaves_the_settings_of_one_that_begins(tmp_path, monkeypatch):
+    "The second shard begins in the moment in which the first one tidies up"
+    from medsoft_nb.painting import rows
+    from medsoft_nb.painting.provenance import open_folder
+
+    remove, out, begun = rows._remove_start, tmp_path / 'batch', []
+
+    def begin():
+        with rows.batch_lock(out, (2, 2)):
+            open_folder(out, dict(n_per_label=1), 1, 1, (2, 2))
+            (out / 'settings.json').read_text()
+
+    def slowly(folder):
+        begun.append(Thread(target=begin))
+        begun[0].start()
+        begun[0].join(0.5)  # time enough to write them, were it not made to wait
+        remove(folder)
+
+    monkeypatch.setattr(rows, '_remove_start', slowly)
+    with pytest.raises(KeyError), rows.batch_lock(out, (1, 2)):
+        open_folder(out, dict(n_per_label=1), 1, 1, (1, 2))
+        raise KeyError
+    begun[0].join()
+    assert (out / 'settings.json').is_file()

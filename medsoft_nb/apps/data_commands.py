@@ -266,7 +266,7 @@ def _print_findings(findings):
 # %% ../../nbs/apps/data_commands.ipynb #088f48b8
 MATCHED_HELP = command_help(
     'Keep as many healthy as diseased images at each height of the stack, so that no model wins by where a slice '
-    'lies. `medsoft data check` says whether that is so before and after.',
+    'lies. The AUC of the position alone is printed before and after, and kept beside the manifest as JSON.',
     'medsoft data matched data/mine/manifest.csv --out data/mine/matched.csv',
 )
 BinsOption = Annotated[int, typer.Option(min=1, max=1000, help='Parts of the stack, of about as many images each')]
@@ -275,26 +275,32 @@ BinsOption = Annotated[int, typer.Option(min=1, max=1000, help='Parts of the sta
 @data.command(help=MATCHED_HELP)
 def matched(
     manifest: ManifestArg,
-    out: Annotated[Path, typer.Option('--out', '-o', writable=True, help='Manifest to write')],
+    out: Annotated[Path, typer.Option('--out', '-o', dir_okay=False, writable=True, help='Manifest to write')],
     bins: BinsOption = 10,
     seed: SeedOption = 0,
 ):
     from medsoft_nb.data.manifest import Manifest
-    from medsoft_nb.data.shortcuts import matched, PLACES, slice_positions
+    from medsoft_nb.core.files import write_json
+    from medsoft_nb.data.shortcuts import matched, PLACES, position_auc, slice_positions
 
     if out.resolve() == manifest.resolve():
         raise ValueError(f'--out is {str(out)!r}, the manifest itself, which would lose rows. Name another file.')
     everything = Manifest.load(manifest)
-    positions = slice_positions(everything.df)
+    positions = slice_positions(everything.df, finite=True)
     if positions.isna().all():
         columns = ', '.join(('position', *PLACES))
         raise ValueError(f'{manifest} does not say where slices lie. Give it one of these columns: {columns}.')
-    kept = everything.rows(matched(everything.df, positions, bins, seed))
+    chosen = matched(everything.df, positions, bins, seed)
+    kept = everything.rows(chosen)
     if not len(kept):
         raise ValueError(f'no part of the stack in {manifest} has healthy and diseased images. Try fewer `--bins`.')
+    chances = dict(before=position_auc(everything.df, positions), after=position_auc(kept.df, positions.iloc[chosen]))
     kept.save(out)
+    write_json(out.with_name(f'{out.stem}-positions.json'), dict(auc=chances, bins=bins, seed=seed, images=len(kept)))
     unknown = int(positions.isna().sum())
     out_console.print(f'{len(kept)} of {counted(len(everything), "image")} kept; {unknown} without a position.')
+    told = ', '.join(f'{when} {"unknown" if auc is None else f"{auc:.3f}"}' for when, auc in chances.items())
+    out_console.print(f'AUC of the slice position alone: {told}; 0.5 is chance.')
     print_counts(kept)
 
 # %% ../../nbs/apps/data_commands.ipynb #e008
@@ -303,7 +309,8 @@ SPLIT_HELP = command_help(
     'medsoft data split data/mine/manifest.csv --fractions 0.6,0.1,0.3 --seed 0',
 )
 SplitOutOption = Annotated[
-    Optional[Path], typer.Option('--out', '-o', writable=True, help='Manifest to write; in place if omitted')
+    Optional[Path],
+    typer.Option('--out', '-o', dir_okay=False, writable=True, help='Manifest to write; in place if omitted'),
 ]
 
 # %% ../../nbs/apps/data_commands.ipynb #c1264

@@ -51,6 +51,10 @@ def check_place(
         raise PathError(f'{what} is {word!r}, which lies below the file {str(there)!r}. Name a path below folders.')
     if os.path.islink(os.path.realpath(there)):
         raise PathError(f'{what} is {word!r}, but {str(there)!r} is a link that leads to itself. Name another.')
+    if output and there.is_symlink() and not there.exists():
+        raise PathError(f'{what} is {word!r}, but {str(there)!r} is a link that leads nowhere. Name another.')
+    if output and path.exists() and not path.is_dir() and not path.is_file():
+        raise PathError(f'{what} is {word!r}, which is no file and no folder. Name another.')
     if path.is_dir() and not folder:
         raise PathError(f'{what} is {word!r}, which is a folder. Name a file.')
     if path.is_file() and not file:

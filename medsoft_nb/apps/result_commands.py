@@ -85,6 +85,8 @@ def evaluate(
     QualitySettings(extractor=extractor)  # it exists
     made, healthy = _load_manifests(arms, 'Argument'), Manifest.load(reference).where(label=HEALTHY)
     lesions, learned = _diseased(_part(reference, 'test')), _diseased(Manifest.load(train)) if train else None
+    if learned is not None and not len(learned):
+        raise ValueError(f'--train: {train} has no diseased images that a generator could have learned from.')
     if lost := _lost_backgrounds(made, healthy):
         err_console.print(f'Seams and background are left out: the background {lost[0]!r} is not in {reference}.')
     rows = quality_table(made, lesions, None if lost else healthy, seed=seed, extractor=extractor, train=learned)

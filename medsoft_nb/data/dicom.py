@@ -12,7 +12,7 @@ from collections import Counter
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 import pandas as pd, re
 from pydantic import Field, field_validator
 from ..core.logs import get_logger, progress
@@ -20,11 +20,12 @@ from ..core.words import counted
 from .cases import CaseSettings
 from .columns import ManifestError, raise_faults
 from .dicom_files import find_dicom, Header, MODALITIES, pydicom_package, read_headers
+from .dicom_masks import MASKS, read_with_masks, table_masks
 from .dicom_pixels import Look, read_image, read_reformat, volume_shape, WINDOWS
 from .dicom_series import series_stacks, slice_plane
 from .importing import Source
 from .salt import hashed, load_salt
-from .tables import map_labels, read_table
+from .tables import FIELDS, map_labels, read_table
 from .volumes import check_step, choose_slices, PLANES
 
 # %% ../../nbs/data/dicom.ipynb #3ab5a847
@@ -140,30 +141,50 @@ def _refuse(text):
     raise ValueError(text)
 
 # %% ../../nbs/data/dicom.ipynb #d914b40b
+class _Case(NamedTuple):
+    "What is known of a file beside its header"
+
+    patient: str  # In clear
+    told: dict  # Label, and further fields of the table
+    masks: dict  # Column -> path of a mask
+
+
 def _cases(headers, folder, settings):
-    "Patient (in clear), label, and further fields of the table, of each file"
+    "The case of each file"
     paths = list(dict.fromkeys(h.path for h in headers if not h.fault))
     identities = {h.path: h.identity for h in headers}
     told = _told(paths, identities, folder, settings) if settings.table else {path: {} for path in paths}
-    cases, alone = {}, set()
-    for path in paths:
+    if not settings.table and (folder / 'manifest.csv').is_file():
+        get_logger().warning(
+            '%s is not read: as the table (--table) it brings labels and masks.', folder / 'manifest.csv'
+        )
+    patients = _patients(told, identities, folder, settings)
+    found = pd.Series([told[path].get('label', '') for path in paths], dtype=str)
+    labels = map_labels(found, settings.label_map, settings.default_label)
+    lacking = [path for path, label in zip(paths, labels) if not label]
+    text = 'what does it show? Give it a label in the table, or one for all others (--default-label).'
+    raise_faults([f'{path.relative_to(folder)}: {text}' for path in lacking], str(folder))
+    masks = table_masks(told, {h.path for h in headers if h.frame is not None}, folder)
+    more = {path: {field: told[path][field] for field in TOLD if told[path].get(field)} for path in paths}
+    return {
+        path: _Case(patients[path], more[path] | dict(label=label), masks[path]) for path, label in zip(paths, labels)
+    }
+
+# %% ../../nbs/data/dicom.ipynb #90a53889
+def _patients(told, identities, folder, settings):
+    "The patient of each file, in clear"
+    patients, alone = {}, set()
+    for path in told:
         patient, study, series = identities[path][:3]
         patient = told[path].get('patient_id') or _by_rule(path, folder, settings) or patient
         if not patient:
             patient = f'study {study or series or path.parent}'
             alone.add(patient)
-        cases[path] = patient, told[path].get('label', '')
+        patients[path] = patient
     if alone:
         text = '%s no patient; each counts as one. An import takes a table (--table) or a rule (--patient) that says.'
         get_logger().warning(text, counted(len(alone), 'study names', 'studies name'))
-    labels = map_labels(
-        pd.Series([label for _, label in cases.values()], dtype=str), settings.label_map, settings.default_label
-    )
-    lacking = [path for path, label in zip(cases, labels) if not label]
-    text = 'what does it show? Give it a label in the table, or one for all others (--default-label).'
-    raise_faults([f'{path.relative_to(folder)}: {text}' for path in lacking], str(folder))
-    more = {path: {field: told[path][field] for field in TOLD if told[path].get(field)} for path in paths}
-    return {path: (cases[path][0], more[path] | dict(label=label)) for path, label in zip(cases, labels)}
+    return patients
 
 
 def _by_rule(path, folder, settings):
@@ -182,7 +203,7 @@ TOLD = ('site', 'scanner', 'sequence', 'prompt', 'split')  # Fields that a table
 
 def _told(paths, identities, folder, settings):
     "What the table says of each file"
-    df = read_table(settings.table, settings.columns)
+    df = read_table(settings.table, settings.columns, (*FIELDS, *MASKS))
     key = _check_table(df, settings)
     keys = df[key].str.replace('\\', '/').str.strip('/') if key == 'image' else df[key]
     twice = sorted(set(keys[keys.duplicated()]))
@@ -206,7 +227,7 @@ def _check_table(df, settings):
         raise ManifestError(
             f'table {settings.table} needs a column image (path of a file or folder) or patient_id, and one label.'
         )
-    known = ('image', 'patient_id', 'label', *TOLD)
+    known = ('image', 'patient_id', 'label', *TOLD, *MASKS)
     for field in settings.columns:
         if field not in known:
             raise ManifestError(f'{field!r} is not read of a table for DICOM. Fields: {", ".join(known)}.')
@@ -220,7 +241,7 @@ def _stack_sources(stack, cases, settings, salt):
     if not settings.plane or first.orientation is None:
         chosen = _chosen(len(stack.headers), settings.slices)
         rows = {k: row if k == 0 else _row(stack.headers[k], cases, settings, salt) for k in chosen}
-        return [_acquired(rows[k], stack, k, look) for k in chosen]
+        return [_acquired(rows[k], stack, k, look, cases[stack.headers[k].path].masks) for k in chosen]
     try:
         _check_one_case(stack, cases)
         shape = volume_shape(stack)
@@ -245,20 +266,24 @@ def _check_one_case(stack, cases):
     for number, what in enumerate(('patients', 'labels or other fields')):
         if any(cases[header.path][number] != cases[stack.headers[0].path][number] for header in stack.headers):
             raise ValueError(f'its slices have different {what}, and a reformat shows all of them. Leave `plane` out.')
+    if any(cases[header.path].masks for header in stack.headers):
+        raise ValueError('the table names masks of its slices, and a reformat has none. Leave `plane` out.')
 
 
-def _acquired(row, stack, k, look):
+def _acquired(row, stack, k, look, masks):
     "The source of a slice as it was acquired"
     header, last = stack.headers[k], max(len(stack.headers) - 1, 1)
     place = dict(plane=slice_plane(header.orientation)[0], slice=k, position=round(k / last, 4))
     if header.thickness is not None and header.thickness > 0:
         place['thickness_mm'] = header.thickness
-    return Source(row | place, partial(read_image, replace(header, identity=()), stack.raw, look))
+    header = replace(header, identity=())
+    read = partial(read_image, header, stack.raw, look)
+    return Source(row | place, partial(read_with_masks, read, header, masks) if masks else read)
 
 # %% ../../nbs/data/dicom.ipynb #594e9638
 def _row(header, cases, settings, salt):
     "What the manifest says of an image; patient, study and series by their hashes"
-    patient, told = cases[header.path]
+    patient, told, _ = cases[header.path]
     modality = MODALITIES.get(header.modality, '') or settings.modality
     origin = 'synthetic' if header.synthetic else settings.origin
     series = '/'.join(header.identity[:3]) if header.identity[2] else f'{header.identity[1]}/{header.path.parent}'

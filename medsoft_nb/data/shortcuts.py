@@ -6,7 +6,7 @@ Docs: https://example.github.io/medsoft_nb/data/shortcuts.html.md"""
 
 # %% auto #0
 __all__ = ['NUMBERS', 'PLACES', 'CATEGORIES', 'BOOT', 'PART', 'FLOOR', 'LEAST', 'properties', 'slice_positions', 'patient_auc',
-           'disease_shares', 'questions', 'shortcut_table', 'matched']
+           'disease_shares', 'questions', 'shortcut_table', 'position_auc', 'matched']
 
 # %% ../../nbs/data/shortcuts.ipynb #f1b4a663
 import numpy as np, pandas as pd
@@ -49,16 +49,21 @@ def properties(
 # %% ../../nbs/data/shortcuts.ipynb #421639e6
 def slice_positions(
     df: pd.DataFrame,  # Table of a manifest
+    finite: bool = False,  # Raise for an infinite number; else it counts as unknown
 ) -> pd.Series:  # 0 to 1, NaN where unknown
-    "Where in its series a slice lies: `position`, or the number of the slice between the first and the last"
-    if 'position' in df:
-        position = pd.to_numeric(df.position, errors='coerce')
-        return position.where(np.isfinite(position))
-    column = next((name for name in PLACES if name in df), None)
+    "Where in its series a slice lies: `position`, or the number of the slice; `ValueError` for one that is infinite"
+    column = next((name for name in ('position', *PLACES) if name in df), None)
     if column is None:
         return pd.Series(np.nan, df.index)
     number = pd.to_numeric(df[column], errors='coerce')
+    if finite and np.isinf(number).any():
+        row = int(np.isinf(number).to_numpy().argmax())
+        raise ValueError(
+            f'row {row + 2}: {column} is {df[column].iloc[row]!r}, which is not finite. Mend or empty it.'
+        )
     number = number.where(np.isfinite(number))
+    if column == 'position':
+        return number
     group = number.groupby(df[next(name for name in ('series', 'study', 'patient_id') if name in df)])
     first, last = group.transform('min'), group.transform('max')
     return (number - first) / (last - first).where(last > first)
@@ -165,6 +170,20 @@ def _scores(df, asked, numbers, categories):
         if categories[name][part].nunique() > 1:
             share = disease_shares(asked[part].to_numpy(int), categories[name][part], df.patient_id[part])
             yield name, 'category', pd.Series(share, df.index[part]).reindex(df.index)
+
+# %% ../../nbs/data/shortcuts.ipynb #55a9af1e
+def position_auc(
+    df: pd.DataFrame,  # Table of a manifest
+    positions: pd.Series,  # Of its rows, from `slice_positions`
+) -> float | None:  # 0.5 to 1; `None` where a class has too few patients
+    "How well the position of a slice alone, or its distance from the median, tells diseased from healthy"
+    places = pd.DataFrame({'slice position': np.asarray(positions)}, df.index)
+    if places['slice position'].nunique() == 1 and df.label.nunique() > 1:
+        return 0.5
+    table = shortcut_table(df, places, pd.DataFrame(index=df.index))
+    asked = next(iter(questions(df.label)), '')
+    found = table.auc[table.question == asked]
+    return float(np.maximum(found, 1 - found).max()) if len(found) else None
 
 # %% ../../nbs/data/shortcuts.ipynb #44f63acf
 def matched(

@@ -114,21 +114,22 @@ FIELDS = (
 def read_table(
     path: str | Path,  # CSV with a header, or Parquet
     columns: dict | None = None,  # Field of the manifest -> column of the table, or several, separated by commas
+    fields: tuple = FIELDS,  # That may be read
 ) -> pd.DataFrame:  # One text column a field
     "The fields of a manifest that a table holds; `ManifestError` names a column that is missing"
     table = _read_parquet(path) if Path(path).suffix == '.parquet' else read_cells(path)
     if not len(table):
         raise ManifestError(f'table {path} has no rows.')
     known = {name.lower(): name for name in reversed(list(table))}
-    columns = {f: known[f] for f in FIELDS if f in known} | dict(columns or {})
-    fields = {}
+    columns = {f: known[f] for f in fields if f in known} | dict(columns or {})
+    cells = {}
     for field, names in columns.items():
-        if field not in FIELDS:
+        if field not in fields:
             raise ManifestError(
-                f'a column is named for {field!r}, which is no field of a manifest. Fields: {", ".join(FIELDS)}.'
+                f'a column is named for {field!r}, which is no field that is read here. Fields: {", ".join(fields)}.'
             )
-        fields[field] = _join(table, [name.strip() for name in names.split(',')], field, path)
-    return pd.DataFrame(fields).apply(lambda column: column.map(clean_text))
+        cells[field] = _join(table, [name.strip() for name in names.split(',')], field, path)
+    return pd.DataFrame(cells).apply(lambda column: column.map(clean_text))
 
 # %% ../../nbs/data/tables.ipynb #n007
 def _read_parquet(path):

@@ -87,6 +87,8 @@ def nnunet_sources(folder: Path, settings: LayoutSettings) -> list:  # Of `Sourc
         raise ManifestError(f'{folder}/imagesTr has no image whose name ends with {ending}.')
     if not cases[0]['path'].lower().endswith(SUFFIXES):
         return _paired(cases, folder, settings, files_below(folder / 'labelsTr', (*VOLUMES[:2], '.mha')), names)
+    used = {inside(folder, case['seg']) for case in cases}
+    tell_unused([path for path in files_below(folder / 'labelsTr') if path not in used], folder)
     return picture_sources([_numbered(case, folder, names, settings) for case in cases], folder, settings)
 
 # %% ../../nbs/data/volumesets.ipynb #b37b5f0d

@@ -109,11 +109,12 @@ def open_folder(
             repair_batch(out)
     noted = {name for name, row in noted_rows(out).items() if is_sound(out, row)}
     done = (set(Manifest.load(table).df.image_id) if table.exists() else set()) | noted
-    if done or file.exists() and (out / 'shards').is_dir():  # other shards begin in this moment
-        check_settings(out, read_json(file), settings)
-    require_space(out, (n - len(done)) * 4 * nbytes)
-    if not done:
-        write_json(file, settings)
+    with folder_lock(out, wait=600) if shard != (1, 1) else nullcontext():  # not while one that failed tidies up
+        if done or file.exists() and (out / 'shards').is_dir():  # other shards begin in this moment
+            check_settings(out, read_json(file), settings)
+        require_space(out, (n - len(done)) * 4 * nbytes)
+        if not done:
+            write_json(file, settings)
     if done:
         get_logger().info('%s: %s there already', out, counted(len(done), 'image is', 'images are'))
     return done

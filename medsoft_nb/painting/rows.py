@@ -10,7 +10,7 @@ __all__ = ['Shard', 'ROWS', 'read_shard', 'share', 'row_folder', 'note_rows', 'n
 
 # %% ../../nbs/painting/rows.ipynb #row003
 import json, shutil
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Annotated
 import pandas as pd
@@ -138,7 +138,7 @@ def _remove_shards(folder, joined):
 @contextmanager
 def batch_lock(out: Path, shard: tuple[int, int] = (1, 1)):
     "Hold the lock of a batch, or of one shard; rows that were noted inside are in the manifest afterwards"
-    with _no_empty_folders(out), folder_lock(row_folder(out, shard)):
+    with _no_empty_folders(out, 0 if shard == (1, 1) else 60), folder_lock(row_folder(out, shard)):
         try:
             yield
         finally:
@@ -150,13 +150,13 @@ def batch_lock(out: Path, shard: tuple[int, int] = (1, 1)):
 
 
 @contextmanager
-def _no_empty_folders(out):
+def _no_empty_folders(out, wait):
     "Where a shard fails, no other has begun and there is no image, what they made for a start goes"
     existed = out.exists()
     try:
         yield
     except BaseException:
-        with suppress(OSError):
+        with suppress(OSError, ValueError), folder_lock(out, wait) if out.exists() else nullcontext():
             (out / 'shards').rmdir()  # not while another shard has its folder there
             if not any(out.glob('*/*')) and not (out / 'manifest.csv').exists():
                 _remove_start(out)
