@@ -6,7 +6,10 @@ import pandas as pd, papermill, pytest, torch
 from medsoft_nb.core.files import data_path
 from medsoft_nb.models.base import load_base, weight_hashes
 from medsoft_nb.models.controller import load_controller
+from medsoft_nb.models.encoders import load_encoder
+from medsoft_nb.models.seen import read_seen
 from medsoft_nb.painting.pipeline import MedSoftPipeline
+from medsoft_nb.phantom.benchmarks import make_benchmark
 
 pytestmark = pytest.mark.trains
 root = Path(__file__).parent.parent
@@ -33,6 +36,24 @@ def test_pretrain_notebook_gives_a_base(tmp_path):
         'names_disease',
     }
     MedSoftPipeline.from_pretrained(tmp_path / 'run/model')
+
+
+def test_it_goes_on_from_a_base_with_images_of_patients(tmp_path):
+    "Healthy images of training patients alone; the encoder stays what it was"
+    m = make_benchmark('phantom-tumour', tmp_path / 'data', n_healthy=6, n_diseased=3, per_patient=1)
+    m.assign(split=['train', 'test'] * 4 + ['train']).save(tmp_path / 'data/manifest.csv')
+    settings = dict(images=4, windows=4, measured=1, vae_steps=1, unet_steps=4, sample_steps=1)
+    settings |= dict(start='medsoft-tiny', real=str(tmp_path / 'data/manifest.csv'))
+    execute('pretrain', tmp_path, settings)
+    assert json.loads((tmp_path / 'run/measured.json').read_text())['psnr_db_real'] > 20
+    assert read_seen(tmp_path / 'run/model').patients
+    made, shipped = (load_encoder(name).model for name in (tmp_path / 'run/model/encoder', 'medsoft-tiny'))
+    assert all(torch.equal(a, b) for a, b in zip(made.parameters(), shipped.parameters()))
+    distance = [
+        (a - b).abs().max().item()
+        for a, b in zip(load_base(tmp_path / 'run/model')['unet'].parameters(), load_base()['unet'].parameters())
+    ]
+    assert 0 < max(distance) < 0.1
 
 
 def test_shipped_weights_are_small_and_of_half_precision():
