@@ -91,11 +91,12 @@ def _card(df, checked, format):
 
 # %% ../../nbs/evaluation/export.ipynb #d001
 _FURTHER = """
-site study series slice position thickness_mm sequence window offset remark vertebra
-seed number ramp severity roi steps guidance_scale scheduler interval blend mask_profile
+site study series slice position thickness_mm sequence window offset remark vertebra structure
+seed number ramp severity roi steps strength guidance_scale scheduler interval blend mask_profile
 base unet lora controller weights source_hash seam_ratio background_changed
 """
 KEPT = (*COLUMNS, *PATHS, *IDS, *_FURTHER.split())  # Columns that are exported
+_OWN = ('masks_sha256',)  # Of files that an export writes anew
 _HASHED = dict(patient_id='p', study='e', series='s', site='h')  # Column -> first letter of its hashes
 
 # %% ../../nbs/evaluation/export.ipynb #28d880b1
@@ -105,7 +106,7 @@ def hide_ids(
 ) -> Manifest:
     "Salted hashes for the ids of patients, sites and real images; columns that are not in `KEPT` are left out"
     df = made.df[[c for c in made.df if c in KEPT]].copy()
-    if lost := [c for c in made.df if c not in df]:
+    if lost := [c for c in made.df if c not in df and c not in _OWN]:
         get_logger().warning('columns that could name people are left out: %s.', ', '.join(map(repr, lost)))
     for column in [c for c in df if c not in COLUMNS]:
         df[column] = text_column(df[column])

@@ -159,8 +159,8 @@ def memorisation_gate(
         ]
         raise MemorisationError(
             f'{len(copies)} of {len(report)} synthetic lesions repeat training lesions: {"; ".join(worst)}'
-            f'{" ..." if len(copies) > 5 else ""}. Leave them out (`drop=True`), or train with fewer steps or a '
-            'lower rank.'
+            f'{" ..." if len(copies) > 5 else ""}. Leave them out (`drop=True`, `--drop`), or train with fewer '
+            'steps or a lower rank; where they start from pasted lesions, paint with a greater `strength`.'
         )
     return made.rows(np.flatnonzero(~made.df.image_id.isin(copies.image_id)))
 

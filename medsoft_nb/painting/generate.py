@@ -28,6 +28,7 @@ from ..knowledge.prompts import compose
 from ..data.manifest import HEALTHY, Manifest
 from ..data.prompts import check_row_prompts, own_prompt
 from ..lesions.soft import PROFILES, soften, softness
+from ..lesions.structures import size_remarks
 from ..models.files import window_unit
 from ..models.seen import seen_remarks, tell_seen
 from ..models.schedulers import choose_scheduler, scheduler_record
@@ -64,7 +65,10 @@ class GenerateConfig(PaintSettings):
     @model_validator(mode='after')
     def _pasted_from_donors(self):
         if self.strength is not None and self.mask_source != 'donors':
-            raise ValueError(f'strength {self.strength:g} starts from a pasted lesion, and needs the masks of donors.')
+            raise ValueError(
+                f'strength {self.strength:g} starts from a pasted lesion of a donor, and cannot go with drawn masks. '
+                'Leave `strength` out, or give diseased images with a `lesion_mask` and leave `mask_source` out.'
+            )
         return self
 
 # %% ../../nbs/painting/generate.ipynb #5935794f
@@ -242,7 +246,7 @@ def generate(
     )
     settings |= sources_used(backgrounds, donors, config)
     settings |= dict(sampler=scheduler_record(choose_scheduler(pipe.scheduler, config.scheduler)))
-    tell_seen([] if lora else batch_remarks(pipe, backgrounds, labels))
+    tell_seen(size_remarks(backgrounds, labels) + ([] if lora else batch_remarks(pipe, backgrounds, labels)))
     pipe = with_lora(pipe, lora) if lora else pipe
     pipe = with_controller(pipe, controller) if controller else pipe
     check_prompts(pipe, possible_prompts(backgrounds, donors, labels, config))
@@ -299,7 +303,8 @@ def image_columns(
         base=files.get('unet/diffusion_pytorch_model.safetensors', next(iter(files.values()), '')),
         weights=settings['weights'],
     )
-    return {k: settings[k] for k in kept} | own
+    pasted = {} if settings['strength'] is None else dict(strength=settings['strength'])
+    return {k: settings[k] for k in kept} | own | pasted
 
 # %% ../../nbs/painting/generate.ipynb #q015
 def paint_lesions(

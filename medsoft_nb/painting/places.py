@@ -107,7 +107,8 @@ def check_training_images(
     if len(bare):
         what = f'{name} {bare.image_id.iloc[0]!r} has no `structures`'
         raise ManifestError(
-            f'{what}: a lesion must lie in one. Give a mask of the organ, e.g. of the vertebrae or the brain.'
+            f'{what}: a lesion must lie in one. Give masks of the organ, e.g. of the vertebrae (`medsoft data import '
+            '--masks`, or the column `structures`), or let the body as a whole be the one (`--body`).'
         )
 
 # %% ../../nbs/painting/places.ipynb #q007

@@ -28,7 +28,7 @@ class PaintSettings(Settings):
     interval: Interval = Field([0.0, 1.0], description='Part of the steps with guidance; 0 is all noise, 1 is clean')
     strength: float | None = Field(
         None,
-        gt=0,
+        ge=0.01,
         le=1,
         description='Part of the steps that are taken, from a pasted lesion; all, from noise, if `None`',
     )
