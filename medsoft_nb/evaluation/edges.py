@@ -150,14 +150,14 @@ def background_change(
     soft: np.ndarray,  # Soft mask
 ) -> dict:  # largest, changed (pixels), psnr (dB, infinite if nothing changed), ssim; where `soft` is 0
     "What happened where nothing should have"
-    from torchmetrics.functional.image import structural_similarity_index_measure as ssim
-
     outside = np.asarray(soft) == 0
     if not outside.any():
         raise ValueError('the soft mask leaves no background.')
     difference = np.abs(image.astype(np.float64) - source.astype(np.float64))[outside]
     if not difference.any():
         return dict(largest=0.0, changed=0, psnr=float('inf'), ssim=1.0)
+    from torchmetrics.functional.image import structural_similarity_index_measure as ssim  # slow to import
+
     top = 255 if image.dtype == np.uint8 else max(float(np.ptp(source)), 1e-12)
     a, b = ((v if np.ndim(v) == 2 else v.mean(2)).astype(np.float64) for v in (image, source))
     pair = (torch.from_numpy(v)[None, None] for v in (a, b))
