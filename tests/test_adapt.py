@@ -39,10 +39,27 @@ def test_only_healthy_training_patients_take_part_and_a_lora_goes_on(folder):
     assert record['images'] == {HEALTHY: len(used)} and record['patients'] == sorted(used.patient_id)
     code, text = adapt(folder, 'after', '--lora', folder / 'adapted')
     assert code == 0, text
-    assert set(read_json(folder / 'after/training.json')['images']) - {HEALTHY}
+    after = read_json(folder / 'after/training.json')
+    assert set(after['images']) - {HEALTHY} and set(record['patients']) < set(after['patients'])
     pipe = MedSoftPipeline.from_pretrained(folder / 'base')
     pipe.load_lora_weights(folder / 'after')
     assert pipe.unet.peft_config
+
+
+@pytest.mark.trains
+def test_weights_that_know_patients_of_the_test_are_refused(folder):
+    "Trained on another split, or before there was one; also where another training went on from there"
+    m = Manifest.load(folder / 'data/manifest.csv')
+    m.assign(split='').save(folder / 'data/free.csv')
+    assert adapt(folder, 'free', '--stage', 'adapt', manifest='free.csv')[0] == 0
+    assert adapt(folder, 'further', '--lora', folder / 'free', manifest='free.csv')[0] == 0
+    painted = ['generate', folder / 'data/manifest.csv', '--base', folder / 'base', '--out', folder / 'made']
+    for code, text in (
+        adapt(folder, 'again', '--lora', folder / 'further'),
+        medsoft(*painted, '--lora', folder / 'further', '-n', 1, '--steps', 1, '--roi', 32),
+    ):
+        assert code == 2 and 'the weights have learned from 8 patients of val or test' in ' '.join(text.split()), text
+    assert not (folder / 'again').exists() and not (folder / 'made').exists()
 
 
 def test_without_a_healthy_image_nothing_is_written(folder):

@@ -152,6 +152,7 @@ def _train(manifest, out, stage, base, controller, encoder, lora, cache, **optio
     "Train one stage, with the options of the command"
     from medsoft_nb.data.manifest import Manifest
     from medsoft_nb.models.lora import check_lora
+    from medsoft_nb.models.records import check_unseen
     from medsoft_nb.training.samples import check_training
     from medsoft_nb.training.stages import Training
     from medsoft_nb.training.trainer import check_output, train
@@ -163,6 +164,7 @@ def _train(manifest, out, stage, base, controller, encoder, lora, cache, **optio
     check_lora(lora, settings.rank)
     _check_controller(stage, controller)
     everything = Manifest.load(manifest)
+    check_unseen(everything, lora, controller)
     used, held_out = _rows_of_stage(training_rows(everything), stage), _held_out_rows(everything, settings)
     check_training(used, stage)
     check_held_out(held_out, used, settings)
@@ -282,7 +284,8 @@ def generate(
     settings = from_options(GenerateConfig, locals())
     GenerateSettings(base=base, controller=controller)  # they exist
     unet = _check_files(out, lora, unet)
-    healthy, donors, wanted = _sources(manifest, read_words(labels), settings.mask_source)
+    weights = (lora, unet, controller)
+    healthy, donors, wanted = _sources(manifest, read_words(labels), settings.mask_source, weights)
     pipe = _load_pipeline(base, unet)
     print_counts(generate(pipe, healthy, donors, out, wanted, settings, lora, controller or None))
 
@@ -298,12 +301,15 @@ def _check_files(out, lora, unet):
     return find_unet(unet) if unet else None
 
 # %% ../../nbs/apps/model_commands.ipynb #0712bf86
-def _sources(path, labels, mask_source):
+def _sources(path, labels, mask_source, weights):
     "Healthy and diseased training rows of a manifest, and the labels to paint; `ManifestError` if they cannot serve"
     from medsoft_nb.data.manifest import HEALTHY, Manifest
+    from medsoft_nb.models.records import check_unseen
     from medsoft_nb.painting.places import check_sources
 
-    used = training_rows(Manifest.load(path))
+    everything = Manifest.load(path)
+    check_unseen(everything, *weights)
+    used = training_rows(everything)
     healthy, donors = used.where(label=HEALTHY), used.where(label=used.diseases)
     labels = labels or donors.diseases
     check_sources(healthy, donors, labels, mask_source)

@@ -22,7 +22,7 @@ from .adapter import Adapter
 from .encoders import load_encoder, MedicalEncoder
 from .files import check_safetensors, model_folder, SHIPPED
 from .msc import composite_tokens, MSC, token_mask
-from .records import check_recorded
+from .records import check_recorded, patients_of
 
 # %% ../../nbs/models/controller.ipynb #c0446
 class Controller:
@@ -37,6 +37,7 @@ class Controller:
         if width != encoder.width:
             raise ValueError(f'the adapter takes tokens of width {width}, the encoder gives {encoder.width}.')
         self.encoder, self.msc, self.adapter = encoder, msc, adapter
+        self.patients = set()  # That it has learned from
 
     @classmethod
     def new(
@@ -158,4 +159,6 @@ def load_controller(
         network = cls.from_pretrained(folder / part, use_safetensors=True, dtype=dtype)
         check_finite(network.state_dict(), f'{name}: the {part}')
         parts.append(network.to(device).eval().requires_grad_(False))
-    return Controller(encoder, *parts)
+    controller = Controller(encoder, *parts)
+    controller.patients = patients_of(folder)
+    return controller

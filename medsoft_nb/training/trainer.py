@@ -28,6 +28,7 @@ from ..data.manifest import Manifest
 from ..models.base import load_base
 from ..models.controller import Controller
 from ..models.lora import check_lora, save_lora
+from ..models.records import patients_of
 from .stages import STAGES, Training
 from .samples import check_training
 from .averages import RunningMean
@@ -81,7 +82,7 @@ def train(
                 if named and not windows:
                     release_unused(base)
                 run_steps(run, data, base, accelerator, Record(out, start, accelerator.is_main_process), windows)
-            return finish_training(run, controller, out, start, manifest, accelerator, facts)
+            return finish_training(run, controller, out, start, manifest, accelerator, facts, lora)
 
 # %% ../../nbs/training/trainer.ipynb #n000
 def check_output(
@@ -232,6 +233,7 @@ def finish_training(
     manifest: Manifest,
     accelerator: Accelerator,
     facts: dict,  # From `device_facts`
+    lora: str | Path | None = None,  # That the stage went on from
 ) -> Trained:
     "Write weights and report, in the main process, and say where they are"
     if accelerator.is_main_process:
@@ -242,7 +244,9 @@ def finish_training(
         for name, state in run.weights().items():
             check_finite(state, f'the trained {name}')
         save_stage(run.net, controller, out)
-        write_report(out, run, start, manifest, facts)
+        write_report(
+            out, run, start, manifest, facts, patients_of(lora) | (controller.patients if controller else set())
+        )
     accelerator.wait_for_everyone()
     return read_trained(out)
 
@@ -280,6 +284,7 @@ def write_report(
     start: dict,  # From `starting_point`
     manifest: Manifest,
     facts: dict,  # From `device_facts`: where it was trained, and the precision of the base
+    earlier: set = frozenset(),  # Patients that the stages before it have learned from
 ) -> None:
     "Write settings, sources and device, and remove the checkpoint and the encoded windows"
     shutil.rmtree(out / 'cache', ignore_errors=True)
@@ -289,7 +294,7 @@ def write_report(
         final_loss=float(np.mean(run.losses[-50:])),
         weights=weights,
         images=dict(manifest.df.label.value_counts()),
-        patients=sorted(set(manifest.df.patient_id)),
+        patients=sorted(set(manifest.df.patient_id) | earlier),
     )
     write_json(out / 'training.json', record)
     remove_states(out / 'state.pt')
