@@ -322,7 +322,7 @@ function render({ model, el }) {
       stage, slider,
       toolbar('View', Object.values(viewButtons), make('label', { title: 'Also: drag with the right button' }, 'Window', windows), make('label', {}, levelText, level, levelOut), make('label', {}, wideText, wide, wideOut),
         button('\u2212', 'Smaller: - or the wheel', () => zoom(.8), 'smaller'), button('+', 'Larger: + or the wheel', () => zoom(1.25), 'larger'), button('Fit', 'The whole image: 0', fit, 'fit'))),
-    make('div', {}, form, prompt, weights, remarks, toolbar('Paint', go, many, stop, keep, another), bar, say, measures, thumbs));
+    make('div', { className: 'side' }, form, make('div', {}, prompt, weights, remarks, toolbar('Paint', go, many, stop, keep, another), bar, say, measures, thumbs)));
   const root = make('div', { className: 'ms-studio', onkeydown }, columns);
 
   function sync() {
