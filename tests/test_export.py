@@ -44,7 +44,7 @@ def painted(folder, depth=np.uint16):
         write_image(folder / files['lesion_mask'], mask)
         known = dict(modality='CT', plane='sagittal', spacing_mm=0.5, offset='1024', window='40,400', study='e9')
         ids = dict(image_id=f'synthetic-lytic-{k}', patient_id=f'Doe {k // 2}', source_id=f'DoeScan{k}')
-        rows.append(dict(label='lytic', origin='synthetic', seed=k, prompt='a lesion') | ids | known | files)
+        rows.append(dict(label='lytic', origin='synthetic', seed=k, steps=20, prompt='a lesion') | ids | known | files)
     return Manifest(pd.DataFrame(rows), folder)
 
 

@@ -29,7 +29,7 @@ from medsoft_nb.training.stages import Training
 from medsoft_nb.training.trainer import train
 from run_notebook import processes
 
-KILLS = int(os.environ.get('MEDSOFT_KILLS', 3))
+KILLS = int(os.environ.get('MEDSOFT_KILLS', 2))
 TRAINING = Training(steps=2, batch_size=2, rank=2, roi=32, variants=1, save_every=1)
 BATCH = GenerateConfig(n_per_label=2, steps=1, roi=32, batch_size=1)
 
