@@ -34,7 +34,7 @@ def check_recorded(
     for file in files:
         for folder in list(file.absolute().parents)[:3]:
             record = folder / 'training.json'
-            noted = _noted(record).get(file.absolute().relative_to(folder).as_posix())
+            noted = _noted(record, 'weights').get(file.absolute().relative_to(folder).as_posix())
             if noted and file_digest(file)[: len(noted)] != noted:
                 raise ValueError(
                     f'{file} was changed since its training, which noted another hash in {record.name}. '
@@ -42,12 +42,12 @@ def check_recorded(
                 )
 
 
-def _noted(record):
-    "Hashes of weights in the record of a training; none where there is no record"
+def _noted(record, name):
+    "What the record of a training says; nothing where there is no record"
     if not record.is_file():
         return {}
     try:
-        return dict(read_json(record).get('weights', {}))
+        return read_json(record).get(name, {})
     except (ValueError, TypeError, AttributeError):
         raise ValueError(f'{record} was cut or changed and cannot be read. Bring it back, or train again.') from None
 
@@ -59,8 +59,8 @@ def patients_of(
     found = set()
     for place in map(Path, filter(None, weights)):
         folders = [place.absolute(), *place.absolute().parents][:4] if place.exists() else []
-        record = next((folder / 'training.json' for folder in folders if (folder / 'training.json').is_file()), None)
-        found |= set(read_json(record).get('patients', ())) if record else set()
+        records = (folder / 'training.json' for folder in folders)
+        found |= set(_noted(next(filter(Path.is_file, records), Path()), 'patients'))
     return found
 
 # %% ../../nbs/models/records.ipynb #00c65666
