@@ -7,14 +7,14 @@
 
     python benchmarks/real_glioma.py lgg_flair --out data/glioma-du --test-site DU   # train on four sites, test on one
 
-The folder has `images/`, `masks/` (of the slices with a glioma, under the same names) and `index.csv` with the columns
-file, patient, site, slice, position (0 at the skull base, 1 at the vertex) and label (healthy or glioma). Every patient
-has a tumour: healthy is a property of the slice. So patients are shared out whole, and each side keeps as many healthy
-as diseased slices of each height.
+The folder has `images/`, `masks/` (of the slices with a glioma, under the same names) and `index.csv` with the
+columns file, patient, site, slice, position (0 at the skull base, 1 at the vertex) and label (healthy or glioma).
+Every patient has a tumour: healthy is a property of the slice. So patients are shared out whole, and each side keeps
+as many healthy as diseased slices of each height.
 
 The slices are those of TCGA-LGG with the outlines of Buda et al. (2019, doi:10.1016/j.compbiomed.2019.05.002). Their
-licence, CC BY-NC-SA 4.0, admits evaluation here and no more: neither they nor weights that learned from them are part of
-this project, and what this script writes is not to be given away under another licence.
+licence, CC BY-NC-SA 4.0, admits evaluation here and no more: neither they nor weights that learned from them are part
+of this project. Do not give away what this script writes, nor what was trained on it, under another licence.
 """
 
 import argparse, tempfile
@@ -28,20 +28,20 @@ from medsoft_nb.data.columns import HEALTHY, ManifestError, SPLITS
 from medsoft_nb.data.folder import import_folder, ImportSettings
 from medsoft_nb.data.manifest import Manifest
 from medsoft_nb.data.masks import mask_fault
-from medsoft_nb.data.shortcuts import LEAST, matched, properties, shortcut_table, slice_positions
+from medsoft_nb.data.shortcuts import disease_shares, matched, properties, slice_positions
 from medsoft_nb.data.splits import split
 from medsoft_nb.data.tables import read_table
 from medsoft_nb.data.traits import measure
 from medsoft_nb.painting.window import resize, to_unit
+from medsoft_nb.statistics.intervals import bootstrap_auc
 
 DISEASE = 'glioma'
 COLUMNS = dict(image_id='file', patient_id='patient', label='label', site='site', slice='slice', position='position')
-SHARES = (0.45, 0.12, 0.43)  # Of the patients in train, val and test
+SHARES = (0.42, 0.15, 0.43)  # Of the patients in train, val and test
 SHARES_OF_OTHERS = (0.8, 0.2, 0)  # The same where the patients of a site are the test side
-BINS = 20  # Heights at which slices are matched
 MANY = 30  # Test patients from which on intervals are of use
-SHORTCUTS = ['slice position', 'area of the body', 'mean grey']  # Names in `data.shortcuts.properties`
-KNOWLEDGE = f"""# What a glioma looks like on FLAIR, for `--knowledge`; the first phrase of an appearance is that of prompts.
+LEAST = 3  # Test patients of a class, for an interval
+KNOWLEDGE = f"""# What a glioma looks like on FLAIR, for `--knowledge`; prompts have the first phrase.
 organ: brain
 diseases:
   {DISEASE}:
@@ -61,7 +61,7 @@ def read_rows(folder: Path) -> Manifest:
         raise ManifestError(f'{folder} has no index.csv. Give the folder that holds it beside images/ and masks/.')
     df = read_table(table, COLUMNS)
     if set(df.label) != {HEALTHY, DISEASE}:
-        raise ManifestError(f'the labels of {table} are {sorted(set(df.label))}; they must be {HEALTHY} and {DISEASE}.')
+        raise ManifestError(f'{table} has the labels {sorted(set(df.label))}; {HEALTHY} and {DISEASE} are needed.')
     unknown = df[slice_positions(df, finite=True).isna()]
     if len(unknown):
         where = f'row {unknown.index[0] + 2} of {table}: position is {unknown.position.iloc[0]!r}'
@@ -88,15 +88,15 @@ def match_heights(manifest: Manifest, seed: int = 0) -> Manifest:
     "As many healthy as diseased slices of each height on each side; `ManifestError` where too few patients are left"
     positions, kept = slice_positions(manifest.df), []
     for rows in manifest.df.groupby('split').indices.values():
-        kept += list(rows[matched(manifest.df.iloc[rows], positions.iloc[rows], BINS, seed)])
+        kept += list(rows[matched(manifest.df.iloc[rows], positions.iloc[rows], seed=seed)])
     chosen = manifest.rows(np.sort(np.array(kept, int)))
     for part in SPLITS[1:]:
         patients = chosen.where(split=part).df.groupby('label').patient_id.nunique()
         n, least = patients.reindex([HEALTHY, DISEASE], fill_value=0).min(), LEAST if part == 'test' else 1
         if n < least:
             raise ManifestError(
-                f'{part} keeps healthy and diseased slices of one height from {counted(n, "patient")}; {least} or more '
-                'are needed. Add patients, or choose another seed or site.'
+                f'{part} has healthy and diseased slices of the same height from {counted(n, "patient")}; {least} or '
+                'more are needed. Add patients, or choose another seed or site.'
             )
     return chosen
 
@@ -119,10 +119,20 @@ def shrink(manifest: Manifest, i: int, size: int, out: Path) -> None:
 
 
 def shortcuts(manifest: Manifest, seed: int = 0) -> pd.DataFrame:
-    "AUC of position, area, mean grey and site alone on the test side, with intervals over patients"
+    "AUC on the test side of what needs no look at a lesion, with intervals over patients, as the arms are measured"
     test = manifest.where(split='test')
-    numbers, categories = properties(test.df, measure(test, workers=1).table)
-    return shortcut_table(test.df, numbers[SHORTCUTS], categories[['site']], seed)
+    numbers, _ = properties(test.df, measure(test, workers=1).table)
+    diseased, place = (test.df.label != HEALTHY).astype(int), numbers['slice position']
+    scores = {
+        'position': place,
+        'distance from the middle position': (place - place.median()).abs(),
+        'brain area': numbers['area of the body'],
+        'mean grey': numbers['mean grey'],
+        'site': disease_shares(diseased, test.df.site, test.df.patient_id),
+    }
+    rows = test.df[['image_id', 'patient_id']].assign(y=diseased, seed=0)
+    table = bootstrap_auc(pd.concat([rows.assign(arm=name, score=value) for name, value in scores.items()]), seed=seed)
+    return table.rename(columns=dict(arm='property', value='auc'))[['property', 'auc', 'lo', 'hi']]
 
 
 def make_benchmark(folder: Path, out: Path, size: int = 128, test_site: str | None = None, seed: int = 0) -> dict:
@@ -157,12 +167,13 @@ def main(argv=None):
         found = make_benchmark(a.folder, a.out, a.size, a.test_site, a.seed)
     except (ValueError, OSError) as error:
         parser.error(str(error))
-    sides = [f'{part} {counted(found["patients"][part], "patient")}, {found["images"][part]} slices' for part in SPLITS[1:]]
+    images, patients = found['images'], found['patients']
+    sides = [f'{part} {counted(patients[part], "patient")}, {images[part]} slices' for part in SPLITS[1:]]
     print(f'{a.out / "manifest.csv"}: {"; ".join(sides)}.')
-    if found['patients']['test'] < MANY:
+    if patients['test'] < MANY:
         print(f'With fewer than {MANY} test patients, intervals are wide.')
-    print('What tells the labels of the test side apart without a look at the lesion (0.5 is chance):')
-    print(pd.DataFrame(found['auc'])[['property', 'by', 'auc', 'lo', 'hi']].round(3).to_markdown(index=False))
+    print('AUC on the test side without a look at lesions. 0.5 is chance; below it, values are smaller with a glioma.')
+    print(pd.DataFrame(found['auc']).round(3).to_markdown(index=False))
 
 
 if __name__ == '__main__':
