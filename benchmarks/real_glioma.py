@@ -45,12 +45,9 @@ KNOWLEDGE = f"""# What a glioma looks like on FLAIR, for `--knowledge`; prompts 
 organ: brain
 diseases:
   {DISEASE}:
-    synonyms: [lower-grade glioma, low-grade glioma]
     appearance:
-      any: mass with a blurred border
-      mr-flair:
-        - bright patch with a blurred border
-        - bright swollen white matter, brighter than the rest of the brain
+      any: mass with soft margin
+      mr-flair: [bright patch with soft margin, bright swollen tissue]
 """
 
 
