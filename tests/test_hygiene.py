@@ -222,13 +222,16 @@ def test_parameter_tags_survive_cleaning(tmp_path):
     assert done.cells[-1].outputs[0].text == '7\n'
 
 
-def test_profiles_only_set_what_notebooks_know():
+def test_profiles_only_set_what_notebooks_know(tmp_path):
+    "One without a benchmark takes a manifest"
     from medsoft_nb.running.profile import load_profile, profile_names
     from medsoft_nb.running.layout import plan
 
     assert {'quick', 'full'} <= set(profile_names())
+    (own := tmp_path / 'manifest.csv').write_text('image_id,patient_id,image,label\na,P,a.png,healthy\n')
     for name in profile_names():
-        assert plan(load_profile(name))
+        profile = load_profile(name)
+        assert plan(profile, None if profile['prepare'].get('benchmark', 'the default') else own)
 
 
 def test_constraints_pin_every_requirement():
