@@ -25,7 +25,7 @@ from medsoft_nb.core.folders import check_empty, new_folder
 from medsoft_nb.core.images import pad_to_square, read_image, read_mask, to_uint8, write_image
 from medsoft_nb.core.words import counted
 from medsoft_nb.data.columns import HEALTHY, ManifestError, SPLITS
-from medsoft_nb.data.folder import import_folder, ImportSettings
+from medsoft_nb.data.folder import image_name, import_folder, ImportSettings
 from medsoft_nb.data.manifest import Manifest
 from medsoft_nb.data.masks import mask_fault
 from medsoft_nb.data.shortcuts import disease_shares, matched, properties, slice_positions
@@ -101,18 +101,23 @@ def match_heights(manifest: Manifest, seed: int = 0) -> Manifest:
 def shrink(manifest: Manifest, i: int, size: int, out: Path) -> None:
     "Write image and lesion mask of a row as squares of `size` pixels; a lesion keeps one pixel at least"
     row = manifest.df.iloc[i]
-    image = read_image(manifest.root / 'images' / row.image)
-    if max(image.shape[:2]) < size:
-        raise ValueError(f'size is {size}, but image {row.image} has {max(image.shape[:2])} pixels. Choose no more.')
+    file, image = f'{image_name(row.image)}.png', read_image(manifest.root / 'images' / row.image)
+    side = max(image.shape[:2])
+    if side < size:
+        raise ValueError(f'size is {size}, but image {row.image} has {side} pixels. Choose no more than that.')
     grey = resize(pad_to_square(to_unit(image)), size)
-    write_image(out / 'images' / row.image, to_uint8(grey.clip(0, 1)))
-    if row.label != DISEASE:
+    write_image(out / 'images' / file, to_uint8(grey.clip(0, 1)))
+    mask_file = manifest.root / 'masks' / row.image
+    if row.label == HEALTHY and not mask_file.is_file():
         return
-    mask = read_mask(manifest.root / 'masks' / row.image)
+    mask = read_mask(mask_file)
     if fault := mask_fault(mask, image.shape[:2], binary=True):
-        raise ManifestError(f'mask {manifest.root / "masks" / row.image} {fault}')
+        raise ManifestError(f'mask {mask_file} {fault}')
+    if mask.any() != (row.label == DISEASE):
+        found = 'outlines a lesion' if mask.any() else 'is empty'
+        raise ManifestError(f'mask {mask_file} {found}, but the label is {row.label}. Mend index.csv or the mask.')
     share = resize(pad_to_square(np.float32(mask > 0)), size)
-    write_image(out / 'masks' / row.image, (share > 0.5) | (share == share.max()) & (share > 0))
+    write_image(out / 'masks' / file, (share > 0.5) | (share == share.max()) & (share > 0))
 
 
 def shortcuts(manifest: Manifest, seed: int = 0) -> pd.DataFrame:

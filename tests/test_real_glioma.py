@@ -16,7 +16,7 @@ spec = importlib.util.spec_from_file_location('glioma', Path(__file__).parent.pa
 glioma = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(glioma)
 
-REAL = Path(os.environ.get('MEDSOFT_GLIOMA') or 'lgg_flair')
+REAL = Path(os.environ.get('MEDSOFT_GLIOMA', ''))
 PROPERTIES = ['position', 'distance from the middle position', 'brain area', 'mean grey', 'site']
 PATIENTS, SLICES, SIDE = 12, 6, 96
 
@@ -141,7 +141,11 @@ def change(**cells):
         (change(position='low'), [], "position is 'low'. Give a number from 0"),
         (change(position=np.inf), [], 'which is not finite'),
         (change(site=list('ABC' * 24)), [], "patient 'P00' of"),
-        (lambda df: df[df.patient < 'P05'], [], 'healthy and diseased slices of the same height from 0 patients; 1 or more are needed.'),
+        (
+            lambda df: df[df.patient < 'P05'],
+            [],
+            'healthy and diseased slices of the same height from 0 patients; 1 or more are needed.',
+        ),
         (lambda df: df[df.patient < 'P02'], [], "label 'glioma' has 2 patients"),
         (None, ['--test-site', 'X'], "there is no site 'X'. Known: A (4 patients), B (4 patients), C (4 patients)."),
         (None, ['--size', '8'], 'size is 8; lesions need images of 64 pixels or more.'),
@@ -169,11 +173,21 @@ def test_what_is_there_stays(drawn, made, capsys):
     assert 'exists and is not empty' in capsys.readouterr().err and read_json(made / 'shortcuts.json') == before
 
 
-def test_a_mask_of_another_size_is_refused(drawn, tmp_path):
-    row = dict(image_id='P00_000.png', patient_id='P00', image='P00_000.png', label='glioma')
-    write_image(tmp_path / 'images/P00_000.png', draw_slice(0, 0, True)[0])
-    write_image(tmp_path / 'masks/P00_000.png', np.eye(50) > 0)
-    with pytest.raises(ValueError, match='has size 50 x 50, the image 96 x 96'):
+@pytest.mark.parametrize(
+    'label, mask, sentence',
+    [
+        ('glioma', np.eye(50) > 0, 'has size 50 x 50, the image 96 x 96'),
+        ('glioma', np.zeros((96, 96), bool), 'is empty, but the label is glioma. Mend index.csv or the mask.'),
+        ('healthy', np.eye(96) > 0, 'outlines a lesion, but the label is healthy'),
+        ('glioma', None, 'does not exist'),
+    ],
+)
+def test_a_mask_that_cannot_be_right_is_refused(label, mask, sentence, tmp_path):
+    row = dict(image_id='a.png', patient_id='P', image='a.png', label=label)
+    write_image(tmp_path / 'images/a.png', draw_slice(0, 0, False)[0])
+    if mask is not None:
+        write_image(tmp_path / 'masks/a.png', mask)
+    with pytest.raises(ValueError, match=sentence):
         glioma.shrink(Manifest(pd.DataFrame([row]), tmp_path), 0, 64, tmp_path / 'out')
 
 
