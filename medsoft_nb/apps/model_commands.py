@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Annotated, Optional
 import typer
 from ..core.devices import is_first_process
-from ..core.files import check_unlocked
 from medsoft_nb.apps.options import (
     app,
     BaseOption,
@@ -52,6 +51,7 @@ from medsoft_nb.apps.options import (
 from ..running.settings import FinetuneSettings, GenerateSettings
 
 # %% ../../nbs/apps/model_commands.ipynb #22b57cb5
+from ..core.files import check_unlocked
 from medsoft_nb.apps.options import (
     AccumulateOption,
     BackgroundWeightOption,
