@@ -454,6 +454,24 @@ def test_images_of_no_patient_study_and_series_are_one_patient(tmp_path):
     assert df.patient_id.nunique() == df.series.nunique() == 1 and [*df['slice']] == ['0', '1', '2']
 
 
+def test_ids_do_not_depend_on_where_the_folder_is(tmp_path):
+    "Patients, series and images that no id names are known by their place below the imported folder"
+    none, found = dict(PatientID='', StudyInstanceUID='', SeriesInstanceUID=''), []
+    for k, name in enumerate(('a/1', 'a/2', 'b/1')):
+        write(tmp_path / f'in/{name}', values(k), ImagePositionPatient=[0, 0, k], **none)
+    for place in ('in', 'else/where'):
+        (tmp_path / place).parent.mkdir(exist_ok=True)
+        if place != 'in':
+            (tmp_path / 'in').rename(tmp_path / place)
+        sources = dicom_sources(tmp_path / place, settings_of(tmp_path))
+        found.append(
+            [[source.row[name] for name in ('image_id', 'patient_id', 'study', 'series')] for source in sources]
+        )
+    assert found[0] == found[1] and len({row[1] for row in found[0]}) == 2
+    alone = [dicom_sources(tmp_path / f'else/where/a/{k}', settings_of(tmp_path))[0].row['patient_id'] for k in (1, 2)]
+    assert alone[0] != alone[1]  # files that are imported one by one
+
+
 def test_processes_give_the_same(tmp_path):
     arrays = volume(tmp_path / 'in', n=8)
     sources = dicom_sources(tmp_path / 'in', settings_of(tmp_path))

@@ -3,11 +3,15 @@
 Every case here is a slip of somebody who uses the command line for the first time.
 """
 
+import json, subprocess, sys
+from pathlib import Path
 from typing import get_args, get_type_hints
-import pytest, typer
+import pytest, torch, typer
 from command import medsoft
+from safetensors.torch import save_file
 import medsoft_nb.training.trainer  # whose names the patches below must not reach
 from medsoft_nb.apps.options import app
+from medsoft_nb.core.files import folder_lock
 from medsoft_nb.data.manifest import Manifest
 from medsoft_nb.models.base import save_base
 from medsoft_nb.models.tiny import tiny_components
@@ -73,6 +77,55 @@ def test_data_are_checked_before_weights_are_loaded(folder, no_weights, command,
     assert code == 2 and sentence in text and 'Traceback' not in text, text
     assert not (folder / 'made').exists()
 
+
+WITHOUT_TORCH = {
+    'train --out data': 'is not empty (it holds',
+    'generate --out data': 'is not empty (it holds',
+    'train --out taken': 'Another process is at work in taken',
+    'generate --out taken': 'Another process is at work in taken',
+    'train --stage 3': "`stage` is '3'",
+    'train --stage 2a': 'give --controller',
+    'train --controller medsoft-tiny': "no use for a `controller`",
+    'train --rank 2000': '--rank is',
+    'train --rank 8 --lora lora.safetensors': 'is of rank 4, `rank` is 8',
+    'train --lora none.safetensors': 'none.safetensors does not exist',
+    'generate --lora none.safetensors': 'none.safetensors does not exist',
+    'generate --unet data': 'data holds no U-Net',
+    'generate --labels gout': "no donor has the label 'gout'",
+    'generate --faithful nope': "unknown faithful switch 'nope'",
+    'generate --shard 3/2': '`shard` is 3/2',
+    'studio --lora none.safetensors': 'none.safetensors does not exist',
+}
+
+
+def test_errors_that_need_no_model_come_before_torch(folder):
+    "In a process of its own: importing torch and the models takes longer than all the rest"
+    save_file({'unet.a.lora_A.weight': torch.ones(4, 8)}, folder / 'lora.safetensors')
+    (folder / 'taken').mkdir(exist_ok=True)
+    words = [
+        command.split()
+        + ['data/manifest.csv'] * (not command.startswith('studio'))
+        + ['--out', 'made'] * ('--out' not in command)
+        for command in WITHOUT_TORCH
+    ]
+    with folder_lock(folder / 'taken'):
+        done = subprocess.run(
+            [sys.executable, '-c', REFUSED, json.dumps(words)], cwd=folder, capture_output=True, text=True
+        )
+    assert done.returncode == 0, done.stderr
+    for (command, sentence), (code, text, loaded) in zip(WITHOUT_TORCH.items(), json.loads(done.stdout)):
+        assert code == 2 and sentence in ' '.join(text.split()), (command, text)
+        assert not loaded, (command, loaded)
+
+
+REFUSED = f"""
+import json, sys
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+from command import medsoft
+heavy = 'torch', 'diffusers', 'transformers', 'peft'
+said = [(*medsoft(*words), [name for name in heavy if name in sys.modules]) for words in json.loads(sys.argv[1])]
+print(json.dumps(said))
+"""
 
 REFUSALS = {
     'a disease whose form nobody knows': ['--labels', 'spot', '--mask-source', 'knowledge', '--knowledge', 'own.yml'],

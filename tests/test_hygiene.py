@@ -4,7 +4,9 @@ import ast, json, re, subprocess, sys
 from graphlib import TopologicalSorter
 from pathlib import Path
 import nbformat, papermill, pytest
+from command import medsoft
 from medsoft_nb.apps.site import ROOMS
+from medsoft_nb.models.files import SHIPPED
 
 root = Path(__file__).parent.parent
 package = root / 'medsoft_nb'
@@ -293,3 +295,10 @@ def test_the_commands_of_contributing_are_understood():
         tool, *words = command.split()
         done = subprocess.run([Path(sys.executable).with_name(tool), *words, '--help'], capture_output=True, text=True)
         assert done.returncode == 0, f'{command}: {done.stderr}'
+
+
+def test_shipped_models_are_those_of_their_checksums():
+    "After a change of a shipped model: `record_files` of `core.sums` on its folder"
+    for name in SHIPPED:
+        code, text = medsoft('verify', name)
+        assert code == 0, text

@@ -51,6 +51,7 @@ from medsoft_nb.apps.options import (
 from ..running.settings import FinetuneSettings, GenerateSettings
 
 # %% ../../nbs/apps/model_commands.ipynb #22b57cb5
+from ..core.files import check_unlocked
 from medsoft_nb.apps.options import (
     AccumulateOption,
     BackgroundWeightOption,
@@ -150,29 +151,33 @@ def train(
 # %% ../../nbs/apps/model_commands.ipynb #aa6d1ad9
 def _train(manifest, out, stage, base, controller, encoder, lora, cache, **options):
     "Train one stage, with the options of the command"
-    from medsoft_nb.data.manifest import Manifest
-    from medsoft_nb.models.lora import check_lora
-    from medsoft_nb.models.records import check_unseen
-    from medsoft_nb.training.samples import check_training
     from medsoft_nb.training.stages import Training
-    from medsoft_nb.training.trainer import check_output, train
-    from medsoft_nb.training.validation import check_held_out
 
     settings = from_options(Training, options | dict(stage=stage))
+    _check_weights(out, settings, controller, lora)
+    used, held_out = _training_images(manifest, settings, lora, controller)
     FinetuneSettings(base=base, controller=controller, encoder=encoder)  # they exist
-    check_output(out)
-    check_lora(lora, settings.rank)
-    _check_controller(stage, controller)
-    everything = Manifest.load(manifest)
-    check_unseen(everything, lora, controller)
-    used, held_out = _rows_of_stage(training_rows(everything), stage), _held_out_rows(everything, settings)
-    check_training(used, stage)
-    check_held_out(held_out, used, settings)
+    from medsoft_nb.training.trainer import train  # torch from here on
+
     size = dict(layers=options['msc_layers'], heads=options['msc_heads'])
     parts, control = _load_models(base, controller, encoder, settings, size)
     made = train(parts, used, out, settings, control, lora, cache, held_out)
     for path in filter(None, (made.lora, made.unet, made.controller)) if is_first_process() else ():
         out_console.print(f'Weights: {path}')
+
+# %% ../../nbs/apps/model_commands.ipynb #61b8f1b4
+def _training_images(path, settings, *weights):
+    "Rows to learn from, and held-out ones or `None`; raises where they cannot serve, or weights know the others"
+    from medsoft_nb.data.manifest import Manifest
+    from medsoft_nb.models.records import check_unseen
+    from medsoft_nb.training.inputs import check_held_out, check_training
+
+    everything = Manifest.load(path)
+    check_unseen(everything, *weights)
+    used, held_out = _rows_of_stage(training_rows(everything), settings.stage), _held_out_rows(everything, settings)
+    check_training(used, settings.stage)
+    check_held_out(held_out, used, settings)
+    return used, held_out
 
 # %% ../../nbs/apps/model_commands.ipynb #47d063f1
 def _held_out_rows(manifest, settings):
@@ -190,13 +195,20 @@ def _rows_of_stage(manifest, stage):
     return manifest.where(label=HEALTHY) if STAGES[stage].healthy and healthy.any() else manifest
 
 # %% ../../nbs/apps/model_commands.ipynb #n000
-def _check_controller(stage, controller):
-    "`ValueError` where a stage goes on from a controller, and none is given"
-    if stage in ('2a', '2b') and not controller:
+def _check_weights(out, settings, controller, lora):
+    "`ValueError` where a stage cannot go on from what it is given, or cannot write"
+    from medsoft_nb.training.inputs import check_output, check_stage
+    from medsoft_nb.training.stages import STAGES
+
+    check_output(out)
+    if is_first_process():
+        check_unlocked(out)
+    if settings.stage in ('2a', '2b') and not controller:
         raise ValueError(
-            f"stage {stage} goes on from a trained controller: give --controller, e.g. 'medsoft-tiny' "
+            f"stage {settings.stage} goes on from a trained controller: give --controller, e.g. 'medsoft-tiny' "
             'or the folder that stage 1b wrote.'
         )
+    check_stage(settings, controller or STAGES[settings.stage].needs_controller or None, lora)
 
 # %% ../../nbs/apps/model_commands.ipynb #e005
 def _load_models(base, controller, encoder, settings, size):
@@ -279,24 +291,26 @@ def generate(
     device: DeviceOption = None,
     dtype: DtypeOption = None,
 ):
-    from medsoft_nb.painting.generate import GenerateConfig, generate
+    from medsoft_nb.painting.settings import GenerateConfig
 
     settings = from_options(GenerateConfig, locals())
-    GenerateSettings(base=base, controller=controller)  # they exist
-    unet = _check_files(out, lora, unet)
+    unet = _check_files(out, lora, unet, settings.shard)
     weights = (lora, unet, controller)
     healthy, donors, wanted = _sources(manifest, read_words(labels), settings.mask_source, weights)
+    GenerateSettings(base=base, controller=controller)  # they exist
+    from medsoft_nb.painting.generate import generate  # torch from here on
+
     pipe = _load_pipeline(base, unet)
     print_counts(generate(pipe, healthy, donors, out, wanted, settings, lora, controller or None))
 
 # %% ../../nbs/apps/model_commands.ipynb #d28ee375
-def _check_files(out, lora, unet):
+def _check_files(out, lora, unet, shard):
     "The folder of a fully trained U-Net, or `None`; raises where it, the LoRA or the output folder cannot serve"
-    from medsoft_nb.models.lora import check_lora
-    from medsoft_nb.models.unet_files import find_unet
-    from medsoft_nb.painting.provenance import check_batch
+    from medsoft_nb.models.weight_files import check_lora, find_unet
+    from medsoft_nb.painting.rows import check_batch, row_folder
 
     check_batch(out)
+    check_unlocked(row_folder(out, shard))
     check_lora(lora)
     return find_unet(unet) if unet else None
 

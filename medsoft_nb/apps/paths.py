@@ -49,10 +49,11 @@ def check_place(
     there = next(p for p in (path, *path.absolute().parents) if os.path.lexists(p) or p == p.parent)
     if there != path and not there.is_dir() and there.exists():
         raise PathError(f'{what} is {word!r}, which lies below the file {str(there)!r}. Name a path below folders.')
+    which = 'which' if there == path else f'but {str(there)!r}'
     if os.path.islink(os.path.realpath(there)):
-        raise PathError(f'{what} is {word!r}, but {str(there)!r} is a link that leads to itself. Name another.')
+        raise PathError(f'{what} is {word!r}, {which} is a link that leads to itself. Name another.')
     if output and there.is_symlink() and not there.exists():
-        raise PathError(f'{what} is {word!r}, but {str(there)!r} is a link that leads nowhere. Name another.')
+        raise PathError(f'{what} is {word!r}, {which} is a link that leads nowhere. Name another.')
     if output and path.exists() and not path.is_dir() and not path.is_file():
         raise PathError(f'{what} is {word!r}, which is no file and no folder. Name another.')
     if path.is_dir() and not folder:
@@ -60,7 +61,7 @@ def check_place(
     if path.is_file() and not file:
         raise PathError(f'{what} is {word!r}, which is a file. Name a folder.')
     if output and there.exists() and not os.access(there, os.W_OK):
-        raise PathError(f'{what} is {word!r}, but {str(there)!r} may not be written. Choose another place.')
+        raise PathError(f'{what} is {word!r}, {which} may not be written. Choose another place.')
     if not output and path.exists() and not os.access(path, os.R_OK):
         raise PathError(f'{what} is {word!r}, which may not be read. Get the right to, or name another.')
 

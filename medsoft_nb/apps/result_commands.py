@@ -216,20 +216,23 @@ def _score_arms(real, synthetic, backbone, steps, seeds):
 
 # %% ../../nbs/apps/result_commands.ipynb #45377e81
 VERIFY_HELP = command_help(
-    'Compare a finished training, a batch of synthetic images or a run of reproduce with its checksums (SHA256SUMS). '
+    'Compare a finished training, a batch of synthetic images, a run of reproduce or a model that the package ships '
+    'with its checksums (SHA256SUMS). '
     'The exit status is 1 where a file was changed, is gone or is there without record, else 0.',
     'medsoft verify runs/quick',
     'medsoft verify trained/lora',
+    'medsoft verify medsoft-tiny',
 )
 
 # %% ../../nbs/apps/result_commands.ipynb #0d679fa7
 @app.command(help=VERIFY_HELP)
 def verify(run: Annotated[Path, typer.Argument(metavar='RUN', file_okay=False, help='Folder that a run left')]):
     from medsoft_nb.core.sums import changed_files
+    from medsoft_nb.models.files import model_folder
 
-    faults = changed_files(run)
+    faults = changed_files(model_folder(run))
     for row in faults:
         out_console.print(f'{row["fault"]}: {row["file"]}', highlight=False, markup=False)
     if faults:
         raise typer.Exit(1)
-    out_console.print(f'{run}: all files are as they were when the run ended.', highlight=False, markup=False)
+    out_console.print(f'{run}: all files are as they were when they were recorded.', highlight=False, markup=False)

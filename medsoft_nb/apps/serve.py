@@ -51,14 +51,18 @@ def check_studio(
     if source and not source.exists():
         raise ValueError(f'{source} does not exist.')
     from medsoft_nb.apps.sources import as_sources
-    from medsoft_nb.models.base import resolve_model
-    from medsoft_nb.models.lora import check_lora
+    from medsoft_nb.models.weight_files import check_lora
+
+    check_lora(lora)
+    as_sources(source)
+    from medsoft_nb.models.base import resolve_model  # torch from here on
+    from medsoft_nb.models.lora_files import read_lora
     from medsoft_nb.painting.provenance import controller_hash
 
-    as_sources(source)
     resolve_model(base)
-    check_lora(lora)
     controller_hash(controller)
+    if lora:
+        read_lora(lora)
 
 # %% ../../nbs/apps/serve.ipynb #e010
 def serve_studio(

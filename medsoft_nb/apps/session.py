@@ -17,6 +17,7 @@ from .uploads import heard_warnings
 from .variants import StudioSettings
 from ..core.classes import patch
 from ..core.images import as_html
+from ..core.logs import no_loading_bars
 from ..core.words import counted
 from ..knowledge.prompts import compose
 from ..lesions.soft import soften
@@ -176,7 +177,7 @@ def pipe(self: StudioState) -> MedSoftPipeline:
     "The pipeline, loaded once, with the LoRA and the controller of the session"
     with self.lock:
         if self._pipe is None:
-            with _no_bars():
+            with no_loading_bars(always=True):
                 base = MedSoftPipeline.from_pretrained(self.base)
                 pipe = with_lora(base, self.lora) if self.lora else base
             pipe.register_to_config(_name_or_path=base.config['_name_or_path'])
@@ -205,22 +206,6 @@ def weights_text(self: StudioState) -> str:
     others = dict(LoRA=self.lora, controller=self.controller)
     named = [f'{kind} {Path(path).name}' for kind, path in others.items() if path]
     return ', '.join([Path(base).name, *named])
-
-# %% ../../nbs/apps/session.ipynb #c1318
-@contextmanager
-def _no_bars():
-    "No progress bars of the loading model under the panel"
-    from diffusers.utils import logging as diffusers
-    from transformers.utils import logging as transformers
-
-    enabled = [library for library in (diffusers, transformers) if library.is_progress_bar_enabled()]
-    for library in enabled:
-        library.disable_progress_bar()
-    try:
-        yield
-    finally:
-        for library in enabled:
-            library.enable_progress_bar()
 
 # %% ../../nbs/apps/session.ipynb #1bd3e598
 @patch

@@ -16,7 +16,7 @@ from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field
 from .sources import path_sources, Source
 from ..core.classes import patch
 from ..core.files import folder_lock, sha256
-from ..core.folders import file_name
+from ..core.folders import file_name, remove_temporaries
 from ..core.images import array_hash, as_html, write_image
 from ..core.settings import Settings
 from ..core.words import counted
@@ -162,6 +162,7 @@ def write_variant(
     "Add a variant with its masks and provenance to the manifest of a folder; it gets its name"
     out = Path(out)
     with folder_lock(out, wait=60):  # another studio may keep into the same folder
+        remove_temporaries(out)
         image_id = _free_name(out, variant)
         manifest = append_rows(out, [_kept_row(out, variant, image_id, pipe)])
     variant.kept = image_id

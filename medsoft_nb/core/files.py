@@ -6,7 +6,7 @@ Docs: https://example.github.io/medsoft_nb/core/files.html.md"""
 
 # %% auto #0
 __all__ = ['PACKAGE', 'data_path', 'notebooks_path', 'make_folder', 'atomic_path', 'write_text', 'write_json', 'read_json',
-           'sha256', 'folder_lock', 'free_space', 'require_space', 'explain_write', 'explain_failure']
+           'sha256', 'folder_lock', 'check_unlocked', 'free_space', 'require_space', 'explain_write', 'explain_failure']
 
 # %% ../../nbs/core/files.ipynb #c0018
 import errno, hashlib, json, os, random, shutil
@@ -126,6 +126,15 @@ def folder_lock(
                 if not existed:
                     os.rmdir(os.path.realpath(folder))
         lock.release()
+
+# %% ../../nbs/core/files.ipynb #4f5e9b9d
+def check_unlocked(
+    folder: str | Path,  # Of an output; may not exist
+) -> None:
+    "Raise `ValueError` where another process is at work in a folder"
+    if Path(folder, '.lock').exists():
+        with folder_lock(folder):
+            pass
 
 # %% ../../nbs/core/files.ipynb #c0015
 def free_space(

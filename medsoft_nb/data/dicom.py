@@ -56,7 +56,7 @@ def dicom_stacks(
     folder, salt = Path(folder).resolve(), load_salt(settings.salt)
     paths, folder = find_dicom(folder), folder.parent if folder.is_file() else folder
     headers = [header for path in progress(paths, desc='reading headers') for header in read_headers(path)]
-    headers = _kept(headers, paths, settings)
+    headers = _kept([_with_series(header, folder, len(paths) == 1) for header in headers], paths, settings)
     cases = _cases(headers, folder, settings)
     whole = [header for header in headers if not header.fault]
     _tell(whole)
@@ -74,6 +74,13 @@ def dicom_sources(
 ) -> list:  # Of `Source`s for `import_sources`
     "Images of DICOM files; `ManifestError` where there are none, or where one has no label"
     return [source for group in dicom_stacks(folder, settings) for source in group]
+
+# %% ../../nbs/data/dicom.ipynb #a4659dcd
+def _with_series(header, folder, alone):
+    "A header that names no series gets its place below the imported folder as one, wherever that folder is"
+    patient, study, series, *more = header.identity
+    place = (header.path if alone else header.path.parent).relative_to(folder).as_posix()
+    return header if series else replace(header, identity=(patient, study, f'below {place}', *more))
 
 # %% ../../nbs/data/dicom.ipynb #66ae3238
 _OTHERS = ('SEG', 'RTDOSE', 'RTIMAGE', 'RTSTRUCT', 'RTPLAN', 'SR', 'PR', 'KO', 'REG', 'DOC', 'OT', 'SM')
@@ -178,7 +185,7 @@ def _patients(told, identities, folder, settings):
         patient, study, series = identities[path][:3]
         patient = told[path].get('patient_id') or _by_rule(path, folder, settings) or patient
         if not patient:
-            patient = f'study {study or series or path.parent}'
+            patient = f'study {study or series}'
             alone.add(patient)
         patients[path] = patient
     if alone:
@@ -247,7 +254,7 @@ def _stack_sources(stack, cases, settings, salt):
         shape = volume_shape(stack)
     except ValueError as error:
         where = f'{first.path.name} and {len(stack.headers) - 1} more'
-        name = f'{row["series"]}-{hashed("f", f"{first.path} {first.frame}", salt)}'
+        name = f'{row["series"]}-{hashed("f", f"{first.identity[3]} {first.path.name} {first.frame}", salt)}'
         return [Source(row | dict(image_id=name), partial(_refuse, f'{where}: {error}'))]
     size, found = shape[PLANES.index(settings.plane)], []
     for k in choose_slices(shape[PLANES.index(settings.plane)], settings.slices):
@@ -285,8 +292,8 @@ def _row(header, cases, settings, salt):
     "What the manifest says of an image; patient, study and series by their hashes"
     patient, told, _ = cases[header.path]
     modality = MODALITIES.get(header.modality, '') or settings.modality
-    origin = 'synthetic' if header.synthetic else settings.origin
-    series = '/'.join(header.identity[:3]) if header.identity[2] else f'{header.identity[1]}/{header.path.parent}'
+    origin = header.origin or settings.origin
+    series = '/'.join(header.identity[:3])
     ids = dict(patient_id=hashed('p', patient, salt), study=hashed('e', header.identity[1] or series, salt))
     return ids | dict(series=hashed('s', series, salt), modality=modality, origin=origin) | told
 

@@ -115,7 +115,7 @@ class Header:
     unit: str = ''  # Of the values after the scale
     number: int = 0  # In the series
     remark: str = ''
-    synthetic: bool = False  # As the file says of itself
+    origin: str = ''  # As the file says of itself: 'phantom', 'implanted' or 'synthetic'; '' if it does not
     fault: str = ''
 
     @property
@@ -127,7 +127,7 @@ class Header:
 _IDENTITY = ('PatientID', 'StudyInstanceUID', 'SeriesInstanceUID', 'SOPInstanceUID', 'PatientName')
 _TAGS = (
     *_IDENTITY,
-    *('SOPClassUID', 'Modality', 'ImageType', 'Rows', 'Columns', 'NumberOfFrames', 'InstanceNumber'),
+    *('SOPClassUID', 'Modality', 'ImageType', 'Rows', 'Columns', 'NumberOfFrames', 'InstanceNumber', 'Manufacturer'),
     *('PixelSpacing', 'ImagerPixelSpacing', 'ImagePositionPatient', 'ImageOrientationPatient', 'SliceThickness'),
     *(
         'WindowCenter',
@@ -140,7 +140,7 @@ _TAGS = (
         'BitsAllocated',
         'BitsStored',
     ),
-    *('BurnedInAnnotation', 'SharedFunctionalGroupsSequence', 'PerFrameFunctionalGroupsSequence'),
+    *('BurnedInAnnotation', 'SharedFunctionalGroupsSequence', 'PerFrameFunctionalGroupsSequence', 'SeriesDescription'),
     0x0008001C,  # SyntheticData, which older versions of pydicom cannot name
 )
 MOST_PIXELS = 10**8  # Of an image; more is taken for a broken header
@@ -195,9 +195,17 @@ def _frames(ds, basis):
     kind = tuple(str(word) for word in _listed(ds.get('ImageType')))
     burned = str(ds.get('BurnedInAnnotation') or '').strip().upper() == 'YES'
     basis |= dict(shape=shape, kind=kind, remark='text is burned into the pixels' if burned else '')
-    basis |= dict(number=_whole(ds, 'InstanceNumber', 0))
-    basis |= dict(synthetic=0x0008001C in ds and str(ds[0x0008001C].value).strip().upper() == 'YES')
+    basis |= dict(number=_whole(ds, 'InstanceNumber', 0), origin=_origin(ds))
     return [Header(**basis, frame=k if count > 1 else None, **_geometry(ds, k)) for k in range(count)]
+
+# %% ../../nbs/data/dicom_files.ipynb #04fb5af1
+def _origin(ds):
+    "What a file says of its origin; one that this package wrote says how an image that is not real was made"
+    if 0x0008001C not in ds or str(ds[0x0008001C].value).strip().upper() != 'YES':
+        return ''
+    said = str(ds.get('SeriesDescription') or '').partition(':')[0]
+    own = str(ds.get('Manufacturer') or '') == 'medsoft_nb' and said in ('phantom', 'implanted')
+    return said if own else 'synthetic'
 
 # %% ../../nbs/data/dicom_files.ipynb #766a6e5c
 def _listed(value):

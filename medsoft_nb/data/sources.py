@@ -9,14 +9,13 @@ __all__ = ['KINDS', 'CHALLENGES', 'find_kind', 'import_any']
 
 # %% ../../nbs/data/sources.ipynb #f0adcde7
 from pathlib import Path
-from ..core.folders import check_empty
 from ..core.settings import did_you_mean
 from .cases import files_below
 from .columns import ManifestError
 from .dicom import dicom_sources, DicomSettings
 from .dicom_files import find_dicom
 from .folder import import_folder, ImportSettings
-from .importing import import_sources
+from .importing import check_import, import_sources
 from .layouts import find_layout, layout_sources, LAYOUTS
 from .manifest import Manifest
 from .nifti import nifti_sources, NiftiSettings
@@ -77,7 +76,7 @@ def import_any(
     **settings,  # Of the importer of this kind; `masks` are those of structures, or the segmentations of volumes
 ) -> Manifest:
     "Import a folder of any kind; `ManifestError` says what is wrong with it, `ValueError` what with the settings"
-    check_empty(out)
+    check_import(out)
     salt_path(settings.get('salt'), out)
     kind = kind or find_kind(source, bool(settings.get('masks') or settings.get('lesion_masks')), 'table' in settings)
     if kind not in KINDS:

@@ -13,6 +13,7 @@ from pathlib import Path
 import torch, torch.nn as nn, torch.nn.functional as F
 from transformers import AutoModel, ConvNextConfig, ResNetConfig, SwinConfig, ViTConfig
 from ..core.finite import check_finite
+from ..core.logs import no_loading_bars
 from ..models.files import check_safetensors, is_hub_id
 from ..models.imagenet import imagenet_lite0
 
@@ -123,6 +124,7 @@ def check_backbone(name: str) -> None:
         )
 
 # %% ../../nbs/evaluation/backbones.ipynb #c0834
+@no_loading_bars()
 def make_backbone(
     name: str,  # See the table above
 ) -> nn.Module:  # Takes `(B, 1, H, W)`, gives logits `(B,)`; `features(x)` gives `(B, d)`

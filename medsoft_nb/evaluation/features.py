@@ -17,6 +17,7 @@ from typing import NamedTuple
 import numpy as np, torch
 from ..core.devices import pick_device
 from ..core.finite import check_finite
+from ..core.logs import no_loading_bars
 from ..core.states import load_foreign
 from ..models.imagenet import IMAGENET, imagenet_lite0
 from ..models.files import check_safetensors, is_hub_id, SHIPPED
@@ -91,6 +92,7 @@ def _stated_normalisation(where, kind, local):
     return Normalisation(stated.get('image_mean', usual.mean), stated.get('image_std', usual.sd))
 
 # %% ../../nbs/evaluation/features.ipynb #c0848
+@no_loading_bars()
 def _vision(where, kind, size, name):
     "A vision model of `transformers`; `kind` is the type that it must have, or ''"
     from transformers import AutoModel

@@ -16,6 +16,7 @@ from ..core.classes import patch
 from ..core.devices import autocast, pick_device, pick_dtype
 from ..core.files import read_json, write_json
 from ..core.folders import share_files
+from ..core.logs import no_loading_bars
 from ..core.repeats import contents, repeats, rows_of
 from ..core.finite import check_finite
 from .adapter import Adapter
@@ -142,6 +143,7 @@ def controller_files(
     return [file for part in ('msc', 'adapter') for file in sorted((folder / part).glob('[!.]*.safetensors'))]
 
 # %% ../../nbs/models/controller.ipynb #c0447
+@no_loading_bars()
 def load_controller(
     name: str | Path = 'medsoft-tiny',  # Shipped name, or a folder that `save_pretrained` wrote
     encoder: str | Path | MedicalEncoder | None = None,  # The one it was trained with if `None`

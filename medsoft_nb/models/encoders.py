@@ -19,6 +19,7 @@ from ..core.devices import pick_device, pick_dtype
 from ..core.classes import patch
 from ..core.files import read_json
 from ..core.finite import check_finite
+from ..core.logs import no_loading_bars
 from .files import BIOMEDCLIP, check_no_code, check_safetensors, hub_folder, is_hub_id
 from .files import model_folder, SHIPPED
 from .texts import TextLimit, token_counter
@@ -170,6 +171,7 @@ def _tokenizer(name, folder, config):
 _SMALL_FILES = ['*.json', '*.txt', '*.model']
 
 
+@no_loading_bars()
 def _transformers(name, folder, dtype, device, **hub):
     "CLIP or SigLIP from a folder or from the Hub"
     if not folder.is_dir():

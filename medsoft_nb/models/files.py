@@ -15,6 +15,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Annotated, Literal
 from pydantic import BeforeValidator
+from ..core.logs import no_loading_bars
 from ..core.files import data_path, read_json
 
 # %% ../../nbs/models/files.ipynb #2b006
@@ -156,6 +157,7 @@ def weight_shapes(
     return shapes
 
 # %% ../../nbs/models/files.ipynb #57e46da2
+@no_loading_bars()
 def load_network(
     cls: type,  # Of diffusers or transformers, with `from_pretrained`
     path: str | Path,  # Folder of a model, or Hub id

@@ -31,8 +31,8 @@ from ..models.seen import warn_unseen
 from ..models.texts import prompt_limit
 from ..models.unet_files import load_unet as read_unet
 from ..models.unet_files import unet_hash
-from .blend import match_band, match_grain, pixel_weight, put_back
-from .faithful import erase, ONE_PROMPT
+from .blend import erase, match_band, match_grain, pixel_weight, put_back
+from .faithful import ONE_PROMPT
 from .inputs import collect_inputs, cut_input, same_resolution, stack_windows, Window
 from .latents import to_latents, to_windows
 from .sampler import Conditioning, denoise, white_noise

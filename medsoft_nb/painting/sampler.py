@@ -93,7 +93,7 @@ def begin(
 ) -> tuple:  # Number of the first step from 0, and noisy latents
     "Where denoising begins; at least one step is taken"
     steps = len(scheduler.timesteps)
-    first = 0 if strength is None else steps - max(1, round(strength * steps))
+    first = 0 if strength is None else steps - round(strength * steps)
     if hasattr(scheduler, 'set_begin_index'):  # those that count their steps
         scheduler.set_begin_index(first)
     level = scheduler.timesteps[first : first + 1].expand(len(original))

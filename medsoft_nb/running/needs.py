@@ -192,7 +192,7 @@ def step_memory(
 
 def _lora_of(finetune, shapes):
     "Parameters of the LoRA that is trained"
-    from medsoft_nb.models.lora import LORA_TARGETS
+    from medsoft_nb.models.weight_files import LORA_TARGETS
 
     return count_lora(shapes, finetune.rank, LORA_TARGETS)
 

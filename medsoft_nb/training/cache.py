@@ -24,12 +24,13 @@ from safetensors.torch import save_file
 from .. import __version__
 from ..core.classes import patch
 from ..core.files import atomic_path, require_space
+from ..core.folders import remove_temporaries
 from ..core.logs import get_logger
 from ..core.seeds import torch_generator
 from ..data.manifest import Manifest, PATHS
 from ..models.base import encode_prompts
 from ..models.controller import Controller
-from ..painting.faithful import erase
+from ..painting.blend import erase
 from ..painting.latents import encode_windows, place_of, scale_latents, slices
 from .checkpoints import state_hash
 from .samples import base_scale, check_prompts, TrainingWindows
@@ -297,6 +298,7 @@ def training_data(
     for name, (network, encode) in encoders.items():
         key = cache_key(manifest, config, windows.size, network, share)
         parts.append(EncodedFiles(Path(folder) / f'{name}-{key}', encode))
+        remove_temporaries(parts[-1].folder, 3600)  # younger ones may be of trainings at work
     data = TrainingData(windows, config, parts, encode_texts(base, controller, windows.prompts, config.stage), share)
     with ExitStack() as stack:
         stack.enter_context(data)

@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 from ..core.settings import Settings
 from ..lesions.soft import PROFILES
 from ..models.files import WindowSide
-from ..models.lora import LORA_TARGETS
+from ..models.weight_files import LORA_TARGETS
 from ..painting.faithful import Switches
 
 # %% ../../nbs/training/stages.ipynb #c0606
