@@ -155,8 +155,8 @@ def _train(manifest, out, stage, base, controller, encoder, lora, cache, **optio
 
     settings = from_options(Training, options | dict(stage=stage))
     _check_weights(out, settings, controller, lora)
-    used, held_out = _training_images(manifest, settings, lora, controller)
     FinetuneSettings(base=base, controller=controller, encoder=encoder)  # they exist
+    used, held_out = _training_images(manifest, settings, lora, controller)
     from medsoft_nb.training.trainer import train  # torch from here on
 
     size = dict(layers=options['msc_layers'], heads=options['msc_heads'])
