@@ -32,7 +32,9 @@ def faithful(
     if switches == 'all':
         return SWITCHES
     names = switches.split(',') if isinstance(switches, str) else switches or ()
-    names = [n.strip() for n in names if n.strip()]
+    if not isinstance(names, (list, tuple)):
+        raise ValueError(f"faithful switches are 'all' or a list of names; got {switches!r}.")
+    names = [str(n).strip() for n in names if str(n).strip()]
     wrong = [n for n in names if n not in SWITCHES]
     if wrong:
         raise ValueError(f"unknown faithful switch {wrong[0]!r}. Known: {', '.join(SWITCHES)}; or 'all'.")
