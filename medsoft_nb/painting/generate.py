@@ -17,7 +17,7 @@ from fastcore.basics import chunked
 from peft.tuners.tuners_utils import BaseTunerLayer
 from scipy import ndimage as ndi
 from torch import nn
-from ..core.files import require_space
+from ..core.space import require_space
 from ..core.folders import empty_on_failure
 from ..core.seeds import torch_generator
 from ..core.logs import progress
