@@ -218,9 +218,10 @@ def _duration(seconds):
 # %% ../../nbs/apps/cli.ipynb #e009
 def _print_snakemake(profile, out, jobs):
     "The command that runs the table by hand"
+    from medsoft_nb.core.folders import file_name
     from medsoft_nb.running.table import GRID, workflow_path
 
-    folder = Path(out or Path('runs') / Path(profile).stem) / GRID
+    folder = Path(out or Path('runs') / file_name(Path(profile).stem)) / GRID
     out_console.print(f"snakemake -s {workflow_path('Snakefile')} -d {folder} --cores {jobs or 1}")
 
 # %% ../../nbs/apps/cli.ipynb #e010

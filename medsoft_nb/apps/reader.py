@@ -19,6 +19,7 @@ from scipy.special import betainc
 from statsmodels.stats.proportion import proportion_confint
 from ..core.classes import patch
 from ..core.files import append_text, data_path, make_folder
+from ..core.folders import file_name
 from ..core.images import pad_to_square, png_url
 from ..core.logs import get_logger
 from ..core.seeds import rng
@@ -120,7 +121,7 @@ class ReaderStudy:
         }
         self.items = reading_order(self.sources, self.settings)
         self.folder = Path(folder)
-        self.file = self.folder / f'{reader}.jsonl'
+        self.file = self.folder / f'{file_name(reader)}.jsonl'
         self.answers = self._read_answers()
 
     def __repr__(self):

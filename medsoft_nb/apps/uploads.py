@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 import numpy as np
 from .sources import path_sources
+from ..core.folders import file_name
 from ..core.images import read_image
 from ..core.logs import get_logger
 
@@ -24,7 +25,7 @@ def uploaded_image(
 ) -> np.ndarray:
     "An image file; `ValueError` names it as the user does"
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / Path(name).name
+        path = Path(folder) / file_name(Path(name).name)
         path.write_bytes(bytes(content))
         try:
             return read_image(path, alpha)
@@ -38,7 +39,7 @@ def uploaded_sources(
 ) -> list:  # Of `Source`s
     "A picture, a NIfTI volume, or the DICOM files of a series; `ValueError` for others"
     folder = tempfile.TemporaryDirectory()
-    paths = [Path(folder.name, f'{number:05d}', Path(name).name) for number, name in enumerate(names)]
+    paths = [Path(folder.name, f'{number:05d}', file_name(Path(name).name)) for number, name in enumerate(names)]
     for path, content in zip(paths, contents, strict=True):
         path.parent.mkdir()
         path.write_bytes(bytes(content))

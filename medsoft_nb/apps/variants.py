@@ -17,6 +17,7 @@ from .sources import path_sources, Source
 from ..core.classes import patch
 from ..core.files import folder_lock, sha256
 from ..core.folders import file_name, remove_temporaries
+from ..core.inside import inside
 from ..core.images import array_hash, as_html, write_image
 from ..core.settings import Settings
 from ..core.words import counted
@@ -262,7 +263,7 @@ def discard_variant(
         for row in kept.df[own].to_dict('records'):
             for column in ('image', 'soft_mask', 'lesion_mask', 'structures'):
                 if row.get(column):
-                    (out / row[column]).unlink(missing_ok=True)
+                    inside(out, row[column]).unlink(missing_ok=True)
     variant.kept = ''
 
 # %% ../../nbs/apps/variants.ipynb #e022

@@ -16,6 +16,8 @@ import numpy as np
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 import medsoft_nb
+from .configs import parse_json, read_text
+from .inside import check_links
 from .space import explain_failure, explain_write
 
 # %% ../../nbs/core/files.ipynb #c0003
@@ -94,8 +96,8 @@ def _plain(x):
 
 # %% ../../nbs/core/files.ipynb #c0010
 def read_json(path: str | Path):
-    "Read JSON"
-    return json.loads(Path(path).read_text(encoding='utf-8'))
+    "Read JSON; `ValueError` names a file that cannot be read, see `core.configs`"
+    return parse_json(read_text(path), str(path))
 
 # %% ../../nbs/core/files.ipynb #1ad37b30
 def append_text(
@@ -127,7 +129,8 @@ def folder_lock(
     folder: str | Path,  # Made if it does not exist; what nothing comes into is left as it was
     wait: float = 0,  # Seconds to wait for another process
 ):
-    "Keep other processes out of `folder`; `ValueError` where one is at work in it"
+    "Keep other processes out of `folder`; `ValueError` where one is at work in it, or a link leads out of it"
+    check_links(folder)
     existed, folder = os.path.exists(folder), make_folder(folder)
     lock = FileLock(folder / '.lock', timeout=wait)
     try:

@@ -14,6 +14,7 @@ from collections import Counter
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from .files import folder_lock, make_folder
+from .inside import check_links
 from .space import explain_failure
 
 # %% ../../nbs/core/folders.ipynb #f005
@@ -33,10 +34,11 @@ def check_empty(
     folder: str | Path,  # Of an output
     besides: tuple = (),  # Names that it may hold, too
 ) -> None:
-    "Raise `FileExistsError` unless a folder is empty, or not there yet"
+    "Raise `FileExistsError` unless a folder is empty, or not there yet; no link may lead out of it"
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
         raise FileExistsError(f'{folder} is a file. Choose a folder that is new or empty.')
+    check_links(folder)
     found = sorted(path.name for path in _content(folder) if path.name not in besides)
     if found and (folder / '.part').is_dir():
         raise FileExistsError(

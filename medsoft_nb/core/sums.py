@@ -11,6 +11,7 @@ __all__ = ['SUMS', 'run_files', 'record_files', 'read_sums', 'changed_files']
 import os
 from pathlib import Path
 from .files import sha256, write_text
+from .inside import inside
 
 # %% ../../nbs/core/sums.ipynb #1b08ca26
 SUMS = 'SHA256SUMS'
@@ -66,7 +67,7 @@ def changed_files(
     parts = sorted(path.parent for path in folder.glob(f'*/{SUMS}')) if not (folder / SUMS).is_file() else []
     for part in parts or [folder]:
         sums, found = read_sums(part), run_files(part)
-        here = {name: _fault(part / name, digest) for name, digest in sums.items()}
+        here = {name: _fault(part, name, digest) for name, digest in sums.items()}
         here |= {name: 'without record' for name in found if name not in sums}
         faults += [
             dict(file=(part / name).relative_to(folder).as_posix(), fault=here[name])
@@ -76,11 +77,11 @@ def changed_files(
     return faults
 
 
-def _fault(path, digest):
+def _fault(part, name, digest):
     "What is wrong with a file; '' where nothing is"
     try:
-        return '' if sha256(path) == digest else 'changed'
+        return '' if sha256(inside(part, name)) == digest else 'changed'
     except FileNotFoundError:
         return 'gone'
-    except OSError:
-        return 'changed'  # a folder in its place, or unreadable
+    except (OSError, ValueError):
+        return 'changed'  # a folder in its place, a link to elsewhere, or unreadable

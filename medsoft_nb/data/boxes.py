@@ -8,9 +8,9 @@ Docs: https://example.github.io/medsoft_nb/data/boxes.html.md"""
 __all__ = ['read_coco', 'coco_cases', 'coco_files', 'voc_cases', 'yolo_cases', 'yolo_classes']
 
 # %% ../../nbs/data/boxes.ipynb #f5a3c945
-import json
 from pathlib import Path
-import yaml
+from ..core.configs import read_yaml
+from ..core.files import read_json
 from .cases import case_name, files_below, inside
 from .columns import ManifestError, raise_faults
 from .pictures import LayoutSettings
@@ -21,9 +21,9 @@ from .shapes import Annotated, finite_numbers, make_shape
 def read_coco(path: Path) -> dict:
     "The content of a COCO file; `ManifestError` unless it is one"
     try:
-        content = json.loads(path.read_text(encoding='utf-8-sig'))
-    except (ValueError, RecursionError) as e:
-        raise ManifestError(f'{path} cannot be read as JSON: {e}.') from None
+        content = read_json(path)
+    except ValueError as e:
+        raise ManifestError(str(e)) from None
     parts = ('images', 'annotations', 'categories')
     lists = [content.get(part) for part in parts] if isinstance(content, dict) else []
     if not lists or not all(isinstance(part, list) and all(isinstance(x, dict) for x in part) for part in lists):
@@ -202,9 +202,10 @@ def yolo_classes(folder: Path) -> dict:  # Number -> name
     files = [p for p in files_below(folder, ('.yaml', '.yml')) if p.stat().st_size < 100_000]
     for path in files:
         try:
-            names = (yaml.safe_load(path.read_text(encoding='utf-8-sig')) or {}).get('names')
-        except (yaml.YAMLError, UnicodeDecodeError, AttributeError, RecursionError) as e:
-            raise ManifestError(f'{path} cannot be read as YAML: {str(e).splitlines()[0]}.') from None
+            content = read_yaml(path)
+        except ValueError as e:
+            raise ManifestError(str(e)) from None
+        names = content.get('names') if isinstance(content, dict) else None
         if isinstance(names, list) and all(isinstance(name, (str, int)) for name in names):
             return dict(enumerate(map(str, names)))
         if isinstance(names, dict) and all(str(k).isdigit() and isinstance(v, (str, int)) for k, v in names.items()):

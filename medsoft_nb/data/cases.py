@@ -8,11 +8,12 @@ Docs: https://example.github.io/medsoft_nb/data/cases.html.md"""
 __all__ = ['VOLUMES', 'DICOM', 'CaseSettings', 'case_name', 'inside', 'files_below', 'tell_unused', 'case_rows']
 
 # %% ../../nbs/data/cases.ipynb #d090d9a7
-import os, re
+import re
 from pathlib import Path
 from typing import Literal
 import pandas as pd
 from pydantic import Field, field_validator
+from ..core.inside import inside as stay_inside
 from ..core.logs import get_logger
 from ..core.settings import Settings
 from ..core.words import counted
@@ -65,19 +66,11 @@ def inside(
     folder: str | Path,
     path: str | Path,  # Relative to `folder`, or in it
 ) -> Path:
-    "A path that stays in a folder; `ManifestError` for one that leaves it, also through a link"
-    longest = max(len(os.fsencode(part)) for part in re.split(r'[/\\]', str(path)))
-    if longest > 255 or len(os.fsencode(path)) > 2000 or re.search(r'[\0-\x1f]', str(path)):
-        raise ManifestError(f'{str(path)[:200]!r} cannot be the name of a file.')
-    full = Path(folder) / str(path).replace('\\', '/')
+    "`core.inside.inside` for data: `ManifestError` for a path that leaves a folder"
     try:
-        real = full.resolve()
-        stays = real.is_relative_to(Path(folder).resolve())
-    except (OSError, RuntimeError) as e:
-        raise ManifestError(f'{str(path)!r} cannot be followed: {e}.') from None
-    if not stays:
-        raise ManifestError(f'{str(path)!r} leads out of {folder}. Copy what it points to into the folder.')
-    return full
+        return stay_inside(folder, path)
+    except ValueError as error:
+        raise ManifestError(str(error)) from None
 
 # %% ../../nbs/data/cases.ipynb #9c0dc17e
 def files_below(

@@ -15,8 +15,10 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import Callable, NamedTuple
 import numpy as np, pandas as pd
+from ..core.configs import parse_json
 from ..core.files import append_text, atomic_path, folder_lock, make_folder, sha256
 from ..core.folders import check_empty, file_name, file_state
+from ..core.inside import inside
 from ..core.images import as_image, read_image, write_image
 from ..core.logs import get_logger, progress
 from ..core.words import counted
@@ -182,15 +184,17 @@ def _notes(part):
     with open(path, encoding='utf-8') as file:
         for line in file:
             try:
-                yield json.loads(line)
+                note = parse_json(line, path.name)
             except ValueError:
                 return
+            if isinstance(note, dict) and isinstance(note.get('row', {}), dict):
+                yield note
 
 
 def _files(note, part):
-    "The files of an image that was imported"
+    "The files of an image that was imported; `ValueError` for one that lies elsewhere"
     row = note.get('row', {})
-    return [part / row[column] for column in PATHS if row.get(column)]
+    return [inside(part, str(row[column])) for column in PATHS if row.get(column)]
 
 # %% ../../nbs/data/importing.ipynb #26437a78
 def _open_notes(part, keys):
@@ -199,8 +203,11 @@ def _open_notes(part, keys):
     kept = {part / 'notes.jsonl'}
     with atomic_path(part / 'notes.jsonl') as tmp, open(tmp, 'w', encoding='utf-8') as file:
         for note in _notes(part):
-            files = _files(note, part)
-            if note.get('key') in numbers and all(path.is_file() for path in files):
+            try:
+                files = _files(note, part)
+            except ValueError:  # somebody else's note; the image is read anew
+                continue
+            if str(note.get('key')) in numbers and all(path.is_file() for path in files):
                 (done if 'row' in note else deadly).add(numbers[note['key']])
                 kept.update(files)
                 file.write(json.dumps(note) + '\n')

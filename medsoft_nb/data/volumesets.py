@@ -8,8 +8,8 @@ Docs: https://example.github.io/medsoft_nb/data/volumesets.html.md"""
 __all__ = ['totalsegmentator_sources', 'verse_sources', 'spider_sources', 'nnunet_sources']
 
 # %% ../../nbs/data/volumesets.ipynb #73f5d316
-import json
 from pathlib import Path
+from ..core.files import read_json
 from ..core.settings import settings_from
 from .cases import case_name, files_below, inside, tell_unused, VOLUMES
 from .columns import ManifestError, raise_faults
@@ -107,7 +107,7 @@ def _dataset(folder, settings):
     "Names of numbers, modality, and the number of the channel"
     path = folder / 'dataset.json'
     try:
-        content = json.loads(path.read_text(encoding='utf-8-sig'))
+        content = read_json(path)
         labels = content['labels']
         channels = content.get('channel_names') or content.get('modality') or {'0': ''}
         pairs = [(v, k) if isinstance(v, int) else (k, v) for k, v in labels.items() if not isinstance(v, list)]

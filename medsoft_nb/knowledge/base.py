@@ -14,7 +14,7 @@ import copy, os, re
 from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
-import yaml
+from ..core import configs
 from ..core.files import data_path
 from .schema import all_names, check_diseases, parse_knowledge
 
@@ -75,11 +75,7 @@ def read_yaml(
     path: str | Path,  # YAML with `diseases:`
 ) -> dict:
     "A knowledge base as it stands in its file"
-    try:
-        table = yaml.safe_load(Path(path).read_text(encoding='utf-8'))
-    except (OSError, UnicodeError, yaml.YAMLError) as e:
-        reason = ' '.join(_reason(e).split())
-        raise ValueError(f'knowledge base {path} cannot be read: {reason}') from e
+    table = configs.read_yaml(path, 'knowledge base')
     if not isinstance(table, dict) or not isinstance(table.get('diseases'), dict):
         raise ValueError(f'{path} has no `diseases:` table.')
     return table

@@ -18,6 +18,7 @@ from huggingface_hub import snapshot_download
 from peft.utils.other import get_pattern_key
 from safetensors import safe_open, SafetensorError
 from ..core.classes import patch
+from ..core.configs import parse_json, read_text
 from ..core.files import sha256
 from ..core.finite import check_finite
 from .files import is_hub_id
@@ -167,10 +168,10 @@ def _check_settings(
 # %% ../../nbs/models/lora_files.ipynb #n003
 def _parse(text, what):
     "Settings from JSON"
-    try:
-        return dict(json.loads(text))
-    except (ValueError, TypeError) as error:
-        raise ValueError(f'{what} cannot be read as JSON ({error}). Copy it again from its source.') from None
+    found = parse_json(text, str(what))
+    if not isinstance(found, dict):
+        raise ValueError(f'{what} is {str(found)[:60]!r}, and must hold a mapping. Copy it again from its source.')
+    return found
 
 # %% ../../nbs/models/lora_files.ipynb #lof018
 def lora_settings(
@@ -186,7 +187,7 @@ def lora_settings(
                 f'{path} is a LoRA of peft, and {PEFT_CONFIG} is not beside it, so its strength is unknown. '
                 'Copy that file from where the LoRA comes from.'
             )
-        settings = {'': _parse(file.read_text(encoding='utf-8'), file)}
+        settings = {'': _parse(read_text(file), file)}
     else:
         flat, settings = _parse(metadata.get('lora_adapter_metadata', '{}'), f'the metadata of {path}'), {}
         for part in {key.split('.', 1)[0] + '.' for key in flat}:

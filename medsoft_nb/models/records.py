@@ -10,7 +10,8 @@ __all__ = ['file_digest', 'check_recorded', 'patients_of', 'check_unseen']
 # %% ../../nbs/models/records.ipynb #d72f49bb
 from functools import lru_cache
 from pathlib import Path
-from ..core.files import read_json, sha256
+from ..core.configs import read_mapping
+from ..core.files import sha256
 from ..core.words import counted
 from ..data.manifest import Manifest, ManifestError
 
@@ -47,9 +48,9 @@ def _noted(record, name):
     if not record.is_file():
         return {}
     try:
-        return read_json(record).get(name, {})
-    except (ValueError, TypeError, AttributeError):
-        raise ValueError(f'{record} was cut or changed and cannot be read. Bring it back, or train again.') from None
+        return read_mapping(record, weights=dict[str, str], patients=list[str]).get(name, {})
+    except ValueError as error:
+        raise ValueError(f'{error} It was cut or changed: bring it back, or train again.') from None
 
 # %% ../../nbs/models/records.ipynb #31f597eb
 def patients_of(

@@ -11,7 +11,7 @@ __all__ = ['Seen', 'read_seen', 'seen_remarks', 'prompt_subject', 'tell_seen', '
 import re
 from pathlib import Path
 from pydantic import Field
-from ..core.files import read_json
+from ..core.configs import read_mapping
 from ..core.logs import get_logger
 from ..core.settings import Settings
 from ..core.words import listed
@@ -34,7 +34,12 @@ def read_seen(
 ) -> Seen | None:  # `None` where nothing is known
     "What a base has seen, from the file beside its weights; `ValueError` for a file that says something else"
     file = model_folder(base) / 'seen.json'
-    return Seen(**read_json(file)) if file.is_file() else None
+    if not file.is_file():
+        return None
+    try:
+        return Seen(**read_mapping(file))
+    except ValueError as error:
+        raise ValueError(f'{file}: {str(error).removeprefix(f"{file}: ")}') from None
 
 # %% ../../nbs/models/seen.ipynb #7ac427d6
 def seen_remarks(

@@ -14,7 +14,8 @@ from contextlib import nullcontext
 from itertools import product
 from pathlib import Path
 import numpy as np, torch
-from ..core.files import folder_lock, read_json, sha256, write_json
+from ..core.configs import read_mapping
+from ..core.files import folder_lock, sha256, write_json
 from ..core.space import require_space
 from ..core.folders import remove_temporaries
 from ..core.images import write_image
@@ -83,14 +84,14 @@ def open_folder(
     remove_temporaries(out, 0 if shard == (1, 1) and not (out / 'shards').exists() else 3600)
     file, table = out / 'settings.json', out / 'manifest.csv'
     if table.exists():
-        check_settings(out, read_json(file), settings)
+        check_settings(out, read_mapping(file), settings)
         with folder_lock(out, wait=600) if shard != (1, 1) else nullcontext():
             repair_batch(out)
     noted = {name for name, row in noted_rows(out).items() if is_sound(out, row)}
     done = (set(Manifest.load(table).df.image_id) if table.exists() else set()) | noted
     with folder_lock(out, wait=600) if shard != (1, 1) else nullcontext():  # not while one that failed tidies up
         if done or file.exists() and (out / 'shards').is_dir():  # other shards begin in this moment
-            check_settings(out, read_json(file), settings)
+            check_settings(out, read_mapping(file), settings)
         require_space(out, (n - len(done)) * 4 * nbytes)
         if not done:
             write_json(file, settings)

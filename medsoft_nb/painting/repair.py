@@ -12,6 +12,7 @@ import hashlib
 from pathlib import Path
 import pandas as pd
 from ..core.files import sha256, write_text
+from ..core.inside import inside
 from ..core.logs import get_logger
 from ..core.sums import record_files, SUMS
 from ..core.words import counted
@@ -23,7 +24,8 @@ def masks_hash(
     row: dict,  # With the paths of its masks
 ) -> str:  # 16 hex digits
     "Fingerprint of the mask files of a painted image"
-    files = [out / str(row[column]) for column in ('soft_mask', 'lesion_mask', 'structures') if row.get(column)]
+    columns = [column for column in ('soft_mask', 'lesion_mask', 'structures') if row.get(column)]
+    files = [inside(out, str(row[column])) for column in columns]
     return hashlib.sha256(''.join(map(sha256, files)).encode()).hexdigest()[:16]
 
 
@@ -31,9 +33,9 @@ def is_sound(
     out: Path,  # Of the batch
     row: dict,  # From its manifest, or noted
 ) -> bool:
-    "Whether the files of a row are there, and what was written"
+    "Whether the files of a row are there in the batch, and what was written"
     try:
-        same = sha256(out / str(row['image'])) == row['sha256']
+        same = sha256(inside(out, str(row['image']))) == row['sha256']
         return same and masks_hash(out, row) == (row.get('masks_sha256') or masks_hash(out, row))
     except (OSError, ValueError, KeyError):
         return False
@@ -87,7 +89,7 @@ def check_complete(
     "Raise `OSError` where images of a batch have gone since they were painted"
     made = Manifest.load(out / 'manifest.csv')
     images = dict(zip(made.df.image_id, made.df.image))
-    gone = [name for name in ids if name not in images or not (out / images[name]).is_file()]
+    gone = [name for name in ids if name not in images or not inside(out, images[name]).is_file()]
     if gone:
         raise OSError(
             f'{counted(len(gone), "image")} of {len(ids)} that were painted are not in {out} (first: {gone[0]}): '

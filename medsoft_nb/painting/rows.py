@@ -16,7 +16,9 @@ from typing import Annotated
 import pandas as pd
 from filelock import FileLock, Timeout
 from pydantic import BeforeValidator
-from ..core.files import append_text, folder_lock, read_json
+from ..core.configs import parse_json, read_mapping
+from ..core.files import append_text, folder_lock
+from ..core.inside import check_links
 from ..core.folders import check_empty
 from ..core.words import counted
 from ..data.manifest import Manifest
@@ -84,13 +86,14 @@ def noted_rows(
 def _rows_of(file):
     "Rows of one file, by their ids"
     lines = file.read_text(encoding='utf-8').split('\n') if file.is_file() else []
-    return {row['image_id']: row for row in map(_read_line, lines) if row}
+    rows = [row for row in map(_read_line, lines) if isinstance(row, dict) and isinstance(row.get('image_id'), str)]
+    return {row['image_id']: row for row in rows}
 
 # %% ../../nbs/painting/rows.ipynb #row015
 def _read_line(line):
     "A row; `None` for a line that is empty or was cut short"
     try:
-        return json.loads(line)
+        return parse_json(line, ROWS)
     except ValueError:
         return None
 
@@ -99,6 +102,7 @@ def check_batch(
     out: str | Path,  # Folder for synthetic images
 ) -> None:
     "Raise `FileExistsError` unless a folder is new, empty, or holds a batch that was begun"
+    check_links(out)
     begun = Path(out, 'settings.json').is_file() and 'n_per_label' in _read_settings(Path(out, 'settings.json'))
     if not begun and Path(out, 'soft').is_dir() and (Path(out, 'manifest.csv').exists() or Path(out, ROWS).exists()):
         raise FileExistsError(
@@ -110,9 +114,9 @@ def check_batch(
 
 
 def _read_settings(file):
-    "Settings of a batch; nothing where the file is no JSON"
+    "Settings of a batch; nothing where the file holds none"
     try:
-        return read_json(file)
+        return read_mapping(file)
     except ValueError:
         return {}
 

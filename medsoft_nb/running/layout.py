@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from itertools import groupby, product
 from pathlib import Path
 from ..core.files import data_path
+from ..core.folders import file_name
 from ..data.manifest import Manifest, ManifestError, PATHS
 from ..knowledge.base import own_knowledge
 from .checks import check_experiment
@@ -140,7 +141,7 @@ def layout(
     workflow: Workflow = Workflow(),
 ) -> tuple[Path, list[Experiment]]:  # Run folder and experiments
     "Everything that a profile asks for; whatever is wrong with it is refused here, before anything runs"
-    settings, out = load_profile(profile, workflow), Path(out or Path('runs') / Path(profile).stem).resolve()
+    settings, out = load_profile(profile, workflow), Path(out or Path('runs') / file_name(Path(profile).stem)).resolve()
     if manifest and not Path(manifest).is_file():
         raise ValueError(f'No manifest {str(manifest)!r}.')
     experiments = []
@@ -166,7 +167,7 @@ def _combinations(settings, own_data):
         raise ValueError(f'`prepare: {{{empty[0]}: []}}` names nothing to run.')
     for values in product(*varied.values()):
         one = dict(zip(varied, values))
-        name = '/'.join(str(value) if key == 'benchmark' else f'{key}-{value}' for key, value in one.items())
+        name = '/'.join(file_name(f'{value}' if key == 'benchmark' else f'{key}-{value}') for key, value in one.items())
         title = ': '.join(filter(None, [settings['title'], name]))
         yield name, {**settings, 'title': title, 'prepare': {**prepare, **one}}
 

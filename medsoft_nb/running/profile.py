@@ -10,8 +10,8 @@ __all__ = ['STEPS', 'PER_JOB', 'Step', 'Workflow', 'ProfileSettings', 'profile_n
 # %% ../../nbs/running/profile.ipynb #e000
 from dataclasses import dataclass
 from pathlib import Path
-import yaml
 from pydantic import Field, create_model
+from ..core.configs import read_yaml
 from ..core.files import data_path, notebooks_path
 from ..core.settings import Settings
 from medsoft_nb.running.settings import (
@@ -91,10 +91,7 @@ def load_profile(
 
 # %% ../../nbs/running/profile.ipynb #e006
 def _read_yaml(path):
-    try:
-        found = yaml.safe_load(path.read_text(encoding='utf-8'))
-    except (yaml.YAMLError, UnicodeError) as error:
-        raise ValueError(f'profile {path} cannot be read: {error}') from error
+    found = read_yaml(path, 'profile')
     if not isinstance(found, dict):
         raise ValueError(f'profile {path} holds {found!r:.60}, and must hold settings, e.g. `seeds: [0, 1, 2]`.')
     return found

@@ -11,9 +11,9 @@ __all__ = ['OF_A_CLUSTER', 'Resources', 'snakemake_command', 'kernel_shares', 'r
 import json, os, re, signal, subprocess, sys, threading
 from contextlib import contextmanager
 from pathlib import Path
-import yaml
 from filelock import FileLock
 from pydantic import Field, model_validator
+from ..core.configs import read_yaml
 from ..core.files import read_json
 from ..core.logs import progress
 from ..core.settings import Settings
@@ -109,7 +109,9 @@ def _cluster_words(root, resources):
     "Jobs where the profile sends them; marks may go through a storage plugin"
     shipped = workflow_path('profiles', resources.workflow_profile)
     folder = shipped if shipped.is_dir() else Path(resources.workflow_profile).resolve()
-    config = yaml.safe_load((folder / 'config.yaml').read_text(encoding='utf-8'))
+    config = read_yaml(folder / 'config.yaml', 'workflow profile')
+    if not isinstance(config, dict) or 'executor' not in config:
+        raise ValueError(f'{folder / "config.yaml"} names no `executor`, such as slurm. Look into a shipped one.')
     words = ['--workflow-profile', folder]
     if resources.jobs:
         words += ['--jobs', resources.jobs]

@@ -12,7 +12,9 @@ __all__ = ['state_hash', 'starting_point', 'check_same', 'training_facts', 'Prog
 import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path
-from ..core.files import read_json, sha256
+from ..core.configs import read_mapping
+from ..core.files import sha256
+from ..core.inside import inside
 from ..core.finite import check_finite
 from ..core.logs import get_logger
 from ..core.states import load_newest, save_state
@@ -162,8 +164,9 @@ def read_trained(
     out = Path(out)
     if not (out / 'training.json').is_file():
         return None
-    for name, digest in read_json(out / 'training.json').get('weights', {}).items():
-        if not (out / name).is_file() or sha256(out / name)[:16] != digest:
+    record = read_mapping(out / 'training.json', weights=dict[str, str])
+    for name, digest in record.get('weights', {}).items():
+        if not inside(out, name).is_file() or sha256(out / name)[:16] != digest:
             raise ValueError(
                 f'{out} holds a finished training, but its file {name} is gone or was changed. '
                 'Bring the file back, or remove the folder to train again.'
@@ -180,6 +183,6 @@ def find_finished(
     "A finished training with these settings and this start; `ValueError` where `out` holds another one"
     made = read_trained(out)
     if made:
-        old = read_json(out / 'training.json')
+        old = read_mapping(out / 'training.json')
         check_same(f'{out} holds a finished training', old, training_facts(config, start))
     return made

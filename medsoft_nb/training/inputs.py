@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from ..core.space import require_space
 from ..core.folders import check_empty
+from ..core.inside import check_links
 from ..core.words import counted
 from ..data.manifest import HEALTHY, Manifest
 from ..models.weight_files import check_lora
@@ -24,6 +25,7 @@ def check_output(
     "Raise an error where a training cannot be written: `out` is a file or holds something else, or the disk is full"
     if Path(out).exists() and not Path(out).is_dir():
         raise ValueError(f'{out} is a file; a training needs a folder. Name another one.')
+    check_links(out)
     if not any(Path(out, name).exists() for name in ('loss.csv', 'state.pt', 'state.before.pt', 'training.json')):
         check_empty(out, besides=('cache', 'tracking', 'wandb', *STAGES))  # of a training that has just begun
     require_space(out, 200 << 20)
