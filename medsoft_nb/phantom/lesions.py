@@ -6,7 +6,7 @@ Docs: https://example.github.io/medsoft_nb/phantom/lesions.html.md"""
 
 # %% auto #0
 __all__ = ['LESIONS', 'PAINTERS', 'paint_lytic', 'paint_sclerotic', 'paint_mixed', 'paint_salt_and_pepper', 'paint_haemangioma',
-           'draw_place', 'fractured_region', 'one_piece', 'paint_site', 'paint_lesion']
+           'draw_place', 'fractured_region', 'one_piece', 'paint_site', 'check_kind', 'paint_lesion']
 
 # %% ../../nbs/phantom/lesions.ipynb #c0334
 import numpy as np
@@ -14,6 +14,8 @@ from scipy import ndimage as ndi
 from ..lesions.shapes import blob, Ellipse
 from ..lesions.structures import Frame
 from .fracture import paint_fracture
+from .marrow import paint_marrow
+from .sequences import MARROW, MR_SEQUENCES
 from .site import Site, site_of
 from .tissues import smooth_noise
 
@@ -138,32 +140,52 @@ PAINTERS = {
 # %% ../../nbs/phantom/lesions.ipynb #5b019
 def paint_site(
     site: Site,
-    kind: str,  # One of `LESIONS`
+    kind: str,  # One of `LESIONS`, or of `MARROW` where the sequence is known
 ) -> tuple:  # New window, and which of its pixels are the lesion
     "The window around a vertebra with a lesion in it"
-    if kind == 'fracture':
-        new = paint_fracture(site)
+    if site.sequence:
+        new, extent = paint_marrow(site, kind, draw_place(site.r))
+    elif kind == 'fracture':
+        new, extent = paint_fracture(site), None
     else:
         place = draw_place(site.r)
         new, extent = PAINTERS[kind](site, place, smooth_noise(site.r, site.inside.shape, 1.1))
     new = np.clip(new, 0, site.limit).astype(np.float32)
-    return new, one_piece(fractured_region(site, new) if kind == 'fracture' else extent > 0.25)
+    region = fractured_region(site, new) if extent is None else extent > 0.25
+    return new, region if kind == 'metastasis' else one_piece(region)  # which may have several foci
+
+# %% ../../nbs/phantom/lesions.ipynb #5b019k
+def check_kind(
+    kind: str,  # A lesion
+    contrast: str,  # One of `CONTRASTS`
+    sequence: str = '',  # Of MR
+) -> None:
+    "Raise `ValueError` unless a lesion can be painted in such an image"
+    if kind not in (*LESIONS, *MARROW):
+        raise ValueError(f"unknown lesion {kind!r}. Known: {', '.join((*LESIONS, *MARROW))}.")
+    if sequence and (contrast != 'mr' or sequence not in MR_SEQUENCES):
+        known = ', '.join(MR_SEQUENCES)
+        raise ValueError(f'`sequence` is {sequence!r} and `contrast` {contrast!r}; MR has {known}, others have none.')
+    if kind in MARROW and not sequence:
+        raise ValueError(
+            f'the lesion {kind!r} is painted in MR of a known sequence alone. Say which, as in the modality MRI T1.'
+        )
 
 # %% ../../nbs/phantom/lesions.ipynb #c0333
 def paint_lesion(
     image: np.ndarray,  # float32 `(H, W)` in [0, 1]
     structure: np.ndarray,  # Mask of the vertebra that gets the lesion
     frame: Frame,  # Its axes, from `vertebra_frame`
-    kind: str,  # One of `LESIONS`
+    kind: str,  # One of `LESIONS`, or in MR of `MARROW`
     r: np.random.Generator,  # Source of randomness
     contrast: str = 'ct',  # One of `CONTRASTS`; in MR a lesion is dark where it is bright in CT
     severity: float | None = None,  # 0 to 1; drawn from 0.5 to 1 if `None`
+    sequence: str = '',  # 't1', 't2' or 'stir' of MR: lesions get their greys by it; '' where it is not known
 ) -> tuple:  # New image, and bool mask of the lesion (the whole vertebra for a fracture)
     "Paint `kind` into the vertebra `structure`; `ValueError` for an unknown lesion"
-    if kind not in LESIONS:
-        raise ValueError(f"unknown lesion {kind!r}. Known: {', '.join(LESIONS)}.")
+    check_kind(kind, contrast, sequence)
     window = frame.window(image.shape, 1.9)
-    site = site_of(image, structure, frame, contrast, r)
+    site = site_of(image, structure, frame, contrast, r, sequence)
     site.severity = r.uniform(0.5, 1.0) if severity is None else severity
     out, mask = image.copy(), np.zeros(image.shape, bool)
     out[window], mask[window] = paint_site(site, kind)

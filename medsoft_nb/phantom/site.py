@@ -60,6 +60,7 @@ class Site:
     limit: int | None  # Largest grey; `None` where the image goes beyond 1
     r: np.random.Generator  # Source of randomness
     severity: float = 1.0  # 0 to 1
+    sequence: str = ''  # 't1', 't2' or 'stir' of MR, where it is known
 
     @property
     def strength(self) -> np.float32:
@@ -73,10 +74,11 @@ def site_of(
     frame: Frame,  # Its axes
     contrast: str,  # One of `CONTRASTS`
     r: np.random.Generator,  # Source of randomness
+    sequence: str = '',  # 't1', 't2' or 'stir' of MR, where it is known
 ) -> Site:
     "What a lesion needs to know of its vertebra"
     window = frame.window(image.shape, 1.9)
     inside, (u, v) = structure[window], frame.uv(window)
     soft = ndi.gaussian_filter(inside.astype(np.float32), 0.7)
     greys, limit = measure_greys(image[window], inside), None if image.max() > 1 else 1
-    return Site(image[window], inside, soft, u, v, frame, greys, contrast == 'mr', limit, r)
+    return Site(image[window], inside, soft, u, v, frame, greys, contrast == 'mr', limit, r, sequence=sequence)

@@ -16,7 +16,9 @@ from ..data.manifest import HEALTHY
 from ..lesions.structures import vertebra_frame
 from .anatomy import patient
 from .lesions import paint_lesion
+from .sequences import MARROW
 from .render import acquire, render
+from .tissues import sequence_of
 
 # %% ../../nbs/phantom/spine.ipynb #c0338
 @dataclass
@@ -26,10 +28,11 @@ class Phantom:
     image: np.ndarray  # float32 `(H, W)` in [0, 1]
     structures: np.ndarray  # Instance numbers of the vertebral bodies, 0 = background
     lesion_mask: np.ndarray  # bool
-    label: str  # 'healthy' or one of `LESIONS`
+    label: str  # 'healthy', or one of `LESIONS` or `MARROW`
     contrast: str  # One of `CONTRASTS`
     vertebra: int  # Number of the diseased one, 0 if healthy
     severity: float | None = None  # 0 to 1, if it was given
+    sequence: str = ''  # 't1' or 't2' of MR
 
     def __repr__(self):
         size = 'x'.join(map(str, self.image.shape))
@@ -47,19 +50,20 @@ class Phantom:
 def phantom(
     seed: int,  # Of this image: texture, noise, lesion
     contrast: str = 'mr',  # One of `CONTRASTS`
-    lesion: str = HEALTHY,  # 'healthy' or one of `LESIONS`
+    lesion: str = HEALTHY,  # 'healthy', one of `LESIONS`, or in MR of `MARROW`
     patient_seed: int | None = None,  # Of the anatomy and scanner; `seed` if `None`
     severity: float | None = None,  # 0 to 1; drawn if `None`
     size: int = 128,  # Image side in pixels
+    by_sequence: bool = False,  # In MR, `LESIONS` too get their greys by sequence
 ) -> Phantom:  # Image in [0, 1], instance mask, lesion mask
     "A simulated sagittal slice of the spine, healthy or with one lesion"
     p = patient(seed if patient_seed is None else patient_seed, contrast, size)
     r = rng('slice', seed, contrast)
     image, structures = render(p, r, (size, size))
-    mask, k = np.zeros(structures.shape, bool), 0
+    mask, k, sequence = np.zeros(structures.shape, bool), 0, sequence_of(p.tissues) if contrast == 'mr' else ''
     if lesion != HEALTHY:
         chance = rng('lesion', seed, contrast, lesion)
         k = int(chance.integers(1, structures.max() + 1))
-        frame = vertebra_frame(structures, k)
-        image, mask = paint_lesion(image, structures == k, frame, lesion, chance, contrast, severity)
-    return Phantom(acquire(p, r, image), structures, mask, lesion, contrast, k, severity)
+        frame, greys = vertebra_frame(structures, k), sequence if by_sequence or lesion in MARROW else ''
+        image, mask = paint_lesion(image, structures == k, frame, lesion, chance, contrast, severity, greys)
+    return Phantom(acquire(p, r, image), structures, mask, lesion, contrast, k, severity, sequence)

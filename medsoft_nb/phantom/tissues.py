@@ -6,7 +6,7 @@ Docs: https://example.github.io/medsoft_nb/phantom/tissues.html.md"""
 
 # %% auto #0
 __all__ = ['CONTRASTS', 'MODALITY', 'SEQUENCES', 'TISSUE_RANGES', 'SLOW_FLOW', 'Tissues', 'draw_grey', 'draw_tissues',
-           'smooth_noise', 'upsample']
+           'sequence_of', 'smooth_noise', 'upsample']
 
 # %% ../../nbs/phantom/tissues.ipynb #5b003
 from dataclasses import dataclass
@@ -91,6 +91,13 @@ def draw_tissues(
     if contrast == 'mr':
         sequence = 'T2' if r.random() < 0.65 else 'T1'
     return Tissues(**{tissue: draw_grey(tissue, sequence, r) for tissue in TISSUE_RANGES})
+
+# %% ../../nbs/phantom/tissues.ipynb #5b015s
+def sequence_of(
+    tissues: Tissues,  # Of an MR scanner
+) -> str:  # 't1' or 't2'
+    "The sequence that greys of MR are of: fluid is darker than marrow in T1"
+    return 't1' if tissues.csf < tissues.bone else 't2'
 
 # %% ../../nbs/phantom/tissues.ipynb #c0293
 def smooth_noise(
