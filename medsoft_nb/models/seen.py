@@ -25,8 +25,8 @@ class Seen(Settings):
 
     images: str = Field(description='What they were, in the plural, e.g. simulated sagittal spines')
     organ: str = Field(description='What they show, e.g. spine')
-    patients: bool = Field(description='Images of patients were among them')
     labels: dict[str, list[str]] = Field(description='Modality of the knowledge base -> labels, healthy among them')
+    patients: dict[str, list[str]] = Field(description='The same of images of patients; empty where there were none')
 
 # %% ../../nbs/models/seen.ipynb #49b6aa31
 def read_seen(
@@ -59,9 +59,7 @@ def seen_remarks(
         said.append(f'{name} has seen the {seen.organ} alone, not the {organ}.')
     else:
         said += _modality_remarks(seen, name, label, lesions, modality)
-    if origin == 'real' and not seen.patients:
-        said.append(f'It has seen {seen.images} alone, no image of a patient.')
-    return said
+    return said + (_patient_remarks(seen, label, modality) if origin == 'real' else [])
 
 # %% ../../nbs/models/seen.ipynb #c8e0ae99
 def _modality_remarks(seen, name, label, lesions, modality):
@@ -87,6 +85,18 @@ def _lesions(label):
     name = disease['name']
     many = re.search('(lesion|fracture|change|haemangioma)$', name)
     return f'{name}s' if many else name, disease.get('organ', 'spine')
+
+# %% ../../nbs/models/seen.ipynb #7536ee3f
+def _patient_remarks(seen, label, modality):
+    "What was not seen of a disease in images of patients"
+    if not seen.patients:
+        return [f'It has seen {seen.images} alone, no image of a patient.']
+    key = find_modality(modality)
+    if label in (seen.patients.get(key, []) if key else set().union(*seen.patients.values())):
+        return []
+    others = {_lesions(other)[0] for labels in seen.patients.values() for other in labels if other != 'healthy'}
+    names = [load_knowledge()['modalities'][taken]['name'] for taken in seen.patients]
+    return [f'Of patients it has seen {listed(sorted(others) or ["healthy images"])} in {listed(names)} alone.']
 
 # %% ../../nbs/models/seen.ipynb #a731719a
 def prompt_subject(prompt: str) -> tuple:  # Label and modality, each '' where the prompt names none

@@ -30,12 +30,13 @@ from .unet import latent_pool
 
 # %% ../../nbs/training/model_card.ipynb #6daf23a6
 def pool_record(
-    patients: bool = False,  # Images of patients were among them
+    slices: list = (),  # Images of patients among them, from `healthy_slices`
 ) -> dict:  # Content of `seen.json`, see `models.seen`
     "What a base that learns from the pool has seen"
-    images = 'simulated sagittal spines' + ' and sagittal spines of patients' * patients
+    images = 'simulated sagittal spines' + ' and sagittal spines of patients' * bool(slices)
     labels = {MODALITY[contrast].lower(): [HEALTHY, *BASE_DISEASES[contrast]] for contrast in CONTRASTS}
-    return dict(images=images, organ='spine', patients=patients, labels=labels)
+    patients = {contrast: [HEALTHY] for contrast in sorted({content.contrast for _, content in slices})}
+    return dict(images=images, organ='spine', labels=labels, patients=patients)
 
 # %% ../../nbs/training/model_card.ipynb #9b002
 @torch.no_grad()
