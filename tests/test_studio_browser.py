@@ -288,12 +288,11 @@ def test_the_page_of_its_own_wants_its_token(tmp_path):
             'studio',
             '--port',
             str(port),
-            '--token',
-            'secret',
             '--out',
             str(tmp_path / 'kept'),
         ],
         cwd=tmp_path,
+        env={**os.environ, 'MEDSOFT_STUDIO_TOKEN': 'secret'},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -326,5 +325,4 @@ def test_the_page_of_its_own_wants_its_token(tmp_path):
             driver.save_screenshot(str(tmp_path / 'page.png'))
     finally:
         process.terminate()
-        process.wait(20)
-        subprocess.run(['pkill', '-f', '--', f'--port={port}'])
+        process.wait(60)

@@ -20,7 +20,9 @@ function render({ model, el }) {
   Object.entries(model.get('labels')).forEach(([rating, text]) => {
     const button = document.createElement('button');
     button.type = 'button';
-    button.innerHTML = `<b>${rating}</b> ${text}`;
+    const number = document.createElement('b');
+    number.textContent = rating;
+    button.append(number, ` ${text}`);
     button.onclick = () => answer(+rating);
     row.append(button);
   });

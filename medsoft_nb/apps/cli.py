@@ -15,8 +15,9 @@ import os, re, sys
 from pathlib import Path
 from typing import Annotated, Optional
 import typer
-from rich.markup import escape
+from rich.text import Text
 import medsoft_nb
+from ..core.escapes import terminal_text
 from ..core.words import counted
 from . import data_commands, model_commands, result_commands  # each registers its commands
 from .paths import explain_error
@@ -267,5 +268,5 @@ def main(
     except (ValueError, OSError, ImportError, RuntimeError, MemoryError) as error:
         if os.environ.get('MEDSOFT_DEBUG'):
             raise
-        err_console.print(f'[bold red]Error:[/bold red] {escape(explain_error(error))}')
+        err_console.print(Text.assemble(('Error:', 'bold red'), f' {terminal_text(explain_error(error))}'))
         sys.exit(2)

@@ -26,6 +26,7 @@ from medsoft_nb.apps.options import (
     ManifestArg,
     out_console,
     OutOption,
+    PlainConsole,
     print_counts,
     print_table,
     read_pairs,
@@ -135,7 +136,7 @@ def _print_import(made, out):
     out_console.print(f'{counted(len(made), "image")}, {patients}: {out}/manifest.csv')
     print_counts(made)
     for remark in manifest_remarks(made):
-        out_console.print(f'Remark: {remark}', markup=False)
+        out_console.print(f'Remark: {remark}')
 
 # %% ../../nbs/apps/data_commands.ipynb #e004
 PHANTOM_HELP = command_help(
@@ -209,9 +210,9 @@ def validate(
 
     checked = validate(Manifest.load(manifest), files=files)
     print_counts(checked)
-    out_console.print('[green]No faults.[/green]')
+    out_console.print('No faults.', style='green')
     for remark in manifest_remarks(checked, files):
-        out_console.print(f'Remark: {remark}', markup=False)
+        out_console.print(f'Remark: {remark}')
 
 # %% ../../nbs/apps/data_commands.ipynb #08e59eef
 CHECK_HELP = command_help(
@@ -249,19 +250,17 @@ def check(manifest: ManifestArg, json: JsonOption = None, page: PageOption = Non
 # %% ../../nbs/apps/data_commands.ipynb #acc2aa7d
 def _print_findings(findings):
     "Counts, findings and a summary"
-    from rich.console import Console
-    from rich.markup import escape
     from rich.table import Table
 
-    print_table(findings.counts.map(lambda cell: escape(cell) if isinstance(cell, str) else cell))
+    print_table(findings.counts)
     table = Table('level', 'check', 'how many', 'finding, and what to do', 'images', show_lines=True)
     for finding in findings.found:
         text = '\n'.join([finding.text, *finding.reasons(), f'-> {finding.advice}'])
         ids = ', '.join(findings.image_ids(finding, 3))
-        table.add_row(finding.level, finding.check, str(finding.count), escape(text), escape(ids))
+        table.add_row(finding.level, finding.check, str(finding.count), text, ids)
     if len(findings):
-        Console(width=max(out_console.width, 110), force_jupyter=False).print(table)
-    out_console.print(escape(findings.summary()), highlight=False)
+        PlainConsole(width=max(out_console.width, 110)).print(table)
+    out_console.print(findings.summary(), highlight=False)
 
 # %% ../../nbs/apps/data_commands.ipynb #088f48b8
 MATCHED_HELP = command_help(

@@ -13,8 +13,8 @@ __all__ = ['app', 'out_console', 'err_console', 'ManifestArg', 'OutOption', 'See
            'CheckpointingOption', 'DoraOption', 'FullOption', 'ScheduleOption', 'WarmupOption', 'EmaOption',
            'MinSnrOption', 'BackgroundWeightOption', 'ValidateEveryOption', 'KeepBestOption', 'PatienceOption',
            'MscLayersOption', 'MscHeadsOption', 'DeviceOption', 'DtypeOption', 'KnowledgeOption', 'ReportOption',
-           'command_help', 'setting_option', 'from_options', 'use_device', 'use_dtype', 'use_knowledge', 'use_trackers',
-           'read_pairs', 'read_words', 'print_table', 'print_counts']
+           'PlainConsole', 'command_help', 'setting_option', 'from_options', 'use_device', 'use_dtype', 'use_knowledge',
+           'use_trackers', 'read_pairs', 'read_words', 'print_table', 'print_counts']
 
 # %% ../../nbs/apps/options.ipynb #c1255
 from pathlib import Path
@@ -24,6 +24,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 from .paths import CommandLine
+from ..core.escapes import terminal_text
 from ..core.settings import Settings
 from ..running.settings import ClassifySettings, FinetuneSettings, GenerateSettings, QualitySettings
 
@@ -36,7 +37,19 @@ app = CommandLine(
     pretty_exceptions_enable=False,
     context_settings={'help_option_names': ['-h', '--help']},
 )
-out_console, err_console = (Console(stderr=err, soft_wrap=True, force_jupyter=False) for err in (False, True))
+
+
+class PlainConsole(Console):
+    "Prints texts as they are: no marks of rich, no control characters"
+
+    def __init__(self, **options):
+        super().__init__(force_jupyter=False, markup=False, emoji=False, **options)
+
+    def render_str(self, text, **options):
+        return super().render_str(terminal_text(text), **options)
+
+
+out_console, err_console = (PlainConsole(stderr=err, soft_wrap=True) for err in (False, True))
 
 # %% ../../nbs/apps/options.ipynb #c1248
 def command_help(

@@ -17,6 +17,7 @@ from .studio import Cancelled, StudioSession
 from .uploads import heard_warnings, uploaded_image, uploaded_sources
 from .variants import StudioSettings, Variant
 from ..core.classes import patch
+from ..core.escapes import visible
 from ..core.files import data_path
 from ..data.manifest import HEALTHY
 from ..knowledge.base import known_labels, load_knowledge
@@ -68,14 +69,14 @@ class StudioController:
     def __init__(self, session: StudioSession):
         self.session, self.current, self.worker = session, None, None
         self.panel = _panel(session.settings.model_dump(), _choices())
-        self.panel.weights = session.weights_text
+        self.panel.weights = visible(session.weights_text)
         self.panel.on_msg(self.receive)
         self.panel.observe(self.change_settings, 'settings')
         self.show_image()
 
     def set_message(self, text: str, wrong: bool = False):
         "Say something below the picture"
-        self.panel.message, self.panel.wrong = text[:1].upper() + text[1:], wrong
+        self.panel.message, self.panel.wrong = visible(text[:1].upper() + text[1:], lines=True), wrong
 
     def receive(self, _, content: dict, buffers: list):
         "Do what a message from the panel asks for"
@@ -109,7 +110,7 @@ def show_image(self: StudioController):
     with panel.hold_sync():
         self.show_looks()
         panel.place, panel.page = self.describe_place()
-        panel.image = encode_image(session.image, session.image) | dict(id=session.source.row['image_id'])
+        panel.image = encode_image(session.image, session.image) | dict(id=visible(session.source.row['image_id']))
     self.show_thumbnails()
     self.show_mask()
     hint = 'Draw the lesion, drag a box, or click a structure with Place. Then Generate.'
@@ -126,7 +127,7 @@ def describe_place(self: StudioController) -> tuple:  # Slice and plane; and the
     number = next(k for k, numbers in enumerate(groups) if session.index in numbers)
     place = dict(number=number, count=len(slices), slice=slices.index(session.index), planes=list(session.planes))
     place['plane'] = session.source.row.get('plane') or ''
-    return place, f"{number + 1} of {len(groups)}: {session.source.row['image_id']}"
+    return place, f"{number + 1} of {len(groups)}: {visible(session.source.row['image_id'])}"
 
 # %% ../../nbs/apps/panel.ipynb #aa2e3ac9
 @patch
@@ -147,9 +148,9 @@ def show_mask(
     self.panel.outline = outline(session.structures)
     if back:
         self.send_mask()
-    self.panel.remarks = ' '.join(session.remarks)
+    self.panel.remarks = visible(' '.join(session.remarks))
     try:
-        self.panel.prompt = session.prompt
+        self.panel.prompt = visible(session.prompt)
         self.set_message('')
     except ValueError as error:
         self.set_message(str(error), True)
@@ -182,7 +183,7 @@ def show_thumbnails(self: StudioController):
     for variant in self.session.variants:
         kept = bool(variant.kept)
         title = f'seed {variant.settings.seed}, {variant.settings.disease}' + (', kept' if kept else '')
-        thumbs.append(dict(src=thumbnail(variant), title=title, kept=kept))
+        thumbs.append(dict(src=thumbnail(variant), title=visible(title), kept=kept))
     self.panel.thumbs = thumbs
 
 # %% ../../nbs/apps/panel.ipynb #c1357

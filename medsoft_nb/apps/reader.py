@@ -18,6 +18,7 @@ from pydantic import Field
 from scipy.special import betainc
 from statsmodels.stats.proportion import proportion_confint
 from ..core.classes import patch
+from ..core.escapes import visible
 from ..core.files import append_text, data_path, make_folder
 from ..core.folders import file_name
 from ..core.images import pad_to_square, png_url
@@ -354,7 +355,7 @@ def _update(self: ReaderStudy, panel):
     panel.progress = [len(self.answers), len(self.items)]
     if self.done:
         read = f'All {len(self.items)} images have been read; the answers are in {self.file.name}.'
-        panel.message = f'Thank you, {self.settings.reader}. {read}'
+        panel.message = visible(f'Thank you, {self.settings.reader}. {read}')
     else:
         panel.image, panel.message = png_url(self.image()), ''
     panel.done = self.done

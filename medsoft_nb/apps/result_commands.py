@@ -232,7 +232,7 @@ def verify(run: Annotated[Path, typer.Argument(metavar='RUN', file_okay=False, h
 
     faults = changed_files(model_folder(run))
     for row in faults:
-        out_console.print(f'{row["fault"]}: {row["file"]}', highlight=False, markup=False)
+        out_console.print(f'{row["fault"]}: {row["file"]}', highlight=False)
     if faults:
         raise typer.Exit(1)
-    out_console.print(f'{run}: all files are as they were when they were recorded.', highlight=False, markup=False)
+    out_console.print(f'{run}: all files are as they were when they were recorded.', highlight=False)

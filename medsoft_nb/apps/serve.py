@@ -8,13 +8,14 @@ Docs: https://example.github.io/medsoft_nb/apps/serve.html.md"""
 __all__ = ['serve_folder', 'check_studio', 'serve_studio']
 
 # %% ../../nbs/apps/serve.ipynb #e003
-import os, secrets, socket, subprocess, sys, tempfile
+import os, secrets, socket, tempfile
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from importlib.util import find_spec
 from pathlib import Path
-from ..core.files import data_path
+from .door import end_server, start_server, TOKEN
 from ..running.notebooks import write_notebook
+from ..running.processes import stoppable
 
 # %% ../../nbs/apps/serve.ipynb #e006
 def serve_folder(
@@ -70,22 +71,25 @@ def serve_studio(
     out: str | Path = 'runs/studio',  # Folder of what is kept
     base: str = 'medsoft-tiny',  # Base model
     port: int = 0,  # A free one if 0
-    token: str = '',  # Of the address; a random one if empty
+    token: str = '',  # Of the address; if empty that of `MEDSOFT_STUDIO_TOKEN`, or a random one
     announce=print,  # Called with the address
     **weights,  # `lora` and `controller` of the studio
 ) -> int:  # Exit status of Voila
-    "Show the Lesion Studio until Ctrl+C"
+    "Show the Lesion Studio until Ctrl+C, or until the process is told to end"
     check_studio(source, base, **weights)
-    port, token = port or _free_port(), token or secrets.token_hex(16)
-    with tempfile.TemporaryDirectory() as folder:
+    port, token = port or _free_port(), token or os.environ.get(TOKEN) or secrets.token_hex(16)
+    with stoppable(), tempfile.TemporaryDirectory(prefix='medsoft-studio-', ignore_cleanup_errors=True) as folder:
         book = write_notebook(
             Path(folder) / 'Lesion Studio.ipynb', _studio_code(source, out, base, **weights), tags=()
         )
+        process = start_server(book, port, token)
         announce(f'http://127.0.0.1:{port}/?token={token}')
         try:
-            return subprocess.run(_voila_command(book, port, token), cwd=folder, env=_voila_environment()).returncode
+            return process.wait()
         except KeyboardInterrupt:
             return 0
+        finally:
+            end_server(process)
 
 # %% ../../nbs/apps/serve.ipynb #e011
 def _free_port():
@@ -105,14 +109,3 @@ def _studio_code(source, out, base, **weights):
             f'Studio({path!r}, out={str(out)!r}, base={base!r}{more})',
         ]
     )
-
-# %% ../../nbs/apps/serve.ipynb #e013
-def _voila_command(book, port, token):
-    words = [sys.executable, '-m', 'voila', str(book), '--no-browser', f'--port={port}', '--Voila.ip=127.0.0.1']
-    return [*words, f'--token={token}', '--template=studio', '--show_tracebacks=True']
-
-# %% ../../nbs/apps/serve.ipynb #e014
-def _voila_environment():
-    "With the template of the studio's page where Voila looks for it"
-    paths = [str(data_path('studio/jupyter')), os.environ.get('JUPYTER_PATH')]
-    return {**os.environ, 'JUPYTER_PATH': os.pathsep.join(filter(None, paths))}

@@ -10,10 +10,10 @@ __all__ = ['read_image', 'as_image', 'write_image', 'read_mask', 'painted_layer'
 
 # %% ../../nbs/core/images.ipynb #c0048
 import base64, hashlib, io
-from html import escape
 from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageOps, UnidentifiedImageError
+from .escapes import html_text, visible
 from .files import atomic_path
 
 # %% ../../nbs/core/images.ipynb #c0033
@@ -263,9 +263,9 @@ def image_grid(
         x, y = left + pad + column * (width + pad), pad + row * (height + above + pad)
         sheet.paste(picture, (x, y + above))
         if titles and i < len(titles):
-            draw.text((x + 1, y), str(titles[i])[: width // 6 + 1], fill='black')
+            draw.text((x + 1, y), visible(titles[i])[: width // 6 + 1], fill='black')
         if row_titles and column == 0:
-            draw.text((2, y + above + height // 2 - 6), str(row_titles[row])[:15], fill='black')
+            draw.text((2, y + above + height // 2 - 6), visible(row_titles[row])[:15], fill='black')
     return sheet.convert('L') if all(np.ndim(x) == 2 for x in images) else sheet
 
 # %% ../../nbs/core/images.ipynb #a022
@@ -297,5 +297,5 @@ def as_html(
     "A sentence and a contact sheet, for the `_repr_html_` of what holds images"
     sheet = image_grid([to_uint8(x) for x in images], ncols=min(ncols, len(images)), titles=titles)
     sheet.thumbnail((900, 500))
-    text = escape(caption)
+    text = html_text(caption)
     return f'<p>{text}</p>{details}<img alt="{text}" src="{png_url(sheet)}">'

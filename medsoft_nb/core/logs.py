@@ -13,11 +13,21 @@ from collections.abc import Iterable
 from contextlib import contextmanager
 from tqdm.asyncio import tqdm_asyncio
 from tqdm.auto import tqdm
+from .escapes import terminal_text
 
 # %% ../../nbs/core/logs.ipynb #c0053
 def get_logger() -> logging.Logger:
-    "The library's logger, `medsoft_nb`"
-    return logging.getLogger('medsoft_nb')
+    "The library's logger, `medsoft_nb`; names of the data are shown in its lines, not obeyed"
+    logger = logging.getLogger('medsoft_nb')
+    if _show_controls not in logger.filters:
+        logger.addFilter(_show_controls)
+    return logger
+
+
+def _show_controls(record):
+    "Write out the control characters of a message"
+    record.msg, record.args = terminal_text(record.getMessage()), None
+    return True
 
 # %% ../../nbs/core/logs.ipynb #c0054
 class _Lines(tqdm_asyncio):
@@ -50,7 +60,9 @@ def progress(
 ) -> Iterable:  # The same items
     "A tqdm bar, or a line now and then where output goes to a file; `MEDSOFT_PROGRESS=0` switches it off"
     kind = _Lines if tqdm is tqdm_asyncio and not sys.stderr.isatty() else tqdm
-    return kind(iterable, desc=desc, total=total, disable=os.environ.get('MEDSOFT_PROGRESS') == '0', leave=False)
+    return kind(
+        iterable, desc=terminal_text(desc), total=total, disable=os.environ.get('MEDSOFT_PROGRESS') == '0', leave=False
+    )
 
 # %% ../../nbs/core/logs.ipynb #87f52daa
 @contextmanager

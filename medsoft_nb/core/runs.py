@@ -10,11 +10,11 @@ __all__ = ['PACKAGES', 'git_state', 'packages', 'Run']
 # %% ../../nbs/core/runs.ipynb #c0086
 import platform, subprocess
 from datetime import datetime, timezone
-from html import escape
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from .classes import patch
 from .devices import device_facts
+from .escapes import html_text
 from .files import PACKAGE, sha256, write_json, make_folder
 
 # %% ../../nbs/core/runs.ipynb #c0082
@@ -118,5 +118,5 @@ def __repr__(self: Run) -> str:
 # %% ../../nbs/core/runs.ipynb #a007
 @patch
 def _repr_html_(self: Run) -> str:
-    rows = ''.join(f'<tr><th>{escape(str(k))}</th><td>{escape(str(v))}</td></tr>' for k, v in self.info.items())
+    rows = ''.join(f'<tr><th>{html_text(k)}</th><td>{html_text(v)}</td></tr>' for k, v in self.info.items())
     return f'<table>{rows}</table>'

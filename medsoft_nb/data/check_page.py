@@ -8,14 +8,15 @@ Docs: https://example.github.io/medsoft_nb/data/check_page.html.md"""
 __all__ = ['SIDE', 'LESION', 'STRUCTURE', 'SHOWN', 'GROUPS', 'LINES', 'thumbnail', 'html_page', 'write_page']
 
 # %% ../../nbs/data/check_page.ipynb #4894bb95
-from html import escape
 from importlib.metadata import version
 from pathlib import Path
 import numpy as np, pandas as pd
 from PIL import Image
 from scipy import ndimage as ndi
+from ..core.escapes import html_text
 from ..core.files import write_text
 from ..core.images import grey_range, png_url
+from ..core.safe_html import html_document
 from ..core.words import counted
 from .findings import Finding, Findings
 from .manifest import Manifest
@@ -65,18 +66,18 @@ def _pictures(findings, rows):
     figures = []
     for i in rows:
         row, picture = findings.manifest.df.iloc[i], thumbnail(findings.manifest, i)
-        name, label = escape(str(row.image_id)), escape(str(row.label))
+        name, label = html_text(row.image_id), html_text(row.label)
         shown = '<div class="none">cannot be shown</div>'
         if picture is not None:
             shown = f'<img alt="image {name}" src="{png_url(picture)}">'
-        patient = escape(str(row.patient_id))
+        patient = html_text(row.patient_id)
         figures.append(f'<figure>{shown}<figcaption>{name}<br>{label}, patient {patient}</figcaption></figure>')
     return f'<div class="row">{"".join(figures)}</div>' if figures else ''
 
 
 def _folded(items, kind):
     "A list, of which the end is folded away"
-    lines = [f'<li>{escape(item)}</li>' for item in items]
+    lines = [f'<li>{html_text(item)}</li>' for item in items]
     more = len(lines) - LINES
     rest = f'<details><summary>{more} more {kind}</summary><ul>{"".join(lines[LINES:])}</ul></details>'
     return (f'<ul>{"".join(lines[:LINES])}</ul>' if lines else '') + (rest if more > 0 else '')
@@ -84,9 +85,9 @@ def _folded(items, kind):
 # %% ../../nbs/data/check_page.ipynb #057d8583
 def _section(findings, finding, number):
     "A finding with its pictures and details"
-    head = f'<span class="{finding.level}">{finding.level}</span> {escape(finding.check)}'
-    parts = [f'<section id="f{number}"><h2>{head}</h2><p>{escape(finding.text)}</p>']
-    parts.append(f'<p class="advice"><b>What to do:</b> {escape(finding.advice)}</p>')
+    head = f'<span class="{finding.level}">{finding.level}</span> {html_text(finding.check)}'
+    parts = [f'<section id="f{number}"><h2>{head}</h2><p>{html_text(finding.text)}</p>']
+    parts.append(f'<p class="advice"><b>What to do:</b> {html_text(finding.advice)}</p>')
     if finding.groups:
         parts += [_pictures(findings, group) for group in finding.groups[:GROUPS]]
     else:
@@ -95,7 +96,7 @@ def _section(findings, finding, number):
     ids = findings.image_ids(finding)
     if len(ids) > SHOWN:
         parts.append(
-            f'<details><summary>all {counted(len(ids), "image")}</summary><p>{escape(", ".join(ids))}</p></details>'
+            f'<details><summary>all {counted(len(ids), "image")}</summary><p>{html_text(", ".join(ids))}</p></details>'
         )
     return ''.join(parts) + '</section>'
 
@@ -103,8 +104,8 @@ def _section(findings, finding, number):
 def _overview(findings):
     "The findings as a table of links"
     rows = [
-        f'<tr><td><span class="{f.level}">{f.level}</span></td><td><a href="#f{k}">{escape(f.check)}</a></td>'
-        f'<td class="n">{f.count}</td><td>{escape(f.text)}</td></tr>'
+        f'<tr><td><span class="{f.level}">{f.level}</span></td><td><a href="#f{k}">{html_text(f.check)}</a></td>'
+        f'<td class="n">{f.count}</td><td>{html_text(f.text)}</td></tr>'
         for k, f in enumerate(findings.found)
     ]
     head = '<tr><th>level</th><th>check</th><th class="n">how many</th><th>finding</th></tr>'
@@ -131,7 +132,7 @@ def _shortcuts(table):
     rows = []
     for row in table.itertuples():
         cells = [row.property, row.by, row.question, f'{row.auc:.2f}', f'{row.lo:.2f} to {row.hi:.2f}']
-        texts = ''.join(f'<td>{escape(str(cell))}</td>' for cell in cells)
+        texts = ''.join(f'<td>{html_text(cell)}</td>' for cell in cells)
         alarm = '<span class="warning">alarm</span>' if row.alarm else ''
         rows.append(
             f'<tr>{texts}<td>{_bar(row)}</td><td class="n">{row.healthy}, {row.diseased}</td><td>{alarm}</td></tr>'
@@ -150,8 +151,8 @@ def _counts(table):
     rows = []
     for column, part in table.groupby('column', sort=False):
         for k, row in enumerate(part.itertuples()):
-            name = f'<th rowspan="{len(part)}">{escape(column)}</th>' if k == 0 else ''
-            value = escape(row.value) or '<i>empty</i>'
+            name = f'<th rowspan="{len(part)}">{html_text(column)}</th>' if k == 0 else ''
+            value = html_text(row.value) or '<i>empty</i>'
             rows.append(
                 f'<tr>{name}<td>{value}</td><td class="n">{row.images}</td><td class="n">{row.patients}</td></tr>'
             )
@@ -181,8 +182,7 @@ ul {padding-left: 1.2rem; font-size: .88rem} footer {margin: 3rem 0 1rem; color:
 def html_page(findings: Findings, title: str) -> str:
     "The findings as one page: overview, each with pictures, shortcuts, counts"
     sections = [_section(findings, finding, k) for k, finding in enumerate(findings.found)]
-    name = escape(title)
-    body = [f'<h1>{name}</h1><p>{escape(findings.summary())}</p>', _overview(findings), *sections]
+    body = [f'<h1>{html_text(title)}</h1><p>{html_text(findings.summary())}</p>', _overview(findings), *sections]
     body.append(
         '<h3>Shortcuts</h3><p>How well one property alone tells the labels apart, over patients. 0.5 is chance; '
     )
@@ -192,10 +192,7 @@ def html_page(findings: Findings, title: str) -> str:
     body += [_shortcuts(findings.shortcuts), '<h3>Images and patients</h3>', _counts(findings.counts)]
     body.append('<footer>Outlines: lesions are orange, structures blue. ')
     body.append(f'Made by medsoft_nb {version("medsoft_nb")}. For research. Not for clinical use.</footer>')
-    head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{name}</title>'
-    return (
-        f'<!DOCTYPE html><html lang="en"><head>{head}<style>{_STYLE}</style></head><body>{"".join(body)}</body></html>'
-    )
+    return html_document(title, ''.join(body), _STYLE)
 
 
 def write_page(

@@ -9,10 +9,10 @@ __all__ = ['LEVELS', 'COUNTED', 'Finding', 'value_counts', 'Findings']
 
 # %% ../../nbs/data/findings.ipynb #3b856b16
 from dataclasses import dataclass, field
-from html import escape
 from pathlib import Path
 import pandas as pd
 from ..core.classes import patch
+from ..core.escapes import html_table, html_text
 from ..core.files import write_json
 from ..core.words import counted
 from .manifest import Manifest
@@ -160,5 +160,5 @@ def __repr__(self: Findings) -> str:
 
 @patch
 def _repr_html_(self: Findings) -> str:
-    table = self.table().to_html(index=False) if len(self) else ''
-    return f'<p>{escape(self.summary())}</p>{table}'
+    table = html_table(self.table(), index=False) if len(self) else ''
+    return f'<p>{html_text(self.summary())}</p>{table}'

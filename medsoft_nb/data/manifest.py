@@ -10,10 +10,10 @@ __all__ = ['Manifest', 'validate', 'row_faults', 'mask_faults', 'add_hashes']
 # %% ../../nbs/data/manifest.ipynb #c0192
 import hashlib, os
 from copy import copy
-from html import escape
 from pathlib import Path
 import numpy as np, pandas as pd
 from ..core.classes import patch
+from ..core.escapes import html_table, html_text, visible
 from ..core.files import atomic_path, sha256
 from ..core.folders import find_path
 from ..core.images import as_html, read_image, read_mask
@@ -243,7 +243,7 @@ def sample(
 # %% ../../nbs/data/manifest.ipynb #a033
 @patch
 def __repr__(self: Manifest) -> str:
-    counts = ', '.join(f'{l} {n}' for l, n in self.df.label.value_counts().items())
+    counts = ', '.join(f'{visible(l)} {n}' for l, n in self.df.label.value_counts().items())
     images, patients = counted(len(self), 'image'), counted(self.df.patient_id.nunique(), 'patient')
     return f'Manifest({images}, {patients}: {counts})'
 
@@ -251,11 +251,11 @@ def __repr__(self: Manifest) -> str:
 @patch
 def _repr_html_(self: Manifest) -> str:
     rows = self.df.groupby('label', sort=False).head(3).index[:12]
-    counts = pd.crosstab(self.df.label, self.df.split.replace('', 'all')).to_html()
+    counts = html_table(pd.crosstab(self.df.label, self.df.split.replace('', 'all')))
     try:
         images = [self.image(i) for i in rows]
     except ValueError as e:
-        return f'<p>{escape(repr(self))}</p><p>{escape(str(e))}</p>'
+        return f'<p>{html_text(repr(self))}</p><p>{html_text(e)}</p>'
     return as_html(images, repr(self), titles=list(self.df.label[rows]), details=counts)
 
 # %% ../../nbs/data/manifest.ipynb #c0182

@@ -10,6 +10,7 @@ __all__ = ['saliency', 'saliency_inside', 'saliency_table', 'plot_saliency', 'em
 # %% ../../nbs/evaluation/explain.ipynb #c1049
 import numpy as np, pandas as pd, torch
 import matplotlib.pyplot as plt, seaborn as sns
+from ..core.escapes import figure_text
 from ..core.seeds import torch_generator
 from ..core.images import pad_to_square, to_uint8
 from ..core.palette import COLUMN, paper_style
@@ -167,7 +168,7 @@ def plot_embedding(
             here = (labels == label) & (synthetic == (origin == 'synthetic'))
             if here.any():
                 look = dict(facecolors=face, edgecolors=colour, linewidths=0.9, s=14)
-                ax.scatter(*xy[here].T, label=f'{label}, {origin}', **look)
+                ax.scatter(*xy[here].T, label=figure_text(f'{label}, {origin}'), **look)
     ax.set(xticks=[], yticks=[])
     ax.legend(frameon=False, fontsize=6.5, loc='center left', bbox_to_anchor=(1, 0.5))
     sns.despine(ax=ax, left=True, bottom=True)

@@ -9,9 +9,9 @@ __all__ = ['CARD', 'ORIGIN', 'PASTED', 'FORMATS', 'KEPT', 'hide_ids', 'check_fil
 
 # %% ../../nbs/evaluation/export.ipynb #c0982
 from functools import partial
-from html import escape
 from pathlib import Path
 import pandas as pd
+from ..core.escapes import markdown_text
 from ..core.files import write_text
 from ..core.folders import check_empty, file_name, new_folder
 from ..core.logs import get_logger
@@ -87,7 +87,9 @@ def _card(df, checked, format):
         title=title,
         images=counted(len(df), 'image'),
         patients=counted(df.patient_id.nunique(), 'patient'),
-        counts=', '.join(f'{n} {escape(" ".join(label.split()))}' for label, n in df.label.value_counts().items()),
+        counts=', '.join(
+            f'{n} {markdown_text(" ".join(label.split()))}' for label, n in df.label.value_counts().items()
+        ),
         version=medsoft_nb.__version__,
         origin=' '.join([*(ORIGIN[origin] for origin in found), *[PASTED.format(pasted)] * bool(pasted)]),
         checked=checked,

@@ -11,7 +11,7 @@ __all__ = ['MASKS', 'HUGGING_FACE', 'write_pixels', 'place_files', 'write_medsof
 # %% ../../nbs/evaluation/formats.ipynb #e3d15ad6
 from collections import Counter
 from pathlib import Path
-import json, numpy as np, pandas as pd
+import json, re, numpy as np, pandas as pd
 from ..core.files import sha256, write_json, write_text
 from ..core.folders import file_names
 from ..core.images import write_image
@@ -248,6 +248,11 @@ def _metadata(row, split):
     return said | {k: None if isinstance(v, float) and np.isnan(v) else v for k, v in rest.items()}
 
 
+def _yaml_text(text):
+    "A text as a value of YAML, in quotes where it is no plain word"
+    return text if re.fullmatch(r'[\w-]+(/\*\*)?', text, re.A) else json.dumps(text)
+
+
 def card_header(
     made: Manifest,
     title: str,  # Of the card
@@ -256,6 +261,8 @@ def card_header(
     folders, origins = sorted(set(split_folders(made, 'validation'))), sorted(set(made.df.origin) - {''})
     return HUGGING_FACE.format(
         title=json.dumps(title, ensure_ascii=False),
-        tags=''.join(f'- {origin}\n' for origin in origins),
-        files=''.join(f'  - split: {folder}\n    path: {folder}/**\n' for folder in folders),
+        tags=''.join(f'- {_yaml_text(origin)}\n' for origin in origins),
+        files=''.join(
+            f'  - split: {_yaml_text(folder)}\n    path: {_yaml_text(folder + "/**")}\n' for folder in folders
+        ),
     )

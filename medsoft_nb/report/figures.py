@@ -13,6 +13,7 @@ __all__ = ['arm_colour', 'plot_intervals', 'plot_auc', 'plot_kid', 'plot_gain', 
 from pathlib import Path
 import matplotlib as mpl, matplotlib.pyplot as plt, numpy as np, pandas as pd, seaborn as sns
 from scipy import ndimage as ndi
+from ..core.escapes import figure_text
 from ..core.files import atomic_path, make_folder
 from ..core.images import to_uint8
 from ..core.palette import COLOURS, COLUMN, PAGE, paper_style
@@ -114,6 +115,7 @@ def plot_confusion(
     counts = counts.reindex(index=labels, columns=named, fill_value=0)
     share = counts.div(counts.sum(axis=1).clip(lower=1), axis=0)
     look = dict(vmin=0, vmax=1, cmap='Blues', cbar=False, square=True)
+    share = share.rename(index=figure_text, columns=figure_text)
     sns.heatmap(share, ax=ax, annot=True, fmt='.2f', annot_kws=dict(size=7), **look)
     ax.set_xlabel('')
     ax.set_ylabel('asked for', fontsize=8)
@@ -136,7 +138,7 @@ def confusion_grid(
         ax.axis('off')
     for ax, arm in zip(axs.ravel(), arms):
         plot_confusion(answers[answers.arm == arm], ax, labels, named)
-        ax.set_title(arm, fontsize=8)
+        ax.set_title(figure_text(arm), fontsize=8)
         if ax not in axs[:, 0]:
             ax.set_ylabel('')
     fig.tight_layout()
@@ -260,7 +262,7 @@ def _shared_examples(arms, n):
 # %% ../../nbs/report/figures.ipynb #d015
 def _show(ax, image, title):
     ax.imshow(to_uint8(image), cmap='gray', vmin=0, vmax=255)
-    ax.set_title(title, fontsize=7, pad=2)
+    ax.set_title(figure_text(title), fontsize=7, pad=2)
 
 # %% ../../nbs/report/figures.ipynb #c1084
 def qualitative_grid(

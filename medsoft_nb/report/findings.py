@@ -10,6 +10,7 @@ __all__ = ['LEVEL', 'VERDICTS', 'TARGETS', 'add_verdicts', 'difference_sentence'
 
 # %% ../../nbs/report/findings.ipynb #c1110
 import pandas as pd
+from ..core.escapes import markdown_text
 from ..core.words import counted
 from ..data.arms import add_arm_fields, ARMS
 from .tables import interval_text
@@ -49,7 +50,7 @@ def difference_sentence(
 ) -> str:
     "A difference with its interval, its corrected p-value and its verdict in bold"
     value = interval_text(row.value, row.lo, row.hi, sign=True)
-    return f'{what}: AUC {value}, corrected p {row.p_holm:.2g}, **{words[row.verdict]}**.'
+    return f'{markdown_text(what)}: AUC {value}, corrected p {row.p_holm:.2g}, **{words[row.verdict]}**.'
 
 # %% ../../nbs/report/findings.ipynb #c1096
 def calibration_findings(
@@ -119,8 +120,8 @@ TARGETS = {
 def _kid_finding(kid, floor):
     "Nearest and farthest arm by KID, and the floor"
     arms = kid.drop(floor, errors='ignore').sort_values()
-    text = f'Nearest to real lesions by KID: {arms.index[0]} ({arms.iloc[0]:.4f}); '
-    text += f'farthest: {arms.index[-1]} ({arms.iloc[-1]:.4f}).'
+    text = f'Nearest to real lesions by KID: {markdown_text(arms.index[0])} ({arms.iloc[0]:.4f}); '
+    text += f'farthest: {markdown_text(arms.index[-1])} ({arms.iloc[-1]:.4f}).'
     return text + (f' Real against real gives {kid[floor]:.4f}.' if floor in kid else '')
 
 # %% ../../nbs/report/findings.ipynb #d003

@@ -9,6 +9,7 @@ __all__ = ['CHANCE', 'seed_aucs', 'seed_findings']
 
 # %% ../../nbs/report/seeds.ipynb #f3589e95
 import pandas as pd
+from ..core.escapes import markdown_text
 from ..core.words import listed
 from ..statistics.intervals import interval, ResampledAUC
 
@@ -33,7 +34,7 @@ where `hi` is below `lo` of every other seed of the arm"
 
 # %% ../../nbs/report/seeds.ipynb #7617f162
 def _with_values(rows):
-    return listed([f'{row.arm} ({row.value:.2f})' for row in rows.itertuples()])
+    return listed([f'{markdown_text(row.arm)} ({row.value:.2f})' for row in rows.itertuples()])
 
 
 def _seed_sentence(seed, rows):
@@ -44,7 +45,7 @@ def _seed_sentence(seed, rows):
     if len(low := rows[rows.fault == 'behind']):
         said.append(f'fell behind the other seeds with {_with_values(low)}')
     arms = 'the interval of this arm' if len(rows) == 1 else 'the intervals of these arms'
-    return f'**Seed {seed} {listed(said)}**: this widens {arms}.'
+    return f'**Seed {markdown_text(seed)} {listed(said)}**: this widens {arms}.'
 
 # %% ../../nbs/report/seeds.ipynb #f9b2c673
 def seed_findings(
@@ -56,7 +57,7 @@ def seed_findings(
     never = (of_seeds.fault == 'chance').groupby(of_seeds.arm, sort=False).all()
     text, arms = [], list(never.index[never])
     if arms:
-        stayed = f'{listed(arms)} did not learn with any seed'
+        stayed = f'{listed([markdown_text(arm) for arm in arms])} did not learn with any seed'
         text.append(f'{stayed}: every interval over patients of a single AUC reaches down to 0.5.')
     single = of_seeds[(of_seeds.fault != '') & ~of_seeds.arm.isin(arms)]
     return text + [_seed_sentence(seed, rows) for seed, rows in single.groupby('seed')]

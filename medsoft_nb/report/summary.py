@@ -8,12 +8,13 @@ Docs: https://example.github.io/medsoft_nb/report/summary.html.md"""
 __all__ = ['compare_arms', 'comparison_sentence', 'oracle_sentence', 'resolution_sentence', 'summary_sentences', 'run_summary']
 
 # %% ../../nbs/report/summary.ipynb #d6087f84
-import base64, re
-from html import escape
+import base64
 from io import BytesIO
 from pathlib import Path
 import matplotlib.pyplot as plt, numpy as np, pandas as pd
+from ..core.escapes import html_text, markdown_text
 from ..core.palette import PAGE
+from ..core.safe_html import sanitise
 from ..core.words import listed
 from ..data.arms import arm_fields
 from .figures import plot_gain
@@ -41,6 +42,10 @@ def _span(values, sign=''):
     return ' to '.join(texts)
 
 
+def _names(arms):
+    return listed([markdown_text(arm) for arm in arms])
+
+
 def comparison_sentence(
     rows: pd.DataFrame,  # Of `compare_arms`, all with one control
 ) -> str:  # Markdown; '' without rows
@@ -49,10 +54,10 @@ def comparison_sentence(
     for verdict, word in VERDICTS.items():
         found = rows[rows.verdict == verdict]
         if len(found):
-            groups.append(f'**{word}**: {listed(list(found.arm))} ({_span(found.value, "+")})')
+            groups.append(f'**{word}**: {_names(found.arm)} ({_span(found.value, "+")})')
     many = f', corrected for {len(rows)} comparisons' if len(rows) > 1 else ''
-    barely = list(rows.arm[(rows.verdict == '') & (rows.p < LEVEL)])
-    alone = f' Before the correction, a difference would count for {listed(barely)}.' if barely else ''
+    barely = _names(rows.arm[(rows.verdict == '') & (rows.p < LEVEL)])
+    alone = f' Before the correction, a difference would count for {barely}.' if barely else ''
     return f'Difference in AUC{many}: {"; ".join(groups)}.{alone}' if groups else ''
 
 # %% ../../nbs/report/summary.ipynb #51a889f2
@@ -77,7 +82,9 @@ def resolution_sentence(
     if not len(rows):
         return ''
     least = (rows.hi - rows.lo).to_numpy() / 2
-    smallest = f'Differences to {rows.control.iloc[0]} below {least.min():.2f} could not be told from none'
+    smallest = (
+        f'Differences to {markdown_text(rows.control.iloc[0])} below {least.min():.2f} could not be told from none'
+    )
     reach = 'half the width of the interval' if len(rows) == 1 else 'half the width of the narrowest interval'
     widest = (
         f'; with the widest, those below {least.max():.2f}' if f'{least.max():.2f}' != f'{least.min():.2f}' else ''
@@ -111,12 +118,14 @@ def _against(name, controls, rows, means):
     said = comparison_sentence(rows[name]) or 'No arm was painted.'
     if name == 'best' and controls.get('real') == control:
         return f'**{title}?** The real images alone are the best control: the answer is the same.'
-    return f'**{title}?** {control} has an AUC of {auc[control]:.2f}. {said}'
+    return f'**{title}?** {markdown_text(control)} has an AUC of {auc[control]:.2f}. {said}'
 
 # %% ../../nbs/report/summary.ipynb #af3e804b
 def _html(sentence):
-    "A sentence with its bold words; all else as it stands"
-    return re.sub(r'\*\*(.+?)\*\*', r'<b>\1</b>', escape(sentence))
+    "A sentence in Markdown as HTML"
+    from nbconvert.filters import markdown2html
+
+    return sanitise(markdown2html(sentence)).strip().removeprefix('<p>').removesuffix('</p>')
 
 
 def _forest(rows):
@@ -128,7 +137,7 @@ def _forest(rows):
         data = base64.b64encode(file.getvalue()).decode()
     plt.close(fig)
     alt = f'Differences in AUC of {listed(list(rows.arm))} to {rows.control.iloc[0]}, with 95 % intervals'
-    return f'<img alt="{escape(alt)}" src="data:image/png;base64,{data}">'
+    return f'<img alt="{html_text(alt)}" src="data:image/png;base64,{data}">'
 
 # %% ../../nbs/report/summary.ipynb #478a98a5
 def run_summary(
@@ -145,7 +154,7 @@ def run_summary(
         scores = scores[scores.backbone == scores.backbone.iloc[0]]
     text, tables = summary_sentences(resampled_aucs(scores, n_boot), arm_fields(scores))
     facts = run_facts(run, list(dict.fromkeys(scores.arm)))
-    rows = ''.join(f'<dt>{escape(key)}</dt><dd>{escape(value)}</dd>' for key, value in facts.items())
+    rows = ''.join(f'<dt>{html_text(key)}</dt><dd>{html_text(value)}</dd>' for key, value in facts.items())
     answers = ''.join(f'<li>{_html(sentence)}</li>' for sentence in text)
     forests = ''.join(map(_forest, tables))
     return f'<h2>What was run</h2><dl>{rows}</dl><h2>The answer</h2><ul>{answers}</ul><div>{forests}</div>'

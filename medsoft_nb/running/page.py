@@ -8,26 +8,35 @@ Docs: https://example.github.io/medsoft_nb/running/page.html.md"""
 __all__ = ['WIDE', 'html_page']
 
 # %% ../../nbs/running/page.ipynb #e003
-import re
+import base64, re
 from pathlib import Path
 import nbformat
 from nbformat.v4 import new_code_cell, new_output
 from ..core.files import write_text
+from ..core.safe_html import html_document, sanitise
 from ..core.words import counted
 
 # %% ../../nbs/running/page.ipynb #e006
-_REMOTE = re.compile(
-    r'<script[^>]*>(?:(?!</script>).)*?(?:cdnjs|unpkg|jsdelivr).*?</script>'
-    r'|<script[^>]*src="[^"]*"[^>]*>\s*</script>',
-    re.S,
-)
 _HIDE_CODE = dict(exclude_input=True, exclude_input_prompt=True, exclude_output_prompt=True)
 _NO_SCRIPTS = dict(mathjax_url='', require_js_url='', jquery_url='', mermaid_js_url='')
+_STYLES = re.compile(r'<style[^>]*>(.*?)</style>', re.S)
+_IMPORTS = re.compile(r'@import[^;]*;')
+
+
+def _clean_output(output):
+    "An output of a cell whose HTML is closed in itself and whose drawings are pictures"
+    data = output.get('data', {})
+    if 'text/html' in data:
+        data['text/html'] = sanitise(''.join(data['text/html']))
+    if svg := ''.join(data.pop('image/svg+xml', '')):
+        coded = base64.b64encode(svg.encode()).decode()
+        data.setdefault('text/html', f'<img alt="drawing" src="data:image/svg+xml;base64,{coded}">')
+    return output
 
 # %% ../../nbs/running/page.ipynb #3825d1c7
 WIDE = 7  # A table with more columns is folded
 _TABLE = re.compile(r'<table.*?</table>', re.S)
-_LOOK = """<style>
+_LOOK = """
 body.jp-Notebook { max-width: 1100px; margin: 0 auto; padding: 8px; box-sizing: border-box; }
 .jp-Notebook { overflow-wrap: break-word; }
 .jp-Notebook .jp-Cell { padding: 0 4px; }
@@ -40,7 +49,7 @@ body.jp-Notebook { max-width: 1100px; margin: 0 auto; padding: 8px; box-sizing: 
 .jp-RenderedHTMLCommon .run-summary dd { margin: 0; padding: 0; width: auto; }
 .run-summary img { max-width: min(100%, 500px); vertical-align: top; }
 @media (max-width: 600px) { .run-summary dl { grid-template-columns: 1fr; } }
-</style>"""
+"""
 
 
 def _fold_table(found):
@@ -68,10 +77,12 @@ def html_page(
     nb = nbformat.read(notebook, 4)
     for cell in nb.cells:
         if cell.cell_type == 'code':
-            cell.outputs = [output for output in cell.outputs if output.get('name') != 'stderr']
+            cell.outputs = [_clean_output(output) for output in cell.outputs if output.get('name') != 'stderr']
     if summary:
-        output = new_output('display_data', {'text/html': f'<div class="run-summary">{summary}</div>'})
+        output = new_output('display_data', {'text/html': f'<div class="run-summary">{sanitise(summary)}</div>'})
         nb.cells.insert(1, new_code_cell(outputs=[output]))
-    page, _ = exporter.from_notebook_node(nb, {'metadata': {'name': title or Path(notebook).stem}})
-    page = _TABLE.sub(_fold_table, _REMOTE.sub('', page))
-    return write_text(path, page.replace('</head>', f'{_LOOK}</head>', 1))
+    made, _ = exporter.from_notebook_node(nb)
+    head, _, body = made.partition('</head>')
+    style = _IMPORTS.sub('', '\n'.join([*_STYLES.findall(head), _LOOK]))
+    page = html_document(title or Path(notebook).stem, _TABLE.sub(_fold_table, sanitise(body)), style, 'jp-Notebook')
+    return write_text(path, page)

@@ -19,7 +19,7 @@ from ..core.logs import progress
 from ..core.settings import Settings
 from .jobs import home_environment
 from .table import GRID, workflow_path
-from .processes import end_processes, THREADS
+from .processes import end_processes, stoppable, THREADS
 
 # %% ../../nbs/running/snakemake.ipynb #b611da41
 OF_A_CLUSTER = ('partition', 'account', 'runtime', 'memory', 'threads', 'gres')  # Settings of `Resources`
@@ -159,7 +159,7 @@ def run_snakemake(
     grid, run = root / GRID, f'{os.getpid()}:{root}'
     end_processes(lambda env: env.get('MEDSOFT_GRID_RUN', '').endswith(f':{root}'))
     with FileLock(grid / 'lock'), open(grid / 'snakemake.log', 'w') as log:
-        with _stoppable(), progress(None, 'jobs', len(titles)) as bar:
+        with stoppable(), progress(None, 'jobs', len(titles)) as bar:
             _update_bar(bar, grid, titles)
             bar.initial = bar.n  # what was done before says nothing of the pace
             process = _start(snakemake_command(root, resources), grid, run, resources, log)
@@ -169,23 +169,6 @@ def run_snakemake(
                 end_processes(lambda env: env.get('MEDSOFT_GRID_RUN') == run)
                 process.wait()
             _update_bar(bar, grid, titles)
-
-# %% ../../nbs/running/snakemake.ipynb #c1219
-@contextmanager
-def _stoppable():
-    "SIGTERM ends the block as Ctrl-C does, so that what it began is ended too"
-
-    def stop(number, frame):
-        raise SystemExit(128 + number)
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    old = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, old)
 
 # %% ../../nbs/running/snakemake.ipynb #e015
 def _start(command, grid, run, resources, log):

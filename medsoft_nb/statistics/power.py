@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np, pandas as pd
 from pydantic import Field
 from scipy.special import ndtri
+from ..core.escapes import markdown_text
 from ..core.seeds import rng
 from ..core.settings import Settings
 from ..core.words import counted
@@ -190,7 +191,7 @@ def power_sentence(
         seeds = counted(r.seeds, 'seed')
         sentences.append(
             f'With {r.patients} test patients ({r.diseased} diseased) and {seeds}, a true gain of {r.gain:.3g} over '
-            f'the AUC of {r.base:.2f} of {r.control} is seen in one comparison (p < {r.level:g}, not '
+            f'the AUC of {r.base:.2f} of {markdown_text(r.control)} is seen in one comparison (p < {r.level:g}, not '
             f'corrected for several) in {100 * r.power:.0f} % of '
             f'{r.n_sim} simulated studies (95 % interval {100 * r.lo:.0f} to {100 * r.hi:.0f} %).'
         )
@@ -207,5 +208,5 @@ def power_report(
     try:
         power = power_of_gain(scores, control, gain, settings)
     except ValueError as error:
-        return pd.DataFrame(), f'How probably a gain would be seen is not known: {error}'
+        return pd.DataFrame(), f'How probably a gain would be seen is not known: {markdown_text(error)}'
     return power, power_sentence(power)
