@@ -51,6 +51,7 @@ def cannot_be_read(process, token):
 def small(tmp_path):
     "The server with a small notebook in place of the Studio's"
     folder, port, token = tmp_path / 'server', free_port(), 'secret-of-the-door'
+    folder.mkdir()
     book = write_notebook(folder / 'book.ipynb', 'print("the inside")', tags=())
     process = start_server(book, port, token)
     wait_for(is_up(port))

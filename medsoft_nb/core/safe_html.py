@@ -52,6 +52,15 @@ def _attribute(tag, name, value):
         return value if _PICTURE.fullmatch(value) else None
     return value if name in _ATTRIBUTES or name.startswith('aria-') else None
 
+# %% ../../nbs/core/safe_html.ipynb #ca31a331
+def _written(tag, attrs):
+    "The attributes that are kept; of one that stands twice the first, as browsers do"
+    found = {name: _attribute(tag, name, value or '') for name, value in reversed(attrs)}
+    kept = {name: value for name, value in reversed(found.items()) if value is not None}
+    if 'href' in kept:
+        kept['rel'] = 'noopener noreferrer'
+    return ''.join(f' {name}="{html_text(value)}"' for name, value in kept.items())
+
 # %% ../../nbs/core/safe_html.ipynb #b0872a00
 class _Rewriter(HTMLParser):
     "Writes anew what is allowed of a piece of HTML, with every tag closed"
@@ -65,21 +74,16 @@ class _Rewriter(HTMLParser):
             self.left_out += [tag] * (tag == self.left_out[0])
         elif tag in _WITH_CONTENT:
             self.left_out.append(tag)
+        elif tag == 'img' and not _PICTURE.fullmatch(dict(attrs).get('src') or ''):
+            self.parts.append(html_text(dict(attrs).get('alt') or ''))
         elif tag in _TAGS:
-            self.parts.append(f'<{tag}{self._attributes(tag, attrs)}>')
+            self.parts.append(f'<{tag}{_written(tag, attrs)}>')
             self.stack += [tag] * (tag not in _ALONE)
 
     def handle_startendtag(self, tag, attrs):
         if tag not in _WITH_CONTENT:
             self.handle_starttag(tag, attrs)
             self.handle_endtag(tag)
-
-    def _attributes(self, tag, attrs):
-        found = {name: _attribute(tag, name, value or '') for name, value in reversed(attrs)}
-        kept = {name: value for name, value in reversed(found.items()) if value is not None}
-        if 'href' in kept:
-            kept['rel'] = 'noopener noreferrer'
-        return ''.join(f' {name}="{html_text(value)}"' for name, value in kept.items())
 
     def handle_endtag(self, tag):
         if self.left_out:
@@ -100,7 +104,7 @@ def sanitise(
 ) -> str:  # With every tag closed
     "HTML without scripts, handlers of events, frames, forms, and anything from another place"
     rewriter = _Rewriter()
-    rewriter.feed(text)
+    rewriter.feed(text.replace('\r\n', '\n'))
     rewriter.close()
     return ''.join([*rewriter.parts, *(f'</{tag}>' for tag in reversed(rewriter.stack))])
 

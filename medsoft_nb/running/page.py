@@ -75,6 +75,7 @@ def html_page(
 
     exporter = HTMLExporter(embed_images=True, **_HIDE_CODE, **_NO_SCRIPTS)
     nb = nbformat.read(notebook, 4)
+    nb.metadata.pop('widgets', None)  # they need scripts
     for cell in nb.cells:
         if cell.cell_type == 'code':
             cell.outputs = [_clean_output(output) for output in cell.outputs if output.get('name') != 'stderr']
