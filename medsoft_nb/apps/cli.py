@@ -18,7 +18,12 @@ import typer
 from rich.markup import escape
 import medsoft_nb
 from ..core.words import counted
-from . import data_commands, model_commands, result_commands  # each registers its commands
+from medsoft_nb.apps import (
+    data_commands,
+    model_commands,
+    replay_command,
+    result_commands,
+)  # each registers its commands
 from .paths import explain_error
 from medsoft_nb.apps.options import (
     app,

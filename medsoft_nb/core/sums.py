@@ -14,7 +14,7 @@ from .files import sha256, write_text
 
 # %% ../../nbs/core/sums.ipynb #1b08ca26
 SUMS = 'SHA256SUMS'
-_LEFT_OUT = ('cache', 'tracking', 'wandb', '__pycache__', SUMS)  # Directly in the folder
+_LEFT_OUT = ('cache', 'tracking', 'wandb', '__pycache__', 'origins.json', SUMS)  # Directly in the folder
 
 
 def run_files(

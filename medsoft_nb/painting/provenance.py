@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np, torch
 from ..core.files import folder_lock, read_json, require_space, sha256, write_json
 from ..core.folders import remove_temporaries
-from ..core.images import write_image
+from ..core.images import array_hash, write_image
 from ..core.logs import get_logger
 from ..core.words import counted
 from ..data.manifest import Manifest
@@ -25,6 +25,7 @@ from ..models.controller import controller_files
 from ..models.files import model_folder
 from ..models.lora_files import lora_hash
 from .places import PlannedLesion, sample_id
+from .records import donor_hash, note_text, rounded
 from .repair import is_sound, masks_hash, repair_batch
 from .rows import check_batch, noted_rows
 
@@ -136,11 +137,16 @@ def write_sample(
     donors: Manifest | None,  # Diseased training images
     lesion: PlannedLesion,
     image: np.ndarray,  # With the lesion in it
+    note: dict | None = None,  # What its file says of all images of the batch, as `made_note` gives it
     **provenance,  # Further columns
 ) -> dict:
     "Save one synthetic image with its masks; returns its row"
     background, place = backgrounds.df.iloc[lesion.place.background], lesion.place
-    files = write_files(out, lesion, image)
+    donor = _donor_columns(donors, place.donor, pasted='strength' in provenance or 'steps' not in provenance)
+    own = dict(label=lesion.label, prompt=lesion.prompt, seed=lesion.seed, number=lesion.number, ramp=lesion.ramp)
+    ids = (background.patient_id, background.image_id, donor['donor_id'])
+    text = '' if note is None else note_text(own | dict(structure=place.structure) | note, ids)
+    files = write_files(out, lesion, image, text)
     return dict(
         image_id=lesion.image_id,
         patient_id=background.patient_id,
@@ -153,28 +159,35 @@ def write_sample(
         source_id=background.image_id,
         sha256=sha256(out / files['image']),
         masks_sha256=masks_hash(out, files),
-        donor_id='' if place.donor is None else donors.df.image_id.iloc[place.donor.row],
+        source_hash=array_hash(backgrounds.image(lesion.place.background)),
+        **donor,
         structure=place.structure,
         **{column: background[column] for column in READING if column in background},
         **files,
-        prompt=lesion.prompt,
-        seed=lesion.seed,
-        number=lesion.number,
-        ramp=lesion.ramp,
+        **{name: value for name, value in own.items() if name != 'label'},
         **provenance,
     )
+
+
+def _donor_columns(donors, donor, pasted):
+    "What a row says of the image that its lesion is from; a fingerprint where its pixels count"
+    if donor is None:
+        return dict(donor_id='')
+    known = dict(donor_id=donors.df.image_id.iloc[donor.row])
+    return known | dict(donor_hash=donor_hash(donors.image(donor.row), donor)) if pasted else known
 
 # %% ../../nbs/painting/provenance.ipynb #p016
 def write_files(
     out: Path,
     lesion: PlannedLesion,
     image: np.ndarray,  # With the lesion in it
+    note: str = '',  # Text that goes into the file of the image
 ) -> dict:  # Column -> path relative to `out`
     "Write an image, its masks and its structures"
     structures = lesion.place.structures
     arrays = dict(
         image=image,
-        soft_mask=np.ceil(lesion.soft * 65535).astype(np.uint16),
+        soft_mask=rounded(lesion.soft),
         lesion_mask=lesion.place.mask,
         structures=structures.astype(np.uint8 if structures.max() < 256 else np.uint16),
     )
@@ -183,5 +196,5 @@ def write_files(
     for column, array in arrays.items():
         suffix = '.tif' if array.dtype.kind == 'f' else '.png'
         files[column] = f'{folders[column]}/{lesion.image_id}{suffix}'
-        write_image(out / files[column], array)
+        write_image(out / files[column], array, note if column == 'image' else '')
     return files
