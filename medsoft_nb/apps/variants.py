@@ -27,8 +27,9 @@ from ..knowledge.base import find_label, find_modality, known_labels, load_knowl
 from ..models.base import weight_hashes
 from ..models.schedulers import choose_scheduler, scheduler_record
 from ..painting.inputs import paint_inputs, PaintInput
+from ..painting.origins import note_origins
 from ..painting.provenance import memory_hash, READING
-from ..painting.records import hardware, note_origins, note_text, paint_columns, rounded, software
+from ..painting.records import hardware, note_text, paint_columns, rounded, software
 from ..painting.repair import masks_hash
 from ..painting.rows import append_rows
 from ..painting.settings import PaintSettings
@@ -177,7 +178,7 @@ def write_variant(
 
 _PLACE = ('series', 'slice', 'position')  # In a volume; beside what every painted image has from its background
 
-
+# %% ../../nbs/apps/variants.ipynb #90008c02
 def _kept_row(out, variant, image_id, pipe):
     "Write the files of a variant; gives its row"
     row, made = variant.source.row, _provenance(variant, pipe)
@@ -205,7 +206,7 @@ def _free_name(out, variant):
     path, taken = out / 'manifest.csv', set()
     if path.exists():
         kept = Manifest.load(path)
-        if 'source_hash' not in kept.df:
+        if 'seam_ratio' not in kept.df:
             raise ValueError(
                 f'{path} was not written by the studio. Start the studio with another folder (`out`, --out).'
             )

@@ -6,13 +6,13 @@ Docs: https://example.github.io/medsoft_nb/painting/generate.html.md"""
 
 # %% auto #0
 __all__ = ['with_lora', 'with_controller', 'with_unet', 'lesion_prompt', 'possible_prompts', 'border_width', 'plan_lesion',
-           'batch_remarks', 'generate', 'paint_batch', 'sources_used', 'origins_used', 'paint_lesions', 'lesion_noise']
+           'batch_remarks', 'generate', 'paint_batch', 'batch_settings', 'sources_used', 'origins_used',
+           'paint_lesions', 'lesion_noise']
 
 # %% ../../nbs/painting/generate.ipynb #q001
 import copy
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from fastcore.basics import chunked
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 from ..core.files import require_space
@@ -32,8 +32,9 @@ from .inputs import paint_inputs, PaintInput
 from .pipeline import check_prompts, MedSoftPipeline
 from .paste import start_of
 from .places import check_sources, place_lesion, Placement, PlannedLesion, sample_id
-from .provenance import missing_samples, open_folder, weights_used, write_sample
-from .records import image_columns, made_note, note_origins, soft_mask_of
+from .provenance import open_folder, painted_together, weights_used, write_sample
+from .origins import note_origins
+from .records import image_columns, made_note, soft_mask_of
 from .repair import check_still_there, finish_batch
 from .rows import batch_lock, check_batch, note_rows, row_folder, share
 from .settings import GenerateConfig
@@ -208,12 +209,9 @@ def generate(
         raise ValueError('`labels` is empty: name the diseases to paint.')
     check_batch(out)
     check_sources(backgrounds, donors, labels, config.mask_source)
-    settings = (
-        config.model_dump(mode='json', exclude={'shard'}) | dict(labels=labels) | weights_used(pipe, lora, controller)
-    )
-    settings |= sources_used(backgrounds, donors, config)
+    weights = weights_used(pipe, lora, controller)
+    settings = batch_settings(config, labels, pipe.scheduler) | weights | sources_used(backgrounds, donors, config)
     origins = origins_used(pipe, settings, backgrounds, donors, lora, controller)
-    settings |= dict(sampler=scheduler_record(choose_scheduler(pipe.scheduler, config.scheduler)))
     tell_seen(size_remarks(backgrounds, labels) + ([] if lora else batch_remarks(pipe, backgrounds, labels)))
     pipe = with_lora(pipe, lora) if lora else pipe
     pipe = with_controller(pipe, controller) if controller else pipe
@@ -223,8 +221,7 @@ def generate(
     n, nbytes = config.n_per_label * len(labels), backgrounds.image(0).nbytes
     if not out.exists():
         require_space(out, n * 4 * nbytes)
-    wanted = missing_samples(labels, config.n_per_label, set())
-    batches = share(list(chunked(wanted, config.batch_size)), config.shard)
+    batches = share(painted_together(labels, config.n_per_label, config.batch_size), config.shard)
     _check_plans(backgrounds, donors, labels, config)
     with batch_lock(out, config.shard), _as_it_was(out, config.shard):
         done = open_folder(out, settings, n, nbytes, config.shard)
@@ -256,6 +253,16 @@ def paint_batch(
     note_rows(row_folder(out, config.shard), rows)
 
 # %% ../../nbs/painting/generate.ipynb #q013
+def batch_settings(
+    config: GenerateConfig,
+    labels: list,
+    scheduler,  # Of the base
+) -> dict:
+    "Settings that the images of a batch depend on, as they are kept"
+    sampler = scheduler_record(choose_scheduler(scheduler, config.scheduler))
+    return config.model_dump(mode='json', exclude={'shard'}) | dict(labels=labels, sampler=sampler)
+
+
 def sources_used(backgrounds: Manifest, donors: Manifest | None, config: GenerateConfig) -> dict:
     "Fingerprints of the manifests that images depend on"
     borrowed = config.mask_source == 'donors'

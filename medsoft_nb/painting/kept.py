@@ -14,13 +14,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 import numpy as np
-from fastcore.basics import chunked
 from ..core.classes import patch
 from ..core.files import read_json, sha256
 from ..data.ids import text_column
-from ..data.manifest import HEALTHY, Manifest
+from ..data.manifest import Manifest
 from .places import Placement, sample_id
-from .provenance import missing_samples
+from .provenance import painted_together
 from .records import read_record, rounded, soft_mask_of
 from .repair import masks_hash
 from .settings import GenerateConfig, PaintSettings
@@ -54,7 +53,7 @@ def find_images(
         'or an image id with its manifest (--manifest).'
     )
 
-
+# %% ../../nbs/painting/kept.ipynb #9908fc80
 def _of_file(path):
     "The row of an image file, from the manifest of a folder that it lies in"
     for folder in path.absolute().parents[:4]:
@@ -102,7 +101,7 @@ def whole_number(
     "A whole number, as it is or with decimals that are 0"
     return int(text.removesuffix('.0'))
 
-
+# %% ../../nbs/painting/kept.ipynb #8d84fed0
 @dataclass
 class Kept:
     "A painted image with all that is kept of it"
@@ -134,33 +133,45 @@ class Kept:
         settings = read_json(file) if file.is_file() else {}
         return settings if isinstance(settings, dict) and 'n_per_label' in settings else {}
 
-    @property
-    def image_id(self) -> str:
-        return self.row['image_id']
+# %% ../../nbs/painting/kept.ipynb #6e028f71
+@patch
+@property
+def image_id(self: Kept) -> str:
+    return self.row['image_id']
 
-    @property
-    def whole(self) -> bool:
-        "Whether the file of the image is the one that was written"
-        return self.row.get('sha256') in (None, '', sha256(self.file))
 
-    @property
-    def number(self) -> int:
-        "Which image of its label it is"
-        return whole_number(self.row['number'])
+@patch
+@property
+def whole(self: Kept) -> bool:
+    "Whether the file of the image is the one that was written"
+    return self.row.get('sha256') in (None, '', sha256(self.file))
 
-    @property
-    def seed(self) -> int:
-        return whole_number(self.row['seed'])
 
-    @property
-    def drawn(self) -> bool:
-        "Whether its mask was drawn in the studio, which keeps soft masks exactly"
-        return not self.row.get('number')
+@patch
+@property
+def number(self: Kept) -> int:
+    "Which image of its label it is"
+    return whole_number(self.row['number'])
 
-    @property
-    def pasted(self) -> bool:
-        "Whether its lesion was pasted, and not painted"
-        return not self.row.get('steps')
+
+@patch
+@property
+def seed(self: Kept) -> int:
+    return whole_number(self.row['seed'])
+
+
+@patch
+@property
+def drawn(self: Kept) -> bool:
+    "Whether its mask was drawn in the studio, which keeps soft masks exactly"
+    return not self.row.get('number')
+
+
+@patch
+@property
+def pasted(self: Kept) -> bool:
+    "Whether its lesion was pasted, and not painted"
+    return not self.row.get('steps')
 
 # %% ../../nbs/painting/kept.ipynb #d9116cf3
 @patch
@@ -241,9 +252,9 @@ def company(self: Kept) -> list:  # Numbers of rows, its own included; empty whe
     "Images that it was painted together with, in their order"
     if self.drawn or self.pasted or not self.batch:
         return []
-    wanted = missing_samples(self.batch['labels'], self.batch['n_per_label'], set())
-    ids = [sample_id(*pair) for pair in wanted]
-    group = next((g for g in chunked(ids, self.batch['batch_size']) if self.image_id in g), [])
+    groups = painted_together(*(self.batch[name] for name in ('labels', 'n_per_label', 'batch_size')))
+    ids = [[sample_id(*pair) for pair in group] for group in groups]
+    group = next((names for names in ids if self.image_id in names), [])
     paths = self.manifest.df.image
     here = {
         n: i for i, n in enumerate(self.manifest.df.image_id) if Path(paths[i]).parent == Path(paths[self.i]).parent

@@ -19,7 +19,8 @@ from ..lesions.soft import soften
 from .window import to_unit
 from .blend import composite
 from .places import check_sources, place_lesion, Placement, PlannedLesion
-from .records import made_note, note_origins, paste_columns
+from .origins import note_origins
+from .records import made_note, paste_columns
 from .provenance import missing_samples, open_folder, write_sample
 from .rows import join_rows, note_rows
 

@@ -6,7 +6,7 @@ Docs: https://example.github.io/medsoft_nb/painting/provenance.html.md"""
 
 # %% auto #0
 __all__ = ['READING', 'memory_hash', 'weights_used', 'controller_hash', 'open_folder', 'check_settings', 'missing_samples',
-           'write_sample', 'write_files']
+           'painted_together', 'write_sample', 'write_files']
 
 # %% ../../nbs/painting/provenance.ipynb #p003
 import hashlib
@@ -14,6 +14,7 @@ from contextlib import nullcontext
 from itertools import product
 from pathlib import Path
 import numpy as np, torch
+from fastcore.basics import chunked
 from ..core.files import folder_lock, read_json, require_space, sha256, write_json
 from ..core.folders import remove_temporaries
 from ..core.images import array_hash, write_image
@@ -119,6 +120,15 @@ def missing_samples(
     "What is still to be made"
     return [pair for pair in product(labels, range(n_per_label)) if sample_id(*pair) not in done]
 
+
+def painted_together(
+    labels: list,
+    n_per_label: int,  # Images wanted of each
+    batch_size: int,  # Images a group
+) -> list:  # Of lists of pairs of label and number
+    "Which images of a batch are painted together; depends on nothing else"
+    return list(chunked(missing_samples(labels, n_per_label, set()), batch_size))
+
 # %% ../../nbs/painting/provenance.ipynb #4cfcef78
 READING = (
     'window',
@@ -144,17 +154,13 @@ def write_sample(
     background, place = backgrounds.df.iloc[lesion.place.background], lesion.place
     donor = _donor_columns(donors, place.donor, pasted='strength' in provenance or 'steps' not in provenance)
     own = dict(label=lesion.label, prompt=lesion.prompt, seed=lesion.seed, number=lesion.number, ramp=lesion.ramp)
+    told = own | dict(structure=place.structure) | (note or {})
     ids = (background.patient_id, background.image_id, donor['donor_id'])
-    text = '' if note is None else note_text(own | dict(structure=place.structure) | note, ids)
-    files = write_files(out, lesion, image, text)
+    files = write_files(out, lesion, image, note_text(told, ids) if note else '')
     return dict(
         image_id=lesion.image_id,
-        patient_id=background.patient_id,
         label=lesion.label,
-        modality=background.modality,
-        plane=background['plane'],
-        spacing_mm=background.spacing_mm,
-        split=background.split,
+        **{column: background[column] for column in ('patient_id', 'modality', 'plane', 'spacing_mm', 'split')},
         origin='synthetic',
         source_id=background.image_id,
         sha256=sha256(out / files['image']),
@@ -168,7 +174,7 @@ def write_sample(
         **provenance,
     )
 
-
+# %% ../../nbs/painting/provenance.ipynb #f3a1ef45
 def _donor_columns(donors, donor, pasted):
     "What a row says of the image that its lesion is from; a fingerprint where its pixels count"
     if donor is None:
