@@ -19,7 +19,12 @@ from rich.text import Text
 import medsoft_nb
 from ..core.escapes import terminal_text
 from ..core.words import counted
-from . import data_commands, model_commands, result_commands  # each registers its commands
+from medsoft_nb.apps import (
+    data_commands,
+    model_commands,
+    replay_command,
+    result_commands,
+)  # each registers its commands
 from .paths import explain_error
 from medsoft_nb.apps.options import (
     app,

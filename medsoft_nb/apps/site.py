@@ -31,7 +31,7 @@ SECTIONS = {
 ORDER = {
     'tutorials': 'quickstart studio dicom own-data organ soft-masks prompts '
     'lora msc does-it-help stable-diffusion cluster',
-    'howto': 'own-data import check gpu resume export cluster',
+    'howto': 'own-data import check gpu resume replay export cluster',
     'explanations': 'method results faithful speed ledger',
     'experiments': 'prepare finetune generate quality classify report qualitative ablation tsne ratio scarcity reader '
     'controller pretrain',

@@ -174,7 +174,8 @@ def keep(self: StudioSession, variant: Variant) -> Manifest:  # Of all that is k
                 f'this is the same image as {other.kept}, which is kept already: same mask, settings and seed. '
                 'Generate with another seed.'
             )
-    return write_variant(self.out, variant, self.pipe)
+    origins = {self.weights['lora']: self.lora, self.weights['controller']: self.controller}
+    return write_variant(self.out, variant, self.pipe, origins)
 
 # %% ../../nbs/apps/studio.ipynb #c703858c
 @patch

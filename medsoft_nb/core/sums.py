@@ -15,7 +15,7 @@ from .inside import inside
 
 # %% ../../nbs/core/sums.ipynb #1b08ca26
 SUMS = 'SHA256SUMS'
-_LEFT_OUT = ('cache', 'tracking', 'wandb', '__pycache__', SUMS)  # Directly in the folder
+_LEFT_OUT = ('cache', 'tracking', 'wandb', '__pycache__', 'origins.json', SUMS)  # Directly in the folder
 
 
 def run_files(

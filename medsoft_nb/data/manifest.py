@@ -43,6 +43,7 @@ class Manifest:
         root: str | Path,  # Folder of the manifest
     ):
         self.df, self.root = complete_columns(df), Path(root)
+        self.file = None  # Where it was read from; rows of it know that, too
 
     @classmethod
     def load(
@@ -50,7 +51,9 @@ class Manifest:
         path: str | Path,  # CSV or Parquet file
     ) -> 'Manifest':
         "Read a manifest; `ManifestError` says what is wrong with the file or its columns"
-        return cls(_read_table(Path(path)), Path(path).parent)
+        manifest = cls(_read_table(Path(path)), Path(path).parent)
+        manifest.file = Path(path)
+        return manifest
 
     def __len__(self):
         return len(self.df)

@@ -99,11 +99,12 @@ def _card(df, checked, format):
 # %% ../../nbs/evaluation/export.ipynb #d001
 _FURTHER = """
 site study series slice position thickness_mm sequence window offset remark vertebra structure
-seed number ramp severity roi steps strength guidance_scale scheduler interval blend mask_profile
+seed number ramp severity roi resolution steps strength guidance_scale scheduler interval blend mask_profile
+band_correction grain controller_scale faithful structure_limit negative_prompt software hardware
 base unet lora controller weights source_hash seam_ratio background_changed
 """
 KEPT = (*COLUMNS, *PATHS, *IDS, *_FURTHER.split())  # Columns that are exported
-_OWN = ('masks_sha256',)  # Of files that an export writes anew
+_OWN = ('masks_sha256', 'donor_hash')  # Of files that an export writes anew, or does not hold
 _HASHED = dict(patient_id='p', study='e', series='s', site='h')  # Column -> first letter of its hashes
 
 # %% ../../nbs/evaluation/export.ipynb #28d880b1

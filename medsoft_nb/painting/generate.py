@@ -6,16 +6,14 @@ Docs: https://example.github.io/medsoft_nb/painting/generate.html.md"""
 
 # %% auto #0
 __all__ = ['with_lora', 'with_controller', 'with_unet', 'lesion_prompt', 'possible_prompts', 'border_width', 'plan_lesion',
-           'batch_remarks', 'generate', 'paint_batch', 'sources_used', 'image_columns', 'paint_lesions']
+           'batch_remarks', 'generate', 'paint_batch', 'batch_settings', 'sources_used', 'origins_used',
+           'paint_lesions', 'lesion_noise']
 
 # %% ../../nbs/painting/generate.ipynb #q001
 import copy
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-import numpy as np
-from fastcore.basics import chunked
 from peft.tuners.tuners_utils import BaseTunerLayer
-from scipy import ndimage as ndi
 from torch import nn
 from ..core.space import require_space
 from ..core.folders import empty_on_failure
@@ -25,15 +23,18 @@ from ..knowledge.base import find_label
 from ..knowledge.prompts import compose
 from ..data.manifest import HEALTHY, Manifest
 from ..data.prompts import check_row_prompts, own_prompt
-from ..lesions.soft import soften, softness
+from ..lesions.soft import softness
 from ..lesions.structures import size_remarks
 from ..models.files import window_unit
 from ..models.seen import seen_remarks, tell_seen
 from ..models.schedulers import choose_scheduler, scheduler_record
+from .inputs import paint_inputs, PaintInput
 from .pipeline import check_prompts, MedSoftPipeline
 from .paste import start_of
 from .places import check_sources, place_lesion, Placement, PlannedLesion, sample_id
-from .provenance import missing_samples, open_folder, weights_used, write_sample
+from .provenance import open_folder, painted_together, weights_used, write_sample
+from .origins import note_origins
+from .records import image_columns, made_note, soft_mask_of
 from .repair import check_still_there, finish_batch
 from .rows import batch_lock, check_batch, note_rows, row_folder, share
 from .settings import GenerateConfig
@@ -100,7 +101,8 @@ def with_unet(
 def _same_with(pipe, **parts):
     "A pipeline of the same parts but for some, with the same bars"
     new = MedSoftPipeline(**(pipe.components | parts))
-    new.controller, new.trained_unet = pipe.controller, pipe.trained_unet
+    new.controller = pipe.controller
+    new.trained_unet, new.unet_folder = pipe.trained_unet, pipe.unet_folder
     new.set_progress_bar_config(**getattr(pipe, '_progress_bar_config', {}))
     return new
 
@@ -159,11 +161,9 @@ def plan_lesion(
 ) -> PlannedLesion:
     "Settle place, soft mask and prompt of one lesion"
     place = place_lesion(backgrounds, donors, label, config.seed, number, config.mask_source)
-    ramp, limit = border_width(label, place, backgrounds, config), None
-    if config.structure_limit:
-        limit = soften(ndi.binary_dilation(place.structures == place.structure, iterations=2), 2)
+    ramp = border_width(label, place, backgrounds, config)
     prompt = label if config.bare_labels else lesion_prompt(label, place, backgrounds, donors)
-    soft = soften(place.mask, ramp, limit, config.mask_profile)
+    soft = soft_mask_of(place, ramp, config)
     return PlannedLesion(label, number, config.seed, place, ramp, soft, prompt)
 
 # %% ../../nbs/painting/generate.ipynb #45c33e15
@@ -209,11 +209,9 @@ def generate(
         raise ValueError('`labels` is empty: name the diseases to paint.')
     check_batch(out)
     check_sources(backgrounds, donors, labels, config.mask_source)
-    settings = (
-        config.model_dump(mode='json', exclude={'shard'}) | dict(labels=labels) | weights_used(pipe, lora, controller)
-    )
-    settings |= sources_used(backgrounds, donors, config)
-    settings |= dict(sampler=scheduler_record(choose_scheduler(pipe.scheduler, config.scheduler)))
+    weights = weights_used(pipe, lora, controller)
+    settings = batch_settings(config, labels, pipe.scheduler) | weights | sources_used(backgrounds, donors, config)
+    origins = origins_used(pipe, settings, backgrounds, donors, lora, controller)
     tell_seen(size_remarks(backgrounds, labels) + ([] if lora else batch_remarks(pipe, backgrounds, labels)))
     pipe = with_lora(pipe, lora) if lora else pipe
     pipe = with_controller(pipe, controller) if controller else pipe
@@ -223,14 +221,14 @@ def generate(
     n, nbytes = config.n_per_label * len(labels), backgrounds.image(0).nbytes
     if not out.exists():
         require_space(out, n * 4 * nbytes)
-    wanted = missing_samples(labels, config.n_per_label, set())
-    batches = share(list(chunked(wanted, config.batch_size)), config.shard)
+    batches = share(painted_together(labels, config.n_per_label, config.batch_size), config.shard)
     _check_plans(backgrounds, donors, labels, config)
     with batch_lock(out, config.shard), _as_it_was(out, config.shard):
         done = open_folder(out, settings, n, nbytes, config.shard)
+        note_origins(out, origins)
         todo = [batch for batch in batches if any(sample_id(*pair) not in done for pair in batch)]
         for batch in progress(todo, desc='generate', total=len(todo)):
-            paint_batch(pipe, backgrounds, donors, out, batch, config, image_columns(settings), done)
+            paint_batch(pipe, backgrounds, donors, out, batch, config, settings, done)
     return finish_batch(out, [sample_id(*pair) for batch in batches for pair in batch], n, bool(todo))
 
 # %% ../../nbs/painting/generate.ipynb #n012
@@ -241,7 +239,7 @@ def paint_batch(
     out: Path,
     pairs: list,  # Label and number of each image
     config: GenerateConfig,
-    columns: dict,  # From `image_columns`
+    settings: dict,  # As kept in `settings.json`
     done: set = frozenset(),  # Ids of images that are there already
 ) -> None:
     "Paint a few images together, write those that are not there, and note their rows"
@@ -249,30 +247,41 @@ def paint_batch(
     images = paint_lesions(pipe, backgrounds, lesions, config, donors)
     new = [k for k, pair in enumerate(pairs) if sample_id(*pair) not in done]
     check_still_there(out)
-    rows = [write_sample(out, backgrounds, donors, lesions[k], images[k], **columns) for k in new]
+    columns = image_columns(settings, pipe)
+    given = (made_note(settings, columns),)
+    rows = [write_sample(out, backgrounds, donors, lesions[k], images[k], *given, **columns) for k in new]
     note_rows(row_folder(out, config.shard), rows)
 
 # %% ../../nbs/painting/generate.ipynb #q013
+def batch_settings(
+    config: GenerateConfig,
+    labels: list,
+    scheduler,  # Of the base
+) -> dict:
+    "Settings that the images of a batch depend on, as they are kept"
+    sampler = scheduler_record(choose_scheduler(scheduler, config.scheduler))
+    return config.model_dump(mode='json', exclude={'shard'}) | dict(labels=labels, sampler=sampler)
+
+
 def sources_used(backgrounds: Manifest, donors: Manifest | None, config: GenerateConfig) -> dict:
     "Fingerprints of the manifests that images depend on"
     borrowed = config.mask_source == 'donors'
     return dict(backgrounds=backgrounds.fingerprint, donors=donors.fingerprint if borrowed else '')
 
-# %% ../../nbs/painting/generate.ipynb #q014
-def image_columns(
-    settings: dict,  # As kept in `settings.json`
-) -> dict:
-    "What each row says of the settings and weights"
-    kept = 'steps guidance_scale blend mask_profile unet lora controller'.split()
-    files = {name: digest for name, digest in settings['base'].items() if name.startswith('unet/')}
-    own = dict(
-        scheduler=settings['sampler']['name'],
-        interval='{:g},{:g}'.format(*settings['interval']),
-        base=files.get('unet/diffusion_pytorch_model.safetensors', next(iter(files.values()), '')),
-        weights=settings['weights'],
-    )
-    pasted = {} if settings['strength'] is None else dict(strength=settings['strength'])
-    return {k: settings[k] for k in kept} | own | pasted
+
+def origins_used(
+    pipe: MedSoftPipeline,  # Without the LoRA
+    settings: dict,  # Fingerprints of weights
+    backgrounds: Manifest,
+    donors: Manifest | None,
+    lora: str | Path | None,
+    controller: str | Path | None,
+) -> dict:  # For `note_origins`
+    "Where manifests and weights of a batch are"
+    weights = {settings['weights']: pipe.config.get('_name_or_path'), settings['unet']: pipe.unet_folder}
+    weights |= {settings['lora']: lora, settings['controller']: controller}
+    manifests = dict(backgrounds=backgrounds) | ({} if donors is None else dict(donors=donors))
+    return weights | manifests
 
 # %% ../../nbs/painting/generate.ipynb #q015
 def paint_lesions(
@@ -284,22 +293,14 @@ def paint_lesions(
 ) -> list:  # Arrays in the type and size of the backgrounds
     "Paint a few lesions, each with noise of its own"
     pasted = config.strength is not None
-    return pipe(
-        [lesion.prompt for lesion in lesions],
-        [backgrounds.image(lesion.place.background) for lesion in lesions],
-        [lesion.soft for lesion in lesions],
-        num_inference_steps=config.steps,
-        guidance_scale=config.guidance_scale,
-        scheduler=config.scheduler,
-        interval=config.interval,
-        blend=config.blend,
-        band_correction=config.band_correction,
-        grain=config.grain,
-        roi=config.roi,
-        resolution=config.resolution,
-        controller_scale=config.controller_scale,
-        faithful=config.faithful,
-        start=[start_of(backgrounds, donors, lesion) for lesion in lesions] if pasted else None,
-        strength=config.strength,
-        generator=[torch_generator('image', l.seed, l.label, l.number) for l in lesions],
-    ).images
+    starts = [start_of(backgrounds, donors, lesion) if pasted else None for lesion in lesions]
+    inputs = [
+        PaintInput(l.prompt, backgrounds.image(l.place.background), l.soft, lesion_noise(l.seed, l.label, l.number), s)
+        for l, s in zip(lesions, starts)
+    ]
+    return paint_inputs(pipe, inputs, config)
+
+
+def lesion_noise(seed: int, label: str, number: int):  # `torch.Generator`
+    "The noise of one image of a batch"
+    return torch_generator('image', seed, label, number)

@@ -57,7 +57,7 @@ class MedSoftPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         parts = dict(vae=vae, text_encoder=text_encoder, tokenizer=tokenizer, unet=unet, scheduler=scheduler)
         check_parts('these parts', parts)
         self.register_modules(**parts)
-        self.controller, self.trained_unet = None, ''
+        self.controller, self.trained_unet, self.unet_folder = None, '', ''
 
     @classmethod
     def from_pretrained(
@@ -144,6 +144,7 @@ def load_unet(
 ) -> MedSoftPipeline:
     "Paint with a fully trained U-Net from now on; `ValueError` unless it fits the base"
     self.unet, self.trained_unet = read_unet(unet, self.unet), unet_hash(unet)
+    self.unet_folder = str(unet)
     return self
 
 # %% ../../nbs/painting/pipeline.ipynb #q033

@@ -6,7 +6,7 @@ Docs: https://example.github.io/medsoft_nb/painting/provenance.html.md"""
 
 # %% auto #0
 __all__ = ['READING', 'memory_hash', 'weights_used', 'controller_hash', 'open_folder', 'check_settings', 'missing_samples',
-           'write_sample', 'write_files']
+           'painted_together', 'write_sample', 'write_files']
 
 # %% ../../nbs/painting/provenance.ipynb #p003
 import hashlib
@@ -14,11 +14,12 @@ from contextlib import nullcontext
 from itertools import product
 from pathlib import Path
 import numpy as np, torch
+from fastcore.basics import chunked
 from ..core.configs import read_mapping
-from ..core.files import folder_lock, sha256, write_json
+from ..core.files import folder_lock, read_json, require_space, sha256, write_json
 from ..core.space import require_space
 from ..core.folders import remove_temporaries
-from ..core.images import write_image
+from ..core.images import array_hash, write_image
 from ..core.logs import get_logger
 from ..core.words import counted
 from ..data.manifest import Manifest
@@ -27,6 +28,7 @@ from ..models.controller import controller_files
 from ..models.files import model_folder
 from ..models.lora_files import lora_hash
 from .places import PlannedLesion, sample_id
+from .records import donor_hash, note_text, rounded
 from .repair import is_sound, masks_hash, repair_batch
 from .rows import check_batch, noted_rows
 
@@ -120,6 +122,15 @@ def missing_samples(
     "What is still to be made"
     return [pair for pair in product(labels, range(n_per_label)) if sample_id(*pair) not in done]
 
+
+def painted_together(
+    labels: list,
+    n_per_label: int,  # Images wanted of each
+    batch_size: int,  # Images a group
+) -> list:  # Of lists of pairs of label and number
+    "Which images of a batch are painted together; depends on nothing else"
+    return list(chunked(missing_samples(labels, n_per_label, set()), batch_size))
+
 # %% ../../nbs/painting/provenance.ipynb #4cfcef78
 READING = (
     'window',
@@ -138,45 +149,53 @@ def write_sample(
     donors: Manifest | None,  # Diseased training images
     lesion: PlannedLesion,
     image: np.ndarray,  # With the lesion in it
+    note: dict | None = None,  # What its file says of all images of the batch, as `made_note` gives it
     **provenance,  # Further columns
 ) -> dict:
     "Save one synthetic image with its masks; returns its row"
     background, place = backgrounds.df.iloc[lesion.place.background], lesion.place
-    files = write_files(out, lesion, image)
+    donor = _donor_columns(donors, place.donor, pasted='strength' in provenance or 'steps' not in provenance)
+    own = dict(label=lesion.label, prompt=lesion.prompt, seed=lesion.seed, number=lesion.number, ramp=lesion.ramp)
+    told = own | dict(structure=place.structure) | (note or {})
+    ids = (background.patient_id, background.image_id, donor['donor_id'])
+    files = write_files(out, lesion, image, note_text(told, ids) if note else '')
     return dict(
         image_id=lesion.image_id,
-        patient_id=background.patient_id,
         label=lesion.label,
-        modality=background.modality,
-        plane=background['plane'],
-        spacing_mm=background.spacing_mm,
-        split=background.split,
+        **{column: background[column] for column in ('patient_id', 'modality', 'plane', 'spacing_mm', 'split')},
         origin='synthetic',
         source_id=background.image_id,
         sha256=sha256(out / files['image']),
         masks_sha256=masks_hash(out, files),
-        donor_id='' if place.donor is None else donors.df.image_id.iloc[place.donor.row],
+        source_hash=array_hash(backgrounds.image(lesion.place.background)),
+        **donor,
         structure=place.structure,
         **{column: background[column] for column in READING if column in background},
         **files,
-        prompt=lesion.prompt,
-        seed=lesion.seed,
-        number=lesion.number,
-        ramp=lesion.ramp,
+        **{name: value for name, value in own.items() if name != 'label'},
         **provenance,
     )
+
+# %% ../../nbs/painting/provenance.ipynb #f3a1ef45
+def _donor_columns(donors, donor, pasted):
+    "What a row says of the image that its lesion is from; a fingerprint where its pixels count"
+    if donor is None:
+        return dict(donor_id='')
+    known = dict(donor_id=donors.df.image_id.iloc[donor.row])
+    return known | dict(donor_hash=donor_hash(donors.image(donor.row), donor)) if pasted else known
 
 # %% ../../nbs/painting/provenance.ipynb #p016
 def write_files(
     out: Path,
     lesion: PlannedLesion,
     image: np.ndarray,  # With the lesion in it
+    note: str = '',  # Text that goes into the file of the image
 ) -> dict:  # Column -> path relative to `out`
     "Write an image, its masks and its structures"
     structures = lesion.place.structures
     arrays = dict(
         image=image,
-        soft_mask=np.ceil(lesion.soft * 65535).astype(np.uint16),
+        soft_mask=rounded(lesion.soft),
         lesion_mask=lesion.place.mask,
         structures=structures.astype(np.uint8 if structures.max() < 256 else np.uint16),
     )
@@ -185,5 +204,5 @@ def write_files(
     for column, array in arrays.items():
         suffix = '.tif' if array.dtype.kind == 'f' else '.png'
         files[column] = f'{folders[column]}/{lesion.image_id}{suffix}'
-        write_image(out / files[column], array)
+        write_image(out / files[column], array, note if column == 'image' else '')
     return files

@@ -193,6 +193,7 @@ def _no_empty_folders(out, wait):
 
 def _remove_start(out):
     "Remove settings and empty folders of a batch that has no image"
-    (out / 'settings.json').unlink(missing_ok=True)
+    for name in ('settings.json', 'origins.json'):
+        (out / name).unlink(missing_ok=True)
     for folder in [path for path in out.iterdir() if path.is_dir()]:
         folder.rmdir()
