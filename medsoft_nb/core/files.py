@@ -6,11 +6,12 @@ Docs: https://example.github.io/medsoft_nb/core/files.html.md"""
 
 # %% auto #0
 __all__ = ['PACKAGE', 'data_path', 'notebooks_path', 'make_folder', 'atomic_path', 'write_text', 'write_json', 'read_json',
-           'append_text', 'sha256', 'folder_lock', 'check_unlocked']
+           'append_text', 'sha256', 'file_digest', 'folder_lock', 'check_unlocked']
 
 # %% ../../nbs/core/files.ipynb #c0018
 import hashlib, json, os, random
 from contextlib import contextmanager, suppress
+from functools import lru_cache
 from pathlib import Path
 import numpy as np
 from filelock import FileLock, Timeout
@@ -122,6 +123,20 @@ def sha256(
     "SHA-256 of a file"
     with open(path, 'rb') as file:
         return hashlib.file_digest(file, 'sha256').hexdigest()
+
+# %% ../../nbs/core/files.ipynb #15cf3c75
+@lru_cache(maxsize=100_000)
+def _digest(file, changed, size):
+    "SHA-256 of a file, computed once as long as the file stays as it is"
+    return sha256(file)
+
+
+def file_digest(
+    path: str | Path,  # File to fingerprint
+) -> str:  # 64 hex digits
+    "SHA-256 of a file, kept while its time and size stay"
+    state = os.stat(path)
+    return _digest(str(path), state.st_mtime_ns, state.st_size)
 
 # %% ../../nbs/core/files.ipynb #c0014
 @contextmanager

@@ -143,6 +143,9 @@ def _cell_faults(df):
     wrong = size.notna() & ~((size > 0) & (size <= _LARGEST_MM))
     advice = f'is not the side of a pixel in mm, above 0 and up to {_LARGEST_MM}; leave it empty where it is unknown.'
     faults += [f'{name}: spacing_mm {value:g} {advice}' for name, value in zip(df.image_id[wrong], size[wrong])]
+    wrong = (df.sha256 != '') & ~df.sha256.str.fullmatch('[0-9a-fA-F]{64}')
+    advice = 'is not 64 hex digits; `add_hashes` computes it, and an empty cell states none.'
+    faults += [f'{name}: sha256 {text[:80]!r} {advice}' for name, text in zip(df.image_id[wrong], df.sha256[wrong])]
     boxed = df[df.box != '']
     boxes = [(name, box_fault(box)) for name, box in zip(boxed.image_id, boxed.box)]
     return faults + [f'{name}: {fault}' for name, fault in boxes if fault]

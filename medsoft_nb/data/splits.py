@@ -9,15 +9,16 @@ __all__ = ['split', 'patient_labels', 'split_sizes', 'make_scarce', 'LeakageErro
            'file_hashes']
 
 # %% ../../nbs/data/splits.ipynb #c0207
-import pandas as pd
-from ..core.files import sha256
+import numpy as np, pandas as pd
+from ..core.files import file_digest
 from ..core.images import array_hash
 from ..core.seeds import rng
 from ..core.words import counted
 from .columns import HEALTHY, SPLITS
-from .duplicates import alike_pairs, same_pictures, sketch_file
+from .duplicates import FIELDS, sketch_file
 from .ids import distinct, lookalike
-from .manifest import Manifest
+from .lookalikes import find_copies
+from .manifest import hash_fault, Manifest
 
 # %% ../../nbs/data/splits.ipynb #c0198
 def split(
@@ -185,26 +186,33 @@ def _check_files(train, other):
 
 # %% ../../nbs/data/splits.ipynb #n001
 def _check_pictures(train, other):
-    "Pictures that were saved anew are known by what they show"
+    "Pictures that were saved anew, mirrored or turned are known by what they show"
     (trained, sketches), (tested, others) = _sketches(train), _sketches(other)
-    pairs = [(trained[i], tested[j]) for i, j in alike_pairs(sketches, others)]
-    for i, j in same_pictures(pairs, train.image, other.image)[:1]:
-        names = (
-            f'image {train.df.image_id.iloc[i]!r} of training and image {other.df.image_id.iloc[j]!r} of evaluation'
-        )
-        raise LeakageError(f'{names} are the same picture.')
+    rows = [(train, i) for i in trained] + [(other, i) for i in tested]
+    sides = ['training'] * len(trained) + ['evaluation'] * len(tested)
+    numbers = [str(k) for k in range(len(rows))]  # no two files are the same, see `_check_files`
+    for copy in find_copies(sides, numbers, np.concatenate([sketches, others]), lambda k: _image(rows[k])):
+        names = [manifest.df.image_id.iloc[i] for manifest, i in (rows[copy.first], rows[copy.second])]
+        said = f'image {names[0]!r} of training and image {names[1]!r} of evaluation are the same picture'
+        raise LeakageError(f'{said}{"" if copy.way == "as it is" else f", {copy.way}"}.')
+
+
+def _image(row):
+    return row[0].image(row[1])
 
 
 def _sketches(manifest):
     "Rows whose images are there, and the sketches of these"
     rows = [i for i in range(len(manifest)) if manifest.path(i).is_file()]
-    return rows, [sketch_file(manifest.path(i)) for i in rows]
+    return rows, np.array([sketch_file(manifest.path(i)) for i in rows], np.float32).reshape(-1, FIELDS**2)
 
 # %% ../../nbs/data/splits.ipynb #c0204
 def file_hashes(manifest: Manifest) -> set:
-    "SHA-256 of every image; those that the manifest does not state are computed where the file is there"
+    "SHA-256 of every image file, whatever the manifest states; `LeakageError` where it states another"
     hashes = set()
-    for i, known in enumerate(manifest.df.sha256):
-        if known or manifest.path(i).is_file():
-            hashes.add(known or sha256(manifest.path(i)))
+    for i, stated in enumerate(manifest.df.sha256):
+        there = manifest.path(i).is_file()
+        if there and (fault := hash_fault(manifest, i)):
+            raise LeakageError(f'{manifest.df.image_id.iloc[i]} {fault}')
+        hashes |= {file_digest(manifest.path(i))} if there else {stated.lower()} - {''}
     return hashes

@@ -45,6 +45,8 @@ where the backgrounds are: what their images may be used for binds these, too.
 
 Memorisation: {checked}
 
+Membership inference (is the loss of the model lower on training patients?) was not measured.
+
 Ids of patients, studies, sites, sources and donors are hashes with a secret that whoever made this set keeps: one \
 patient has one hash, which leads back to nobody without the secret.
 
@@ -160,6 +162,12 @@ def check_files(
     raise_faults(faults, 'the manifest')
 
 # %% ../../nbs/evaluation/export.ipynb #d002
+_SEARCHED = (
+    'Whole pictures, also healthy ones, were searched for training images that were moved, turned, zoomed, mirrored, '
+    'inverted or re-exposed: the highest evidence is {:.2f}, and a copy has 1 or more.'
+)
+
+
 def _check_copies(made, train, held_out, drop):
     "Images that are no copies, the report on them, and the sentence for the card"
     kept = memorisation_gate(made, train, held_out, drop)
@@ -167,7 +175,9 @@ def _check_copies(made, train, held_out, drop):
         raise ManifestError(f'there is nothing to export: all {len(made)} images repeat training lesions.')
     report, lesions = memorisation_report(kept, train, held_out), len(train.where(label=train.diseases))
     checked = f'no lesion repeats one of {lesions} training lesions ({len(made) - len(kept)} copies were left out); '
-    return kept, report, checked + f'share below the 1st percentile of real lesions {report.below.mean():.3f}.'
+    if (compared := report[report.distance.notna()]).size:
+        checked += f'share below the 1st percentile of real lesions {compared.below.mean():.3f}. '
+    return kept, report, checked + _SEARCHED.format(report.evidence.max())
 
 # %% ../../nbs/evaluation/export.ipynb #46271c1d
 def _warn(df):
@@ -205,7 +215,7 @@ def _hidden_report(report, made, given, salt):
 def export(
     made: Manifest,  # Synthetic images
     out: str | Path,  # New folder
-    train: Manifest | None = None,  # Diseased images that the generator was trained on
+    train: Manifest | None = None,  # Images that the generator was trained on, backgrounds included
     held_out: Manifest | None = None,  # Real diseased images of other patients
     drop: bool = False,  # Leave copies out instead of raising
     format: str = 'medsoft',  # One of `FORMATS`

@@ -16,6 +16,7 @@ from scipy import ndimage as ndi
 from ..data.manifest import HEALTHY, Manifest, ManifestError
 from ..painting.window import cut_window, to_unit
 from .crops import box_around
+from .looks import shrink, working_scale
 
 # %% ../../nbs/evaluation/textures.ipynb #17a61ed4
 SIDE, SHIFT = 40, 3  # Window around a lesion, largest shift, in pixels
@@ -27,17 +28,19 @@ ORIENTATIONS = [
 
 # %% ../../nbs/evaluation/textures.ipynb #af836dc1
 class Details(NamedTuple):
-    "Fine texture of lesions, in windows with room for shifts"
+    "Fine texture of lesions, in windows with room for shifts; a lesion in parts has a window for each"
 
     texture: np.ndarray  # `(n, SIDE + 2*SHIFT, SIDE + 2*SHIFT)`
     mask: np.ndarray  # Of the same shape, from 0 to 1
+    row: np.ndarray  # Of the manifest, `(n,)`
 
 # %% ../../nbs/evaluation/textures.ipynb #6f1bff17
 def lesion_details(
     manifest: Manifest,  # Rows with a `lesion_mask`
+    scale: float = 1,  # From `working_scale`
 ) -> Details:
     "Texture and mask of each lesion; `ManifestError` for a row without a mask"
-    textures, masks = [], []
+    textures, masks, rows = [], [], []
     for i in range(len(manifest)):
         mask = manifest.lesion_mask(i)
         if mask is None or not mask.any():
@@ -45,14 +48,31 @@ def lesion_details(
             raise ManifestError(
                 f'{what} The gate needs masks of all training lesions; give them, or leave `train` out.'
             )
-        for kept, part in zip((textures, masks), _detail(to_unit(manifest.image(i)), mask)):
-            kept.append(part)
-    return Details(np.array(textures), np.array(masks))
+        image = shrink(to_unit(manifest.image(i)), scale)
+        for part in _parts(shrink(mask, scale)):
+            texture, inside = _detail(image, part)
+            textures.append(texture)
+            masks.append(inside)
+            rows.append(i)
+    side = SIDE + 2 * SHIFT
+    return Details(np.reshape(textures, (-1, side, side)), np.reshape(masks, (-1, side, side)), np.array(rows, int))
+
+
+def _parts(mask):
+    "The largest part of a lesion, and those of half its size or more"
+    inside = mask > 0.5 if (mask > 0.5).any() else mask == mask.max()
+    parts, n = ndi.label(inside, np.ones((3, 3)))
+    areas = np.bincount(parts.ravel(), minlength=n + 1)[1:]
+    return [parts == k + 1 for k in np.flatnonzero(areas >= areas.max() / 2)]
 
 
 def _detail(image, mask):
-    "Texture and mask of one lesion"
-    box = box_around(mask, SIDE + 2 * SHIFT)
+    "Texture and mask of one part, around the pixel of it that is nearest to its middle"
+    places = np.argwhere(mask)
+    y, x = places[((places - places.mean(0)) ** 2).sum(1).argmin()]
+    middle = np.zeros(mask.shape, bool)
+    middle[y, x] = True
+    box = box_around(middle, SIDE + 2 * SHIFT)
     texture = cut_window(ndi.gaussian_filter(image, 0.8) - ndi.gaussian_filter(image, 2), box)
     return texture, cut_window(mask.astype(np.float32), box)
 
@@ -75,14 +95,27 @@ def lesion_distances(
     made: Manifest,  # Lesions with masks
     train: Manifest,  # Lesions that they are compared with
 ) -> LesionDistances:
-    "How far the texture of each lesion is from each training lesion"
-    return _distances(lesion_details(made), lesion_details(train).texture)
+    "How far the texture of each lesion is from each training lesion; of lesions in parts, the nearest parts"
+    scale = _scale_of(train)
+    details, known = lesion_details(made, scale), lesion_details(train, scale)
+    parts = _distances(details, known.texture)
+    shape = len(made), len(train)
+    distance, orientation = np.full(shape, np.inf), np.zeros(shape, int)
+    for a, i in enumerate(details.row):
+        for b, j in enumerate(known.row):
+            if parts.distance[a, b] < distance[i, j]:
+                distance[i, j], orientation[i, j] = parts.distance[a, b], parts.orientation[a, b]
+    return LesionDistances(distance, orientation)
+
+
+def _scale_of(train):
+    return working_scale([train.lesion_mask(j) for j in range(len(train))])
 
 
 def _distances(details, windows):
     "Distances of lesions to windows of texture"
-    texture, mask = (part[:, SHIFT:-SHIFT, SHIFT:-SHIFT] for part in details)
-    w = np.stack([ndi.binary_dilation(m > 0.5).ravel() for m in mask]).astype(np.float32)
+    texture, mask = (part[:, SHIFT:-SHIFT, SHIFT:-SHIFT] for part in details[:2])
+    w = np.reshape([ndi.binary_dilation(m > 0.5).ravel() for m in mask], (len(mask), -1)).astype(np.float32)
     x, n = texture.reshape(len(texture), -1), w.sum(1, keepdims=True)
     x = w * (x - (w * x).sum(1, keepdims=True) / n)
     norm = np.sqrt((x**2).sum(1, keepdims=True))
@@ -117,22 +150,22 @@ def donor_distances(
     train: Manifest,  # Donors among them, with masks
 ) -> DonorDistances:
     "How far the texture of each pasted lesion is from that of its donor, brought to the same size"
-    rows = {name: row for row, name in enumerate(train.df.image_id)}
+    rows, scale = {name: row for row, name in enumerate(train.df.image_id)}, _scale_of(train)
     found = DonorDistances(np.full(len(made), np.inf), np.zeros(len(made), int))
     for i in np.flatnonzero(pasted_rows(made.df) & made.df.get('donor_id', pd.Series('', made.df.index)).isin(rows)):
         found.row[i] = rows[made.df.donor_id.iloc[i]]
         pair = made.rows([i]), train.rows([found.row[i]])
-        found.distance[i] = _distances(lesion_details(pair[0]), _at_size_of(*pair)).distance.min()
+        found.distance[i] = _distances(lesion_details(pair[0], scale), _at_size_of(*pair, scale)).distance.min()
     return found
 
 
 _NEAR_ONE = tuple(product((0.94, 1, 1.06), repeat=2))  # The size of a mask is known to a pixel only
 
 
-def _at_size_of(made, donor):
-    "Windows of texture of a donor, its lesion about as high and wide as another"
+def _at_size_of(made, donor, working):
+    "Windows of texture of a donor, its lesion about as high and wide as another, at the working scale"
     mask, shape = made.lesion_mask(0), donor.lesion_mask(0)
-    scale = _extent(mask) / _extent(shape)
+    scale = working * _extent(mask) / _extent(shape)
     box = box_around(shape, int(1.5 * (SIDE + 2 * SHIFT) / min(1, scale.min())))
     image, lesion = cut_window(to_unit(donor.image(0)), box), cut_window(shape.astype(np.float32), box)
     sizes = [scale * factors for factors in _NEAR_ONE]
