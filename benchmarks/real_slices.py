@@ -4,9 +4,11 @@
     medsoft data validate data/real-slices/manifest.csv
 
 The folder has `images/`, `index.csv` (columns file, patient_id, sequence and pixel_spacing_mm_of_series) and
-`discs.csv` (file, ivd_label, x0, y0, x1, y1: boxes of discs in pixels, empty where nobody drew them). The stated
-spacing counts where it is not known to be wrong: from the disc L4/5 to the disc L5/S1 it is 25 to 46 mm. Where it is
-not, the image is scaled so that this distance is 35 mm. An image without these two boxes is 280 mm wide.
+`discs.csv` (file, ivd_label, x0, y0, x1, y1: boxes of discs in pixels, empty where nobody drew them). Patients get the
+prefix spider-, so that they are told from patients of your own.
+
+The stated spacing counts where it is not known to be wrong: from the disc L4/5 to the disc L5/S1 it is 25 to 46 mm.
+Where it is not, the image is scaled so that this distance is 35 mm. An image without these two boxes is 280 mm wide.
 Bodies lie between neighbouring boxes; an image without boxes has none. Every patient is in train or in test.
 
 All slices have the label healthy, though all patients have back pain: what is learned from them is the anatomy of the
@@ -109,7 +111,7 @@ def write_slice(folder: Path, row: dict, boxes: pd.DataFrame | None, out: Path) 
     name = file_name(image_name(Path(row['file']).name))
     small = scaled(image, mm)
     write_image(out / 'images' / f'{name}.png', small)
-    made = dict(image_id=name, patient_id=row['patient_id'], image=f'images/{name}.png', label=HEALTHY)
+    made = dict(image_id=name, patient_id=f'spider-{row["patient_id"]}', image=f'images/{name}.png', label=HEALTHY)
     made |= dict(modality=MODALITIES[row['sequence']], plane='sagittal', spacing_mm=1, origin='real', scale=source)
     bodies = bodies_between([] if boxes is None else boxes[CORNERS].to_numpy() * mm, small.shape)
     if bodies.any():

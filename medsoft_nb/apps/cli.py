@@ -78,6 +78,7 @@ STUDIO_HELP = command_help(
     'medsoft studio data/mine/manifest.csv --out runs/studio',
     'medsoft studio scan.nii.gz',
     'medsoft studio dicom/series --lora trained/lora',
+    'medsoft studio scan.nii.gz --lora none',
 )
 SourceArg = Annotated[
     Optional[Path],

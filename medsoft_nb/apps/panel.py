@@ -347,7 +347,7 @@ def Studio(
     pipe: MedSoftPipeline | None = None,  # The shipped base if `None`
     out: str | Path = 'runs/studio',  # Folder of what is kept
     base: str = 'medsoft-tiny',  # Base to load where no `pipe` is given
-    lora: str | Path | None = None,  # LoRA to paint with: a file, or a folder with one
+    lora: str | Path | None = None,  # A file, a folder, 'spine' or 'none'; that of the shipped base if `None`
     controller: str | Path = '',  # Controller to paint with: a shipped name, or a folder
 ):  # A widget; its `controller.session` is the `StudioSession`
     "The Lesion Studio; `ImportError` with the line to install it where anywidget is missing"

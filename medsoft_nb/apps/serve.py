@@ -43,7 +43,7 @@ class _QuietHandler(SimpleHTTPRequestHandler):
 def check_studio(
     source: Path | None,  # Manifest, image, DICOM or NIfTI (file or folder); phantoms if `None`
     base: str,  # Base model
-    lora: Path | None = None,  # LoRA weights
+    lora: Path | None = None,  # LoRA weights; that of the shipped base if `None`, and none if 'none'
     controller: str = '',  # Shipped name or folder
 ) -> None:
     "Say what is wrong before the page opens: `ImportError`, `ValueError`"
@@ -54,6 +54,7 @@ def check_studio(
     from medsoft_nb.apps.sources import as_sources
     from medsoft_nb.models.weight_files import check_lora
 
+    lora = None if str(lora) == 'none' else lora
     check_lora(lora)
     as_sources(source)
     from medsoft_nb.models.base import resolve_model  # torch from here on

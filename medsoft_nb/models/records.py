@@ -13,6 +13,7 @@ from ..core.configs import read_mapping
 from ..core.files import file_digest
 from ..core.words import counted
 from ..data.manifest import Manifest, ManifestError
+from .files import model_folder
 
 # %% ../../nbs/models/records.ipynb #12eb842b
 def check_recorded(
@@ -41,11 +42,11 @@ def _noted(record, name):
 
 # %% ../../nbs/models/records.ipynb #31f597eb
 def patients_of(
-    *weights: str | Path | None,  # Files or folders; `None` and shipped names have no record
+    *weights: str | Path | None,  # Files, folders or shipped names; `None` has no record
 ) -> set:  # Their ids
     "Patients that weights have learned from, as the `training.json` beside them or in a folder above says"
     found = set()
-    for place in map(Path, filter(None, weights)):
+    for place in map(model_folder, filter(None, weights)):
         folders = [place.absolute(), *place.absolute().parents][:4] if place.exists() else []
         records = (folder / 'training.json' for folder in folders)
         found |= set(_noted(next(filter(Path.is_file, records), Path()), 'patients'))

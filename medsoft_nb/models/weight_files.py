@@ -11,7 +11,7 @@ __all__ = ['LORA_FILE', 'PEFT_FILE', 'PEFT_CONFIG', 'LORA_TARGETS', 'LORA_MATRIX
 import re
 from pathlib import Path
 from safetensors import safe_open, SafetensorError
-from .files import check_safetensors
+from .files import check_safetensors, model_folder
 from .records import check_recorded
 
 # %% ../../nbs/models/weight_files.ipynb #4d5fcf35
@@ -29,7 +29,7 @@ def find_lora(
     lora: str | Path,  # LoRA file, or a folder with one
 ) -> Path:  # The file
     "The file of a LoRA; `ValueError` where there is none, or not one in safetensors"
-    path = Path(lora)
+    path = model_folder(lora)
     if path.is_dir():
         found = [path / name for name in (LORA_FILE, PEFT_FILE) if (path / name).is_file()]
         if len(found) != 1:

@@ -6,8 +6,8 @@ Docs: https://example.github.io/medsoft_nb/running/notebook_settings.html.md"""
 
 # %% auto #0
 __all__ = ['NOTEBOOK_SETTINGS', 'ResultSettings', 'AblationSettings', 'QualitativeSettings', 'RatioSettings', 'ScarcitySettings',
-           'TsneSettings', 'Reading', 'ReaderSettings', 'PretrainSettings', 'ControllerSettings', 'note_device',
-           'check_notebook']
+           'TsneSettings', 'Reading', 'ReaderSettings', 'PretrainSettings', 'ControllerSettings', 'SpineSettings',
+           'note_device', 'check_notebook']
 
 # %% ../../nbs/running/notebook_settings.ipynb #e003
 import os, sys
@@ -19,6 +19,7 @@ from ..core.settings import Settings
 from medsoft_nb.running.settings import (
     ArmName,
     Arms,
+    Base,
     ClassifierName,
     ClassifySettings,
     Count,
@@ -166,6 +167,29 @@ class ControllerSettings(StepSettings):
     sample_steps: Count = Field(20, description='Denoising steps of the samples')
     seed: Seed = Field(0, description='Seed of everything')
 
+# %% ../../nbs/running/notebook_settings.ipynb #e015s
+class SpineSettings(StepSettings):
+    "How the shipped LoRA is made"
+
+    run: Run = Field('runs/spine', description='Run folder: pool, checkpoints and the finished LoRA')
+    base: Base = Field('medsoft-tiny', description='Base model: a shipped name, a folder, or a Hub id')
+    real: str = Field(
+        '', description='Manifest of healthy slices of patients with bodies and a split; empty: phantoms alone'
+    )
+    samples: Count = Field(24, description='Images with lesions in the training pool')
+    steps: Count = Field(3, description='Optimiser steps on windows of 64 pixels')
+    whole_steps: Count = Field(2, description='Optimiser steps on windows of 128 pixels, after those')
+    batch_size: Count = Field(16, description='Windows a step; a quarter of it for those of 128 pixels')
+    rank: Count = Field(4, le=1024, description='Rank of the LoRA')
+    learning_rate: float = Field(
+        6e-4, gt=0, le=1, description='Of the LoRA, at its peak; half of it for windows of 128 pixels'
+    )
+    windows: Count = Field(48, description='Lesions that the namer learns from')
+    namer_steps: Count = Field(4, description='Optimiser steps of the namer')
+    unseen: Count = Field(1, description='Lesions of each disease and modality that it is asked about')
+    sample_steps: Count = Field(2, description='Denoising steps of what is painted')
+    seed: Seed = Field(0, description='Seed of everything')
+
 # %% ../../nbs/running/notebook_settings.ipynb #e017
 NOTEBOOK_SETTINGS = {
     'prepare': PrepareSettings,
@@ -182,6 +206,7 @@ NOTEBOOK_SETTINGS = {
     'reader': ReaderSettings,
     'pretrain': PretrainSettings,
     'controller': ControllerSettings,
+    'spine': SpineSettings,
 }
 
 # %% ../../nbs/running/notebook_settings.ipynb #ab226b6e
