@@ -41,6 +41,7 @@ from medsoft_nb.apps.options import (
     ProfileOption,
     RankOption,
     read_words,
+    ReadOutsideOption,
     ReportOption,
     ResolutionOption,
     RoiOption,
@@ -142,6 +143,7 @@ def train(
     seed: SeedOption = 0,
     cache: CacheOption = None,
     report_to: ReportOption = None,
+    outside: ReadOutsideOption = False,
     knowledge: KnowledgeOption = None,
     device: DeviceOption = None,
     dtype: DtypeOption = None,
@@ -168,11 +170,11 @@ def _train(manifest, out, stage, base, controller, encoder, lora, cache, **optio
 # %% ../../nbs/apps/model_commands.ipynb #61b8f1b4
 def _training_images(path, settings, *weights):
     "Rows to learn from, and held-out ones or `None`; raises where they cannot serve, or weights know the others"
-    from medsoft_nb.data.manifest import Manifest
+    from medsoft_nb.data.outside import load_manifest
     from medsoft_nb.models.records import check_unseen
     from medsoft_nb.training.inputs import check_held_out, check_training
 
-    everything = Manifest.load(path)
+    everything = load_manifest(path)
     check_unseen(everything, *weights)
     used, held_out = _rows_of_stage(training_rows(everything), settings.stage), _held_out_rows(everything, settings)
     check_training(used, settings.stage)
@@ -287,6 +289,7 @@ def generate(
     resolution: ResolutionOption = None,
     seed: SeedOption = 0,
     shard: ShardOption = '1/1',
+    outside: ReadOutsideOption = False,
     knowledge: KnowledgeOption = None,
     device: DeviceOption = None,
     dtype: DtypeOption = None,
@@ -317,11 +320,12 @@ def _check_files(out, lora, unet, shard):
 # %% ../../nbs/apps/model_commands.ipynb #0712bf86
 def _sources(path, labels, mask_source, weights):
     "Healthy and diseased training rows of a manifest, and the labels to paint; `ManifestError` if they cannot serve"
-    from medsoft_nb.data.manifest import HEALTHY, Manifest
+    from medsoft_nb.data.manifest import HEALTHY
+    from medsoft_nb.data.outside import load_manifest
     from medsoft_nb.models.records import check_unseen
     from medsoft_nb.painting.places import check_sources
 
-    everything = Manifest.load(path)
+    everything = load_manifest(path)
     check_unseen(everything, *weights)
     used = training_rows(everything)
     healthy, donors = used.where(label=HEALTHY), used.where(label=used.diseases)

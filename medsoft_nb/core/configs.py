@@ -91,7 +91,7 @@ def check_kinds(
     "Raise `ValueError` with file and key where a value is of another type, also inside of lists and mappings"
     for key in [key for key in kinds if key in found]:
         try:
-            TypeAdapter(kinds[key]).validate_python(found[key])
+            TypeAdapter(kinds[key]).validate_python(found[key], strict=True)
         except ValidationError as error:
             first = error.errors()[0]
             name = ''.join([key, *(f'[{part!r}]' for part in first['loc'] if part in _places(found[key]))])
@@ -142,7 +142,9 @@ def _parts(node, counted):
     "How many parts a node stands for; `counted` holds those that were counted, `None` while that goes on"
     if id(node) in counted:
         if counted[id(node)] is None:
-            raise ValueError(f'line {node.start_mark.line + 1} contains itself through an alias. Write out what is meant.')
+            raise ValueError(
+                f'line {node.start_mark.line + 1} contains itself through an alias. Write out what is meant.'
+            )
         return counted[id(node)]
     counted[id(node)] = None
     inner = node.value if isinstance(node, yaml.CollectionNode) else ()

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageOps, UnidentifiedImageError
 from .files import atomic_path
+from .limits import check_pixels, most_pixels, PixelError
 
 # %% ../../nbs/core/images.ipynb #c0033
 def read_image(
@@ -31,9 +32,11 @@ def _read(path, kind, alpha=False, indices=False):
         raise ValueError(f'{kind} {path} does not exist.')
     try:
         if path.suffix.lower() == '.npy':
-            array, pages, fault = np.load(path, allow_pickle=False), 1, ''
+            array, pages, fault = _load_numbers(path), 1, ''
         else:
             array, pages, fault = _decode(path, alpha, indices)
+    except PixelError as e:
+        raise ValueError(f'{kind} {e}') from None
     except UnidentifiedImageError as e:
         known = 'PNG, TIFF, JPEG or BMP of 8 or 16 bits, TIFF of 32-bit float, or .npy'
         raise ValueError(f'{kind} {path} cannot be read: it is not {known}, or is cut short. Save it anew.') from e
@@ -45,10 +48,20 @@ def _read(path, kind, alpha=False, indices=False):
         raise ValueError(f'{kind} {path} {fault}')
     return as_image(array, f'{kind} {path}')
 
+# %% ../../nbs/core/images.ipynb #bfbc5c7b
+def _load_numbers(path):
+    "The array of an `.npy` file, whose size is looked at first"
+    array = np.load(path, mmap_mode='r', allow_pickle=False)
+    check_pixels(getattr(array, 'shape', ()), str(path))
+    return np.array(array)
+
 # %% ../../nbs/core/images.ipynb #a001
 def _decode(path, alpha, indices):
     "Pixels of a picture as it is seen, its number of pages, and what is wrong with it"
+    if Image.MAX_IMAGE_PIXELS and most_pixels() > 2 * Image.MAX_IMAGE_PIXELS:  # from there on Pillow refuses
+        Image.MAX_IMAGE_PIXELS = most_pixels()
     with Image.open(io.BytesIO(path.read_bytes())) as image:  # from a path, Pillow does not turn every TIFF
+        check_pixels(image.size[::-1], str(path))
         coding, tags = _coding(image), dict(getattr(image, 'tag_v2', {}))
         white_is_zero = tags.get(262) == 0
         image.load()
