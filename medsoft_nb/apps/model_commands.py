@@ -41,7 +41,6 @@ from medsoft_nb.apps.options import (
     ProfileOption,
     RankOption,
     read_words,
-    ReadOutsideOption,
     ReportOption,
     ResolutionOption,
     RoiOption,
@@ -65,6 +64,7 @@ from medsoft_nb.apps.options import (
     MscHeadsOption,
     MscLayersOption,
     PatienceOption,
+    ReadOutsideOption,
     ScheduleOption,
     ValidateEveryOption,
     WarmupOption,
@@ -75,8 +75,7 @@ def training_rows(manifest):
     "Training rows of a manifest whose faults were looked for; all of them, with a warning, where it has no splits"
     from medsoft_nb.data.manifest import validate
 
-    validate(manifest)
-    if (manifest.df.split == 'train').any():
+    if (validate(manifest).df.split == 'train').any():
         return manifest.where(split='train')
     err_console.print(
         'The manifest has no splits: every image is used for training. '
@@ -298,13 +297,11 @@ def generate(
 
     settings = from_options(GenerateConfig, locals())
     unet = _check_files(out, lora, unet, settings.shard)
-    weights = (lora, unet, controller)
-    healthy, donors, wanted = _sources(manifest, read_words(labels), settings.mask_source, weights)
+    healthy, donors, wanted = _sources(manifest, read_words(labels), settings.mask_source, (lora, unet, controller))
     GenerateSettings(base=base, controller=controller)  # they exist
     from medsoft_nb.painting.generate import generate  # torch from here on
 
-    pipe = _load_pipeline(base, unet)
-    print_counts(generate(pipe, healthy, donors, out, wanted, settings, lora, controller or None))
+    print_counts(generate(_load_pipeline(base, unet), healthy, donors, out, wanted, settings, lora, controller or None))
 
 # %% ../../nbs/apps/model_commands.ipynb #d28ee375
 def _check_files(out, lora, unet, shard):
@@ -320,8 +317,7 @@ def _check_files(out, lora, unet, shard):
 # %% ../../nbs/apps/model_commands.ipynb #0712bf86
 def _sources(path, labels, mask_source, weights):
     "Healthy and diseased training rows of a manifest, and the labels to paint; `ManifestError` if they cannot serve"
-    from medsoft_nb.data.manifest import HEALTHY
-    from medsoft_nb.data.outside import load_manifest
+    from medsoft_nb.data.outside import HEALTHY, load_manifest
     from medsoft_nb.models.records import check_unseen
     from medsoft_nb.painting.places import check_sources
 

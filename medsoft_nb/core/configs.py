@@ -33,8 +33,9 @@ def read_text(
             raise ValueError(f'it has {size} bytes, and {LARGEST_FILE[kind]} are the most that {kind} may have here.')
         return Path(path).read_text(encoding='utf-8-sig')
     except (OSError, ValueError) as error:
+        how = '' if isinstance(error, OSError) else f' as {kind}'
         reason = getattr(error, 'strerror', None) or str(error)
-        raise ValueError(f'{called} cannot be read: {reason}') from None
+        raise ValueError(f'{called} cannot be read{how}: {reason.rstrip(".")}.') from None
 
 # %% ../../nbs/core/configs.ipynb #2c0ee08f
 def parse_json(
@@ -118,7 +119,8 @@ def parse_yaml(
             raise ValueError(f'its aliases stand for more than {MOST_PARTS} parts. Write out what is meant.')
         return loader.construct_document(node)
     except (yaml.YAMLError, ValueError, TypeError, AttributeError, OverflowError) as error:
-        raise ValueError(f'{called} cannot be read as YAML: {" ".join(str(error).split())}') from None
+        reason = ' '.join(str(error).split()).rstrip('.')
+        raise ValueError(f'{called} cannot be read as YAML: {reason}.') from None
     finally:
         loader.dispose()
 

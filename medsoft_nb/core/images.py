@@ -9,13 +9,13 @@ __all__ = ['read_image', 'as_image', 'write_image', 'read_mask', 'painted_layer'
            'array_hash', 'image_grid', 'png_url', 'as_html']
 
 # %% ../../nbs/core/images.ipynb #c0048
-import base64, hashlib, io
+import base64, hashlib, io, threading
 from html import escape
 from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageOps, UnidentifiedImageError
 from .files import atomic_path
-from .limits import check_pixels, most_pixels, PixelError
+from .limits import check_pixels, PixelError
 
 # %% ../../nbs/core/images.ipynb #c0033
 def read_image(
@@ -49,6 +49,22 @@ def _read(path, kind, alpha=False, indices=False):
     return as_image(array, f'{kind} {path}')
 
 # %% ../../nbs/core/images.ipynb #bfbc5c7b
+_OPENING = threading.Lock()
+
+
+def _opened(path):
+    "A picture whose size was looked at by our limit, which can be set, and not by Pillow's; its pixels are not read"
+    content = io.BytesIO(path.read_bytes())  # from a path, Pillow does not turn every TIFF
+    with _OPENING:
+        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            image = Image.open(content)
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit
+    check_pixels(image.size[::-1], str(path))
+    return image
+
+
 def _load_numbers(path):
     "The array of an `.npy` file, whose size is looked at first"
     array = np.load(path, mmap_mode='r', allow_pickle=False)
@@ -58,10 +74,7 @@ def _load_numbers(path):
 # %% ../../nbs/core/images.ipynb #a001
 def _decode(path, alpha, indices):
     "Pixels of a picture as it is seen, its number of pages, and what is wrong with it"
-    if Image.MAX_IMAGE_PIXELS and most_pixels() > 2 * Image.MAX_IMAGE_PIXELS:  # from there on Pillow refuses
-        Image.MAX_IMAGE_PIXELS = most_pixels()
-    with Image.open(io.BytesIO(path.read_bytes())) as image:  # from a path, Pillow does not turn every TIFF
-        check_pixels(image.size[::-1], str(path))
+    with _opened(path) as image:
         coding, tags = _coding(image), dict(getattr(image, 'tag_v2', {}))
         white_is_zero = tags.get(262) == 0
         image.load()

@@ -25,7 +25,7 @@ def clean_text(
     text: str,  # A cell of a table
 ) -> str:
     "A text without what cannot be seen: letters composed (NFC), plain single spaces, none at the ends"
-    if text.isascii() and text.isprintable() and '  ' not in text or has_controls(text.strip()):
+    if text.isascii() and text.isprintable() and '  ' not in text:
         return text.strip()
     text = unicodedata.normalize('NFC', ' '.join(text.split()))
     return ''.join(c for c in text if unicodedata.category(c) not in ('Cf', 'Cc', 'Co', 'Cn')).strip()
@@ -66,11 +66,11 @@ def clean_column(
     column: pd.Series,  # Of any type
     ids: bool = False,  # The text is an id
 ) -> pd.Series:  # Text
-    "A column of clean text"
+    "A column of clean text; control characters stay, for the check of a manifest to tell"
     column = text_column(column)
     clean = clean_id if ids else clean_text
     texts = distinct(column)
-    cleaned = [clean(text) for text in texts]
+    cleaned = [text.strip() if has_controls(text.strip()) else clean(text) for text in texts]
     return column if cleaned == texts else column.map(dict(zip(texts, cleaned))).astype(str)
 
 # %% ../../nbs/data/ids.ipynb #i011

@@ -72,10 +72,10 @@ def _check_type(header, shape, path):
         kind = 'colours' if dtype.fields else 'complex numbers' if dtype.kind == 'c' else str(dtype)
         raise ValueError(f'{path.name} holds {kind}; whole numbers or floats of up to 64 bits are expected.')
     most = path.stat().st_size * (1100 if path.name.endswith('.gz') else 1)  # gzip saves a thousandfold at most
-    check_pixels(shape, path.name, volume=True)
     if min(shape) < 1 or np.prod([int(n) for n in shape], dtype=object) * dtype.itemsize > most:
         sizes = ' x '.join(map(str, shape))
         raise ValueError(f'{path.name} says that it has {sizes} voxels, which its size cannot hold. Is it cut short?')
+    check_pixels(shape, path.name, volume=True)
 
 # %% ../../nbs/data/niftifile.ipynb #cc5156c3
 def _affine(header, raw, reading, path):

@@ -13,7 +13,7 @@ from pathlib import Path
 import pandas as pd
 from ..core.folders import find_path
 from .cases import inside
-from .columns import ManifestError, PATHS, raise_faults
+from .columns import HEALTHY, ManifestError, PATHS, raise_faults
 from .manifest import Manifest
 
 # %% ../../nbs/data/outside.ipynb #11c9faf0
