@@ -39,6 +39,7 @@ from medsoft_nb.apps.options import (
     OutOption,
     PortOption,
     print_table,
+    ReadOutsideOption,
 )
 
 # %% ../../nbs/apps/cli.ipynb #e002
@@ -95,12 +96,15 @@ def studio(
     controller: ControllerOption = '',
     port: PortOption = 0,
     token: Annotated[str, typer.Option(help='Token of the address; a random one if empty')] = '',
+    outside: ReadOutsideOption = False,
     knowledge: KnowledgeOption = None,
     device: DeviceOption = None,
     dtype: DtypeOption = None,
 ):
     from medsoft_nb.apps.serve import serve_studio
+    from medsoft_nb.data.outside import check_source
 
+    check_source(source or '')
     raise typer.Exit(serve_studio(source, out, base, port, token, _print_address, lora=lora, controller=controller))
 
 # %% ../../nbs/apps/cli.ipynb #c1288
@@ -174,12 +178,16 @@ def reproduce(
     threads: ThreadsOption = None,
     gres: GresOption = None,
     table_only: TableOption = False,
+    outside: ReadOutsideOption = False,
     knowledge: KnowledgeOption = None,
     device: DeviceOption = None,
     dtype: DtypeOption = None,
 ):
+    from medsoft_nb.data.outside import check_source
     from medsoft_nb.running import reproduce as running
+    from medsoft_nb.running.profile import load_profile
 
+    check_source(manifest or load_profile(profile).get('prepare', {}).get('manifest', '') or '')
     given = dict(manifest=manifest, resume=resume, jobs=jobs, gpus=gpus, workflow_profile=workflow_profile)
     given |= dict(partition=partition, account=account, runtime=runtime, memory=memory, threads=threads, gres=gres)
     if dry_run:

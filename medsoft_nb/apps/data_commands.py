@@ -24,6 +24,7 @@ from medsoft_nb.apps.options import (
     err_console,
     KnowledgeOption,
     ManifestArg,
+    MaxPixelsOption,
     out_console,
     OutOption,
     PlainConsole,
@@ -31,6 +32,7 @@ from medsoft_nb.apps.options import (
     print_table,
     read_pairs,
     read_words,
+    ReadOutsideOption,
     SeedOption,
 )
 from ..running.settings import PrepareSettings
@@ -116,6 +118,7 @@ def data_import(
     workers: WorkersOption = None,
     skip_unreadable: SkipOption = False,
     outside: OutsideOption = False,
+    max_pixels: MaxPixelsOption = None,
 ):
     from medsoft_nb.data.sources import import_any
 
@@ -179,11 +182,13 @@ def implant(
     labels: Annotated[str, typer.Option(help='Lesions, with commas')],
     fraction_diseased: FractionOption = 0.5,
     seed: SeedOption = 0,
+    outside: ReadOutsideOption = False,
 ):
-    from medsoft_nb.data.manifest import HEALTHY, Manifest
+    from medsoft_nb.data.manifest import HEALTHY
+    from medsoft_nb.data.outside import load_manifest
     from medsoft_nb.phantom.implant import implant
 
-    everything = Manifest.load(manifest)
+    everything = load_manifest(manifest)
     healthy = everything.where(label=HEALTHY)
     if len(healthy) < len(everything):
         others = len(everything) - len(healthy)
@@ -204,11 +209,14 @@ def validate(
     manifest: ManifestArg,
     files: Annotated[bool, typer.Option(help='Open every image and mask too')] = True,
     knowledge: KnowledgeOption = None,
+    outside: ReadOutsideOption = False,
+    max_pixels: MaxPixelsOption = None,
 ):
-    from medsoft_nb.data.manifest import Manifest, validate
+    from medsoft_nb.data.manifest import validate
+    from medsoft_nb.data.outside import load_manifest
     from medsoft_nb.running.remarks import manifest_remarks
 
-    checked = validate(Manifest.load(manifest), files=files)
+    checked = validate(load_manifest(manifest), files=files)
     print_counts(checked)
     out_console.print('No faults.', style='green')
     for remark in manifest_remarks(checked, files):
@@ -230,15 +238,22 @@ PageOption = Annotated[
 
 # %% ../../nbs/apps/data_commands.ipynb #8ef90409
 @data.command(help=CHECK_HELP)
-def check(manifest: ManifestArg, json: JsonOption = None, page: PageOption = None, workers: WorkersOption = None):
+def check(
+    manifest: ManifestArg,
+    json: JsonOption = None,
+    page: PageOption = None,
+    workers: WorkersOption = None,
+    outside: ReadOutsideOption = False,
+    max_pixels: MaxPixelsOption = None,
+):
     from medsoft_nb.data.check_page import write_page
     from medsoft_nb.data.doctor import check
-    from medsoft_nb.data.manifest import Manifest
+    from medsoft_nb.data.outside import load_manifest
 
     for path, suffixes, option in ((json, ('.json',), '--json'), (page, ('.html', '.htm'), '--page')):
         if path and (path.suffix.lower() not in suffixes or path.is_dir()):
             raise ValueError(f'{option} is {str(path)!r}; name a file that ends with {suffixes[0]}.')
-    findings = check(Manifest.load(manifest), workers)
+    findings = check(load_manifest(manifest), workers)
     if json:
         findings.to_json(json)
     if page:

@@ -64,6 +64,7 @@ from medsoft_nb.apps.options import (
     MscHeadsOption,
     MscLayersOption,
     PatienceOption,
+    ReadOutsideOption,
     ScheduleOption,
     ValidateEveryOption,
     WarmupOption,
@@ -74,8 +75,7 @@ def training_rows(manifest):
     "Training rows of a manifest whose faults were looked for; all of them, with a warning, where it has no splits"
     from medsoft_nb.data.manifest import validate
 
-    validate(manifest)
-    if (manifest.df.split == 'train').any():
+    if (validate(manifest).df.split == 'train').any():
         return manifest.where(split='train')
     err_console.print(
         'The manifest has no splits: every image is used for training. '
@@ -142,6 +142,7 @@ def train(
     seed: SeedOption = 0,
     cache: CacheOption = None,
     report_to: ReportOption = None,
+    outside: ReadOutsideOption = False,
     knowledge: KnowledgeOption = None,
     device: DeviceOption = None,
     dtype: DtypeOption = None,
@@ -168,11 +169,11 @@ def _train(manifest, out, stage, base, controller, encoder, lora, cache, **optio
 # %% ../../nbs/apps/model_commands.ipynb #61b8f1b4
 def _training_images(path, settings, *weights):
     "Rows to learn from, and held-out ones or `None`; raises where they cannot serve, or weights know the others"
-    from medsoft_nb.data.manifest import Manifest
+    from medsoft_nb.data.outside import load_manifest
     from medsoft_nb.models.records import check_unseen
     from medsoft_nb.training.inputs import check_held_out, check_training
 
-    everything = Manifest.load(path)
+    everything = load_manifest(path)
     check_unseen(everything, *weights)
     used, held_out = _rows_of_stage(training_rows(everything), settings.stage), _held_out_rows(everything, settings)
     check_training(used, settings.stage)
@@ -287,6 +288,7 @@ def generate(
     resolution: ResolutionOption = None,
     seed: SeedOption = 0,
     shard: ShardOption = '1/1',
+    outside: ReadOutsideOption = False,
     knowledge: KnowledgeOption = None,
     device: DeviceOption = None,
     dtype: DtypeOption = None,
@@ -295,13 +297,11 @@ def generate(
 
     settings = from_options(GenerateConfig, locals())
     unet = _check_files(out, lora, unet, settings.shard)
-    weights = (lora, unet, controller)
-    healthy, donors, wanted = _sources(manifest, read_words(labels), settings.mask_source, weights)
+    healthy, donors, wanted = _sources(manifest, read_words(labels), settings.mask_source, (lora, unet, controller))
     GenerateSettings(base=base, controller=controller)  # they exist
     from medsoft_nb.painting.generate import generate  # torch from here on
 
-    pipe = _load_pipeline(base, unet)
-    print_counts(generate(pipe, healthy, donors, out, wanted, settings, lora, controller or None))
+    print_counts(generate(_load_pipeline(base, unet), healthy, donors, out, wanted, settings, lora, controller or None))
 
 # %% ../../nbs/apps/model_commands.ipynb #d28ee375
 def _check_files(out, lora, unet, shard):
@@ -317,11 +317,11 @@ def _check_files(out, lora, unet, shard):
 # %% ../../nbs/apps/model_commands.ipynb #0712bf86
 def _sources(path, labels, mask_source, weights):
     "Healthy and diseased training rows of a manifest, and the labels to paint; `ManifestError` if they cannot serve"
-    from medsoft_nb.data.manifest import HEALTHY, Manifest
+    from medsoft_nb.data.outside import HEALTHY, load_manifest
     from medsoft_nb.models.records import check_unseen
     from medsoft_nb.painting.places import check_sources
 
-    everything = Manifest.load(path)
+    everything = load_manifest(path)
     check_unseen(everything, *weights)
     used = training_rows(everything)
     healthy, donors = used.where(label=HEALTHY), used.where(label=used.diseases)

@@ -12,9 +12,10 @@ __all__ = ['app', 'out_console', 'err_console', 'ManifestArg', 'OutOption', 'See
            'GroupOption', 'ExtractorOption', 'BackboneOption', 'ClassifyStepsOption', 'AccumulateOption',
            'CheckpointingOption', 'DoraOption', 'FullOption', 'ScheduleOption', 'WarmupOption', 'EmaOption',
            'MinSnrOption', 'BackgroundWeightOption', 'ValidateEveryOption', 'KeepBestOption', 'PatienceOption',
-           'MscLayersOption', 'MscHeadsOption', 'DeviceOption', 'DtypeOption', 'KnowledgeOption', 'ReportOption',
-           'PlainConsole', 'command_help', 'setting_option', 'from_options', 'use_device', 'use_dtype', 'use_knowledge',
-           'use_trackers', 'read_pairs', 'read_words', 'print_table', 'print_counts']
+           'MscLayersOption', 'MscHeadsOption', 'DeviceOption', 'DtypeOption', 'KnowledgeOption', 'ReadOutsideOption',
+           'MaxPixelsOption', 'ReportOption', 'PlainConsole', 'command_help', 'setting_option', 'from_options',
+           'use_device', 'use_dtype', 'use_knowledge', 'use_trackers', 'read_pairs', 'read_words', 'print_table',
+           'print_counts']
 
 # %% ../../nbs/apps/options.ipynb #c1255
 from pathlib import Path
@@ -216,6 +217,39 @@ KnowledgeOption = Annotated[
         is_eager=True,
         dir_okay=False,
         help='YAML that extends the knowledge base, e.g. own diseases',
+    ),
+]
+
+# %% ../../nbs/apps/options.ipynb #d2f961f4
+def _setting(variable):
+    "Callback that sets an environment variable until the command ends, also for the processes that it starts"
+
+    def use(context: typer.Context, value):
+        if value:
+            from medsoft_nb.running.jobs import environment
+
+            context.with_resource(environment(**{variable: str(int(value))}))
+        return value
+
+    return use
+
+
+ReadOutsideOption = Annotated[
+    bool,
+    typer.Option(
+        '--outside',
+        callback=_setting('MEDSOFT_OUTSIDE'),
+        is_eager=True,
+        help='Also read images that lie outside of the folder of their manifest',
+    ),
+]
+MaxPixelsOption = Annotated[
+    Optional[int],
+    typer.Option(
+        min=1,
+        callback=_setting('MEDSOFT_MAX_PIXELS'),
+        is_eager=True,
+        help='Pixels that an image may have; 100 million if omitted',
     ),
 ]
 

@@ -33,8 +33,9 @@ def read_text(
             raise ValueError(f'it has {size} bytes, and {LARGEST_FILE[kind]} are the most that {kind} may have here.')
         return Path(path).read_text(encoding='utf-8-sig')
     except (OSError, ValueError) as error:
+        how = '' if isinstance(error, OSError) else f' as {kind}'
         reason = getattr(error, 'strerror', None) or str(error)
-        raise ValueError(f'{called} cannot be read: {reason}') from None
+        raise ValueError(f'{called} cannot be read{how}: {reason.rstrip(".")}.') from None
 
 # %% ../../nbs/core/configs.ipynb #2c0ee08f
 def parse_json(
@@ -91,7 +92,7 @@ def check_kinds(
     "Raise `ValueError` with file and key where a value is of another type, also inside of lists and mappings"
     for key in [key for key in kinds if key in found]:
         try:
-            TypeAdapter(kinds[key]).validate_python(found[key])
+            TypeAdapter(kinds[key]).validate_python(found[key], strict=True)
         except ValidationError as error:
             first = error.errors()[0]
             name = ''.join([key, *(f'[{part!r}]' for part in first['loc'] if part in _places(found[key]))])
@@ -118,7 +119,8 @@ def parse_yaml(
             raise ValueError(f'its aliases stand for more than {MOST_PARTS} parts. Write out what is meant.')
         return loader.construct_document(node)
     except (yaml.YAMLError, ValueError, TypeError, AttributeError, OverflowError) as error:
-        raise ValueError(f'{called} cannot be read as YAML: {" ".join(str(error).split())}') from None
+        reason = ' '.join(str(error).split()).rstrip('.')
+        raise ValueError(f'{called} cannot be read as YAML: {reason}.') from None
     finally:
         loader.dispose()
 
@@ -142,7 +144,9 @@ def _parts(node, counted):
     "How many parts a node stands for; `counted` holds those that were counted, `None` while that goes on"
     if id(node) in counted:
         if counted[id(node)] is None:
-            raise ValueError(f'line {node.start_mark.line + 1} contains itself through an alias. Write out what is meant.')
+            raise ValueError(
+                f'line {node.start_mark.line + 1} contains itself through an alias. Write out what is meant.'
+            )
         return counted[id(node)]
     counted[id(node)] = None
     inner = node.value if isinstance(node, yaml.CollectionNode) else ()

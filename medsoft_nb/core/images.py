@@ -9,13 +9,14 @@ __all__ = ['NOTE', 'read_image', 'as_image', 'write_image', 'read_note', 'read_m
            'pad_to_square', 'array_hash', 'image_grid', 'png_url', 'as_html']
 
 # %% ../../nbs/core/images.ipynb #c0048
-import base64, hashlib, io
+import base64, hashlib, io, threading
 from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageOps, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 from .escapes import html_text, visible
 from .files import atomic_path
+from .limits import check_pixels, PixelError
 
 # %% ../../nbs/core/images.ipynb #c0033
 def read_image(
@@ -32,9 +33,11 @@ def _read(path, kind, alpha=False, indices=False):
         raise ValueError(f'{kind} {path} does not exist.')
     try:
         if path.suffix.lower() == '.npy':
-            array, pages, fault = np.load(path, allow_pickle=False), 1, ''
+            array, pages, fault = _load_numbers(path), 1, ''
         else:
             array, pages, fault = _decode(path, alpha, indices)
+    except PixelError as e:
+        raise ValueError(f'{kind} {e}') from None
     except UnidentifiedImageError as e:
         known = 'PNG, TIFF, JPEG or BMP of 8 or 16 bits, TIFF of 32-bit float, or .npy'
         raise ValueError(f'{kind} {path} cannot be read: it is not {known}, or is cut short. Save it anew.') from e
@@ -46,10 +49,33 @@ def _read(path, kind, alpha=False, indices=False):
         raise ValueError(f'{kind} {path} {fault}')
     return as_image(array, f'{kind} {path}')
 
+# %% ../../nbs/core/images.ipynb #bfbc5c7b
+_OPENING = threading.Lock()
+
+
+def _opened(path):
+    "A picture whose size was looked at by our limit, which can be set, and not by Pillow's; its pixels are not read"
+    content = io.BytesIO(path.read_bytes())  # from a path, Pillow does not turn every TIFF
+    with _OPENING:
+        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            image = Image.open(content)
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit
+    check_pixels(image.size[::-1], str(path))
+    return image
+
+
+def _load_numbers(path):
+    "The array of an `.npy` file, whose size is looked at first"
+    array = np.load(path, mmap_mode='r', allow_pickle=False)
+    check_pixels(getattr(array, 'shape', ()), str(path))
+    return np.array(array)
+
 # %% ../../nbs/core/images.ipynb #a001
 def _decode(path, alpha, indices):
     "Pixels of a picture as it is seen, its number of pages, and what is wrong with it"
-    with Image.open(io.BytesIO(path.read_bytes())) as image:  # from a path, Pillow does not turn every TIFF
+    with _opened(path) as image:
         coding, tags = _coding(image), dict(getattr(image, 'tag_v2', {}))
         white_is_zero = tags.get(262) == 0
         image.load()

@@ -70,7 +70,7 @@ def changed_files(
         here = {name: _fault(part, name, digest) for name, digest in sums.items()}
         here |= {name: 'without record' for name in found if name not in sums}
         faults += [
-            dict(file=(part / name).relative_to(folder).as_posix(), fault=here[name])
+            dict(file=(part.relative_to(folder) / name).as_posix(), fault=here[name])
             for name in sorted(here)
             if here[name]
         ]

@@ -11,7 +11,7 @@ __all__ = ['COLUMNS', 'REQUIRED', 'PATHS', 'IDS', 'WORDS', 'ORIGINS', 'SPLITS', 
 # %% ../../nbs/data/columns.ipynb #a002
 import numpy as np, pandas as pd
 from ..core.words import counted
-from .ids import clean_column, distinct, id_fault, lookalikes, text_column
+from .ids import clean_column, distinct, has_controls, id_fault, lookalikes, text_column
 
 # %% ../../nbs/data/columns.ipynb #c0175
 COLUMNS = (
@@ -95,7 +95,7 @@ def _pixel_sizes(column):
     "Numbers; `ManifestError` unless every pixel size is a number or empty"
     sizes = pd.to_numeric(column, errors='coerce')
     lacking = column[sizes.isna()]
-    wrong = lacking[lacking.notna() & ~lacking.astype(str).str.strip().isin(['', 'nan'])]
+    wrong = lacking[lacking.notna() & ~lacking.astype(str).str.strip().isin([''])]
     if len(wrong):
         raise ManifestError(
             f'row {wrong.index[0] + 2}: spacing_mm {wrong.iloc[0]!r} is not a number of mm. '
@@ -119,13 +119,26 @@ def table_checks(
         cells=_cell_faults(df), labels=_label_faults(df), patients=_patient_faults(df), splits=_split_faults(df)
     )
 
+# %% ../../nbs/data/columns.ipynb #1cf502f1
+_LONGEST = 200  # Letters of an id or a label
+
+
+def _text_faults(df):
+    "Texts that hold control characters; ids and labels that are too long"
+    faults = []
+    for c in [c for c in df if c != 'spacing_mm']:
+        texts = [text for text in distinct(df[c]) if isinstance(text, str)]
+        for text in texts:
+            where = f'row {df[c].tolist().index(text) + 2}: {c} {text[:60]!r}' if has_controls(text) else ''
+            faults += [f'{where} holds control characters. Take them out.'] if where else []
+        for text in [text for text in texts if len(text) > _LONGEST and (c in IDS or c == 'label')]:
+            faults.append(f'{c} {text[:60]!r}... is longer than {_LONGEST} letters ({len(text)}). Shorten it.')
+    return faults
+
 # %% ../../nbs/data/columns.ipynb #a013
-_LARGEST_MM = 100  # Of a pixel
-
-
 def _cell_faults(df):
     "Cells that are empty or hold what they must not"
-    faults = [] if len(df) else ['the manifest has no rows.']
+    faults = ([] if len(df) else ['the manifest has no rows.']) + _text_faults(df)
     for c in REQUIRED:
         faults += [f'row {i + 2}: {c} is empty.' for i in np.flatnonzero(df[c].str.strip() == '')]
     for c in ('image_id', 'patient_id'):
@@ -139,16 +152,24 @@ def _cell_faults(df):
         wrong = df[~df[c].isin(known)]
         known = f'is unknown. Known: {", ".join(known[1:])}.'
         faults += [f'{name}: {c} {value!r} {known}' for name, value in zip(wrong.image_id, wrong[c])]
-    size = pd.to_numeric(df.spacing_mm, errors='coerce')
-    wrong = size.notna() & ~((size > 0) & (size <= _LARGEST_MM))
-    advice = f'is not the side of a pixel in mm, above 0 and up to {_LARGEST_MM}; leave it empty where it is unknown.'
-    faults += [f'{name}: spacing_mm {value:g} {advice}' for name, value in zip(df.image_id[wrong], size[wrong])]
     wrong = (df.sha256 != '') & ~df.sha256.str.fullmatch('[0-9a-fA-F]{64}')
     advice = 'is not 64 hex digits; `add_hashes` computes it, and an empty cell states none.'
     faults += [f'{name}: sha256 {text[:80]!r} {advice}' for name, text in zip(df.image_id[wrong], df.sha256[wrong])]
     boxed = df[df.box != '']
     boxes = [(name, box_fault(box)) for name, box in zip(boxed.image_id, boxed.box)]
-    return faults + [f'{name}: {fault}' for name, fault in boxes if fault]
+    return faults + _spacing_faults(df) + [f'{name}: {fault}' for name, fault in boxes if fault]
+
+# %% ../../nbs/data/columns.ipynb #1fa76429
+_SMALLEST_MM, _LARGEST_MM = 1e-6, 100  # Of a pixel
+
+
+def _spacing_faults(df):
+    "Pixel sizes that cannot be"
+    size = pd.to_numeric(df.spacing_mm, errors='coerce')
+    wrong = size.notna() & ~((size >= _SMALLEST_MM) & (size <= _LARGEST_MM))
+    sizes = f'from {_SMALLEST_MM:g} to {_LARGEST_MM}'
+    advice = f'is not the side of a pixel in mm, {sizes}; leave it empty where it is unknown.'
+    return [f'{name}: spacing_mm {value:g} {advice}' for name, value in zip(df.image_id[wrong], size[wrong])]
 
 # %% ../../nbs/data/columns.ipynb #c0181
 def box_fault(
@@ -171,9 +192,6 @@ def _label_faults(df):
         for l, n in df.label.value_counts().items()
         if l != HEALTHY and l.casefold() == HEALTHY and HEALTHY not in set(df.label)
     ]
-    for label in distinct(df.label):
-        if len(label) > 200 or not label.isprintable():
-            faults.append(f'label {label[:60]!r} is longer than 200 letters or holds control characters; shorten it.')
     for group in lookalikes(distinct(df.label)):
         faults.append(f'labels {" and ".join(map(repr, group))} look like one. Write them alike.')
     masked = df[(df.label == HEALTHY) & (df.lesion_mask != '') & (df.origin != 'synthetic')]

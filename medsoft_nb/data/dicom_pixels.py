@@ -12,7 +12,8 @@ from dataclasses import replace
 from functools import lru_cache, partial
 from typing import Literal, NamedTuple
 import numpy as np
-from .dicom_files import Header, MOST_PIXELS
+from ..core.limits import check_pixels
+from .dicom_files import Header
 from .dicom_series import slice_normal, slice_plane, Stack, turned, usual_view
 from .dicom_tables import look_up
 from .dicom_values import file_named, read_values
@@ -192,8 +193,7 @@ def volume_shape(stack: Stack) -> tuple:  # Voxels along each axis
     if not stack.plane:
         raise ValueError('no reformat: its slices are oblique. Import them as they are.')
     shape = len(stack.headers), *first.shape
-    if np.prod(shape, dtype=float) > 20 * MOST_PIXELS:
-        raise ValueError(f'a volume of {" x ".join(map(str, shape))} voxels is too large.')
+    check_pixels(shape, 'the stack', volume=True)
     return tuple(shape[k] for k in _axes(stack)[0])
 
 # %% ../../nbs/data/dicom_pixels.ipynb #7b9a336a

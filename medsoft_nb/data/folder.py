@@ -25,6 +25,7 @@ from ..core.words import counted
 from .columns import HEALTHY, ManifestError, ORIGINS, raise_faults
 from .duplicates import duplicate_faults, sketch
 from .ids import clean_id
+from .roots import remember_roots
 from .manifest import Manifest, validate
 from .masks import anatomical_order, body_mask, mask_fault
 from .tables import map_labels, read_table
@@ -251,6 +252,8 @@ def _write(sources, out, settings):
         df = pd.DataFrame(rows)
         df['sha256'] = [sha256(source.image) for source in sources]
         Manifest(df, part).save(part / 'manifest.csv')
+    if not settings.copy_images:
+        remember_roots(out / 'manifest.csv', {out, *(source.image.parent for source in sources)})
     return Manifest.load(out / 'manifest.csv')
 
 # %% ../../nbs/data/folder.ipynb #a012

@@ -11,6 +11,7 @@ __all__ = ['TYPES', 'MOST_HEADER', 'read_metaimage']
 import zlib
 from pathlib import Path
 import numpy as np
+from ..core.limits import check_pixels
 
 # %% ../../nbs/data/metaimage.ipynb #d56d26f8
 TYPES = {
@@ -40,6 +41,7 @@ def read_metaimage(
     shape = tuple(int(n) for n in _values(fields, 'DimSize', 3, path))
     if fields.get('ElementNumberOfChannels', '1') != '1' or fields.get('NDims') != '3' or min(shape) < 1:
         raise ValueError(f'{path.name} has {fields.get("NDims")} dimensions of {shape}; one volume is expected.')
+    check_pixels(shape, path.name, volume=True)
     if fields.get('ElementType') not in TYPES:
         raise ValueError(f'{path.name} has numbers of type {fields.get("ElementType")}, which are not known.')
     order = '>' if _true(fields, 'BinaryDataByteOrderMSB', 'ElementByteOrderMSB') else '<'

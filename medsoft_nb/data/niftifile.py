@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 import numpy as np
 from ..core.folders import file_state
+from ..core.limits import check_pixels
 from .metaimage import read_metaimage
 from .volumes import Volume
 
@@ -74,6 +75,7 @@ def _check_type(header, shape, path):
     if min(shape) < 1 or np.prod([int(n) for n in shape], dtype=object) * dtype.itemsize > most:
         sizes = ' x '.join(map(str, shape))
         raise ValueError(f'{path.name} says that it has {sizes} voxels, which its size cannot hold. Is it cut short?')
+    check_pixels(shape, path.name, volume=True)
 
 # %% ../../nbs/data/niftifile.ipynb #cc5156c3
 def _affine(header, raw, reading, path):

@@ -28,10 +28,11 @@ def read_cells(
     text, separator = _drop_hint(_decode(path, what))
     cells = csv.reader(io.StringIO(text), delimiter=separator or _separator(text), skipinitialspace=True, strict=True)
     try:
-        columns = list(zip(*_rows(cells, f'{what} {path}')))
+        rows = list(_rows(cells, f'{what} {path}'))
     except csv.Error as e:
         raise ManifestError(f'{what} {path} cannot be read as CSV (line {cells.line_num}): {e}.') from e
-    return _as_table(columns, f'{what} {path}')
+    _check_end(rows, not text.endswith('\n'), f'{what} {path}')
+    return _as_table(list(zip(*(_filled(row, len(rows[0])) for row in rows if any(row)))), f'{what} {path}')
 
 # %% ../../nbs/data/tables.ipynb #n001
 _BOMS = {codecs.BOM_UTF8: 'utf-8-sig', codecs.BOM_UTF16_LE: 'utf-16', codecs.BOM_UTF16_BE: 'utf-16'}
@@ -70,15 +71,22 @@ def _separator(text):
 
 # %% ../../nbs/data/tables.ipynb #n006
 def _rows(cells, what):
-    "Rows with content, each as long as the first"
+    "Rows none of which is longer than the first; those of separators alone are empty"
     width = 0
     for row in cells:
         if not ''.join(row).strip():
+            if width and row:
+                yield [''] * len(row)
             continue
         width = width or len(row)
         if len(row) > width and any(row[width:]):
             raise ManifestError(f'{what}: line {cells.line_num} has {len(row)} cells, the header {width}.')
-        yield tuple(row) if len(row) == width else tuple((row + [''] * width)[:width])
+        yield row
+
+
+def _filled(row, width):
+    "A row with empty cells where it has none"
+    return tuple(row) if len(row) == width else tuple((row + [''] * width)[:width])
 
 
 def _as_table(columns, what):
@@ -92,6 +100,28 @@ def _as_table(columns, what):
     used = [k for k, name in enumerate(names) if name or any(columns[k])]
     table = pd.DataFrame({k: pd.Series(columns[k][1:], dtype=str) for k in used})
     return table.set_axis([names[k] for k in used], axis=1)
+
+# %% ../../nbs/data/tables.ipynb #9e3f19f7
+def _check_end(rows, open_end, what):
+    "Raise where the last row of a table was cut; `open_end` says that no line end follows it"
+    if len(rows) < 2:
+        return
+    *others, last = rows
+    width, cell = len(rows[0]), last[-1].strip() if last else ''
+    short = len(last) < width and (open_end or all(len(row) >= width for row in others))
+    cut = _is_beginning(cell, [row[width - 1].strip() for row in others[1:] if len(row) == width]) and open_end
+    if short or cut:
+        told = f'has {len(last)} of {width} cells' if short else f'ends with {cell!r} in the column {rows[0][-1]!r}'
+        raise ManifestError(
+            f'{what} seems to be cut short: its last row {told}, and begins {last[0][:60]!r}. '
+            'Copy the table again, or complete that row and end it with a line end.'
+        )
+
+
+def _is_beginning(cell, others):
+    "Whether a text is the beginning of words that stand elsewhere more than once, and no word of its own"
+    longer = [word for word in others if word.startswith(cell) and word != cell]
+    return bool(cell) and not cell.isdecimal() and cell not in others and len(longer) > len(set(longer))
 
 # %% ../../nbs/data/tables.ipynb #c0218
 KEPT = ('site', 'scanner', 'sequence', 'series', 'slice', 'position')  # Further columns, for the check of data

@@ -14,7 +14,9 @@ import torch, torch.nn as nn, torch.nn.functional as F
 from transformers import AutoModel, ConvNextConfig, ResNetConfig, SwinConfig, ViTConfig
 from ..core.finite import check_finite
 from ..core.logs import no_loading_bars
+from ..models.configs import explain_build, read_config
 from ..models.files import check_safetensors, is_hub_id
+from ..models.revisions import split_revision
 from ..models.imagenet import imagenet_lite0
 
 # %% ../../nbs/evaluation/backbones.ipynb #d001
@@ -107,6 +109,7 @@ def _check_folder(folder):
         raise ValueError(
             f'{folder} has no config.json: it is no model of transformers. Save it once with `save_pretrained`.'
         )
+    read_config(folder / 'config.json', model_type=str)
     check_safetensors(folder)
 
 # %% ../../nbs/evaluation/backbones.ipynb #c0833
@@ -136,7 +139,9 @@ def make_backbone(
         return VisionBackbone(AutoModel.from_config(deepcopy(SHAPES[name.partition(':')[0]])))
     where = HUB.get(name, name)
     try:
-        model = AutoModel.from_pretrained(where, use_safetensors=True)
+        plain, at = split_revision(where, dict(trust_remote_code=False))
+        with explain_build(where):
+            model = AutoModel.from_pretrained(plain, use_safetensors=True, **at)
     except OSError as e:
         instead = f'{name if name in SHAPES else "resnet-18"}:random'
         raise OSError(

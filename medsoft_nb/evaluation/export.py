@@ -142,10 +142,7 @@ def _new_names(df, salt):
     return names
 
 # %% ../../nbs/evaluation/export.ipynb #d7dbb466
-def check_files(
-    made: Manifest,
-    outside: bool = False,  # Files may lie outside of the folder of the manifest
-) -> None:
+def check_files(made: Manifest) -> None:
     "`ManifestError` unless each image has a name of its own, and lies with its masks below the manifest"
     if not len(made):
         raise ManifestError('there is nothing to export: the manifest has no rows.')
@@ -153,12 +150,12 @@ def check_files(
     faults += [
         f'row {i + 2} has no {c}.' for c in ('image_id', 'image', 'label') for i in made.df.index[made.df[c] == '']
     ]
-    for column in [c for c in PATHS if c in made.df and not outside]:
+    for column in [c for c in PATHS if c in made.df]:
         for name, path in zip(made.df.image_id, made.df[column]):
             try:
                 inside(made.root, path)
             except ManifestError as e:
-                faults.append(f'{name}: {column} {e} Or say that it may leave (`outside=True`, --outside).')
+                faults.append(f'{name}: {column} {e}')
     raise_faults(faults, 'the manifest')
 
 # %% ../../nbs/evaluation/export.ipynb #d002
@@ -219,7 +216,6 @@ def export(
     held_out: Manifest | None = None,  # Real diseased images of other patients
     drop: bool = False,  # Leave copies out instead of raising
     format: str = 'medsoft',  # One of `FORMATS`
-    outside: bool = False,  # Also export files outside of the folder of the manifest
     salt: Path | None = None,  # File of the secret for ids; as in `load_salt`
 ) -> Manifest:  # What was written
     "Write images, masks, manifest and a card into a folder that can be given away; checked where `train` is given"
@@ -228,7 +224,7 @@ def export(
     if format not in FORMATS:
         raise ValueError(f'there is no format {format!r}.{did_you_mean(format, FORMATS)}')
     check_empty(out)
-    check_files(made, outside)
+    check_files(made)
     if (train is None) != (held_out is None):
         raise ValueError('the gate needs both `train` and `held_out`.')
     _warn(made.df)

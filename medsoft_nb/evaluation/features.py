@@ -20,7 +20,9 @@ from ..core.finite import check_finite
 from ..core.logs import no_loading_bars
 from ..core.states import load_foreign
 from ..models.imagenet import IMAGENET, imagenet_lite0
-from ..models.files import check_safetensors, is_hub_id, SHIPPED
+from ..models.configs import explain_build, read_config
+from ..models.files import check_no_code, check_safetensors, is_hub_id, SHIPPED
+from ..models.revisions import split_revision
 from ..models.encoders import load_encoder
 from ..painting.window import resize
 
@@ -65,7 +67,7 @@ def _folder_config(folder):
     if not (folder / 'config.json').is_file():
         raise ValueError(f'{folder} holds no model: it lacks config.json.')
     check_safetensors(folder)
-    return json.loads((folder / 'config.json').read_text())
+    return read_config(folder / 'config.json', model_type=str)
 
 # %% ../../nbs/evaluation/features.ipynb #c0847
 def _config(where, name):
@@ -78,7 +80,10 @@ def _config(where, name):
         )
     from transformers import PretrainedConfig
 
-    return PretrainedConfig.get_config_dict(where)[0]
+    plain, at = split_revision(where, {})
+    config = PretrainedConfig.get_config_dict(plain, **at)[0]
+    check_no_code(config, where)
+    return config
 
 # %% ../../nbs/evaluation/features.ipynb #d006
 def _stated_normalisation(where, kind, local):
@@ -86,8 +91,9 @@ def _stated_normalisation(where, kind, local):
     from transformers.utils import cached_file
 
     options = dict(local_files_only=local, _raise_exceptions_for_missing_entries=False)
-    file = cached_file(where, 'preprocessor_config.json', **options)
-    stated = json.loads(Path(file).read_text()) if file else {}
+    plain, options = split_revision(where, options)
+    file = cached_file(plain, 'preprocessor_config.json', **options)
+    stated = read_config(Path(file), image_mean=list[float], image_std=list[float]) if file else {}
     usual = VISION[kind]
     return Normalisation(stated.get('image_mean', usual.mean), stated.get('image_std', usual.sd))
 
@@ -105,7 +111,9 @@ def _vision(where, kind, size, name):
     size = size or min(config.get('image_size') or 224, 224)
     if size % patch:
         raise ValueError(f'size = {size} is no multiple of the patches of {where}, which are {patch} pixels wide.')
-    net = AutoModel.from_pretrained(where, use_safetensors=True, local_files_only=local)
+    plain, at = split_revision(where, dict(local_files_only=local, trust_remote_code=False))
+    with explain_build(where):
+        net = AutoModel.from_pretrained(plain, use_safetensors=True, **at)
     return Network(net, _vision_features(net, found), size, _stated_normalisation(where, found, local))
 
 # %% ../../nbs/evaluation/features.ipynb #c0850

@@ -14,12 +14,14 @@ import copy
 from pathlib import Path
 import diffusers, torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
-from transformers import CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from ..core.devices import pick_device, pick_dtype
 from ..core.files import read_json, sha256, write_json
 from ..core.finite import check_finite
 from ..core.folders import share_files
-from .files import check_no_code, check_safetensors, hub_folder, is_hub_id, load_network
+from .configs import check_index, explain_build, read_config
+from .files import check_safetensors, hub_folder, is_hub_id, load_network
+from .revisions import pin_folder, split_revision
 from .files import model_folder, SHIPPED
 from .texts import load_tokenizer, prompt_limit
 
@@ -102,12 +104,16 @@ def _read_config(file):
             f'{file.parent} has no {file.name}, which says how that part is built. '
             'Copy it from where the base comes from.'
         )
-    try:
-        config = read_json(file)
-    except ValueError as error:
-        raise ValueError(f'{file} is not JSON ({error}). Copy it again from where the base comes from.') from None
-    check_no_code(config, file)
-    return config
+    cls, kinds = _CLASSES.get(file.parent.name), _KINDS.get(file.parent.name, {})
+    return read_config(file, *([cls] if cls else []), **kinds)
+
+
+_CLASSES = dict(vae=AutoencoderKL, unet=UNet2DConditionModel, text_encoder=CLIPTextConfig, scheduler=DDIMScheduler)
+_KINDS = dict(
+    text_encoder=dict(model_type=str),
+    scheduler=dict(_class_name=str, trained_betas=list[float] | None),
+    tokenizer=dict(model_max_length=int | float),
+)  # What the classes do not annotate
 
 # %% ../../nbs/models/base.ipynb #c0378
 def check_layout(
@@ -125,6 +131,7 @@ def check_layout(
             f"{name} is not a diffusers inpainting model of Stable Diffusion 1 or 2: {' and '.join(lacks + has)}. "
             f"Expected sub-folders: {', '.join(PARTS)}."
         )
+    check_index(folder)
     check_configs(name, {part: _read_config(folder / part / file) for part, file in _CONFIGS.items()})
 
 # %% ../../nbs/models/base.ipynb #fab2705a
@@ -149,7 +156,7 @@ def resolve_model(
         return str(name)
     raise ValueError(
         f"unknown base model {str(name)!r}: not a shipped name ({', '.join(SHIPPED)}), not a folder, "
-        "and not a Hub id such as 'owner/model'."
+        "and not a Hub id such as 'owner/model' or, of one version, 'owner/model@COMMIT'."
     )
 
 # %% ../../nbs/models/base.ipynb #c0381
@@ -157,25 +164,29 @@ _CONFIG_FILES = ['model_index.json', '*/*.json', '*/*.txt']
 
 
 def load_base(
-    name: str | Path = 'medsoft-tiny',  # Shipped name, folder, or Hub id
+    name: str | Path = 'medsoft-tiny',  # Shipped name, folder, or Hub id, as `owner/model@REVISION` of one version
     dtype: str | torch.dtype | None = None,  # Of U-Net and text encoder, as in `pick_dtype`; files are usually fp16
     device: str | torch.device | None = None,  # Where the weights go; as in `pick_device`
     variant: str | None = None,  # Of the weight files, such as 'fp16'; if `None`, the plain ones, else 'fp16'
     **hub,  # Of `models.files.HUB_OPTIONS`
 ) -> dict:  # vae (always float32), unet, text_encoder, tokenizer, scheduler
     "Load the five parts of an inpainting base; `ValueError` where they are unfit or not finite"
-    path, device = resolve_model(name), pick_device(device)
+    plain, hub = split_revision(name, hub)
+    path, device = resolve_model(plain), pick_device(device)
     dtype = pick_dtype(dtype, device)
     if not Path(path).is_dir():
-        check_layout(hub_folder(path, _CONFIG_FILES, **hub), name)
+        folder = hub_folder(path, _CONFIG_FILES, **hub)
+        check_layout(folder, name)
+        hub = pin_folder(folder, hub)
     classes = dict(vae=AutoencoderKL, unet=UNet2DConditionModel, text_encoder=CLIPTextModel)
     parts = {}
     for part, cls in classes.items():
         kept = torch.float32 if part == 'vae' else dtype
         parts[part] = load_network(cls, path, part, variant, dtype=kept, **hub)
         parts[part].to(device).eval().requires_grad_(False)
-    scheduler = DDIMScheduler.from_pretrained(path, subfolder='scheduler', **hub)
-    parts |= dict(tokenizer=load_tokenizer(path, **hub), scheduler=scheduler)
+    with explain_build(f'{name}: the scheduler or the tokenizer'):
+        scheduler = DDIMScheduler.from_pretrained(path, subfolder='scheduler', **hub)
+        parts |= dict(tokenizer=load_tokenizer(path, **hub), scheduler=scheduler)
     check_parts(name, parts)
     check_weights(name, parts)
     return parts

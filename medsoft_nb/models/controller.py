@@ -20,6 +20,7 @@ from ..core.logs import no_loading_bars
 from ..core.repeats import contents, repeats, rows_of
 from ..core.finite import check_finite
 from .adapter import Adapter
+from .configs import explain_build, read_config
 from .encoders import load_encoder, MedicalEncoder
 from .files import check_safetensors, model_folder, SHIPPED
 from .msc import composite_tokens, MSC, token_mask
@@ -154,11 +155,16 @@ def load_controller(
     folder, device = resolve_controller(name), pick_device(device)
     dtype = pick_dtype(dtype, device)
     if not isinstance(encoder, MedicalEncoder):
-        encoder = load_encoder(encoder or read_json(folder / 'controller.json')['encoder'], dtype, device)
+        record = read_config(folder / 'controller.json', encoder=str)
+        if not (encoder or record.get('encoder')):
+            raise ValueError(f'{folder / "controller.json"} names no `encoder`. Copy the controller again.')
+        encoder = load_encoder(encoder or record['encoder'], dtype, device)
     parts = []
     check_recorded(*controller_files(folder))
     for cls, part in ((MSC, 'msc'), (Adapter, 'adapter')):
-        network = cls.from_pretrained(folder / part, use_safetensors=True, dtype=dtype)
+        read_config(folder / part / 'config.json', cls)
+        with explain_build(folder / part):
+            network = cls.from_pretrained(folder / part, use_safetensors=True, dtype=dtype)
         check_finite(network.state_dict(), f'{name}: the {part}')
         parts.append(network.to(device).eval().requires_grad_(False))
     controller = Controller(encoder, *parts)

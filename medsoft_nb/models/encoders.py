@@ -11,7 +11,7 @@ __all__ = ['OPEN_CLIP_WEIGHTS', 'MedicalEncoder', 'TransformersEncoder', 'OpenCl
 # %% ../../nbs/models/encoders.ipynb #c0418
 import logging, math
 from pathlib import Path
-from typing import Callable
+from typing import Any, Callable
 import torch, torch.nn.functional as F
 from safetensors.torch import load_file
 from transformers import AutoModel, AutoTokenizer, PretrainedConfig
@@ -20,6 +20,7 @@ from ..core.classes import patch
 from ..core.files import read_json
 from ..core.finite import check_finite
 from ..core.logs import no_loading_bars
+from .configs import explain_build, read_config
 from .files import BIOMEDCLIP, check_no_code, check_safetensors, hub_folder, is_hub_id
 from .files import model_folder, SHIPPED
 from .texts import TextLimit, token_counter
@@ -137,7 +138,7 @@ def check_configs(
     for name in ('config.json', 'open_clip_config.json', 'tokenizer_config.json', 'preprocessor_config.json'):
         file = Path(folder) / name
         if file.is_file():
-            check_no_code(read_json(file), file)
+            read_config(file)
 
 # %% ../../nbs/models/encoders.ipynb #c0409
 def check_encoder(
@@ -177,7 +178,8 @@ def _transformers(name, folder, dtype, device, **hub):
     if not folder.is_dir():
         folder = hub_folder(name, [*_SMALL_FILES, 'model*.safetensors'], **hub)
         check_encoder(folder)
-    model = AutoModel.from_pretrained(folder, dtype=dtype, use_safetensors=True, trust_remote_code=False)
+    with explain_build(f'the encoder {name}'):
+        model = AutoModel.from_pretrained(folder, dtype=dtype, use_safetensors=True, trust_remote_code=False)
     check_finite(model.state_dict(), f'the encoder {name}')
     if not hasattr(model, 'vision_model') or not hasattr(model, 'get_text_features'):
         raise ValueError(
@@ -256,7 +258,9 @@ def check_open_clip(
 ) -> None:
     "Raise `ValueError` where an encoder of open_clip would run code of its own"
     check_configs(folder)
-    text = read_json(folder / 'open_clip_config.json').get('model_cfg', {}).get('text_cfg', {}).get('hf_model_name')
+    config = read_config(folder / 'open_clip_config.json', model_cfg=dict[str, Any])
+    text_cfg = config.get('model_cfg', {}).get('text_cfg', {})
+    text = text_cfg.get('hf_model_name') if isinstance(text_cfg, dict) else None
     if not text:
         return
     try:

@@ -17,6 +17,7 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator
 from ..core.logs import no_loading_bars
 from ..core.files import data_path, read_json
+from .revisions import split_revision
 
 # %% ../../nbs/models/files.ipynb #2b006
 SHIPPED = ('medsoft-tiny',)
@@ -45,22 +46,23 @@ def is_hub_id(
     name: str | Path,  # Of a model
 ) -> bool:
     "Whether a name can be one on the Hub; a path below what exists is none"
-    return bool(re.fullmatch(r'[\w-][\w.-]*/[\w.-]+', str(name))) and not Path(name).parent.exists()
+    return bool(re.fullmatch(r'[\w-][\w.-]*/[\w.-]+(@[\w./-]+)?', str(name))) and not Path(name).parent.exists()
 
 # %% ../../nbs/models/files.ipynb #973eed5c
 HUB_OPTIONS = ('revision', 'token', 'cache_dir', 'force_download', 'local_files_only')
 
 
 def hub_folder(
-    name: str,  # Hub id
+    name: str,  # Hub id, with a revision or without
     files: list,  # Patterns such as `*/config.json`
     **hub,  # Of `HUB_OPTIONS`
 ) -> Path:  # Folder on this machine
     "Files of a repository on the Hub; `ValueError` where they cannot be had"
     from huggingface_hub import snapshot_download
 
+    name, hub = split_revision(name, hub)
     try:
-        return Path(snapshot_download(str(name), allow_patterns=files, **hub))
+        return Path(snapshot_download(name, allow_patterns=files, **hub))
     except OSError as error:
         reason = str(error).strip().splitlines()[0]
         raise ValueError(
@@ -101,6 +103,9 @@ def check_window_side(
 WindowSide = Annotated[int | Literal['auto'] | None, BeforeValidator(check_window_side)]  # Type of a setting
 
 # %% ../../nbs/models/files.ipynb #e085af3c
+_CODE = ('auto_map', 'trust_remote_code', 'custom_pipeline', 'custom_pipelines')
+
+
 def check_no_code(
     config: dict,  # Of a model, as its JSON file has it
     name: str | Path,  # What the error calls the model
@@ -110,7 +115,7 @@ def check_no_code(
     while parts:
         part = parts.pop()
         if isinstance(part, dict):
-            asked = [key for key in ('auto_map', 'trust_remote_code', 'custom_pipelines') if part.get(key)]
+            asked = [key for key in _CODE if part.get(key)]
             if asked:
                 raise ValueError(
                     f'{name} wants to run code of its own (`{asked[0]}` is {str(part[asked[0]])[:60]}), which is '
@@ -184,6 +189,12 @@ def load_network(
             break
         except OSError as error:
             failed = failed or error
+        except Exception as error:
+            reason = (str(error).strip().splitlines() or [''])[0][:200]
+            raise ValueError(
+                f'{path}: its {part} cannot be built as its config.json says ({type(error).__name__}: {reason}). '
+                'Copy it again from where the model comes from.'
+            ) from None
     else:
         kind = f'of the variant {variant!r}' if variant else "under plain names or as 'fp16'"
         reason = str(failed).strip().splitlines()[0]

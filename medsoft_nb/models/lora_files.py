@@ -22,6 +22,7 @@ from ..core.configs import parse_json, read_text
 from ..core.files import sha256
 from ..core.finite import check_finite
 from .files import is_hub_id
+from .revisions import split_revision
 from .records import check_recorded
 from .weight_files import find_lora, LORA_FILE, LORA_MATRIX, PEFT_CONFIG, PEFT_FILE
 
@@ -224,7 +225,8 @@ def fetch_lora(
     if not Path(source).exists() and is_hub_id(source):
         names = [weight_name] if weight_name else [LORA_FILE, PEFT_FILE]
         wanted = [(Path(subfolder) / name).as_posix() for name in (*names, PEFT_CONFIG)]
-        source = snapshot_download(str(source), allow_patterns=wanted, **hub)
+        source, hub = split_revision(source, hub)
+        source = snapshot_download(source, allow_patterns=wanted, **hub)
     return read_lora(Path(source) / subfolder / (weight_name or ''))
 
 # %% ../../nbs/models/lora_files.ipynb #lof021

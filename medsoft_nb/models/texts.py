@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Callable
 from ..core.files import read_json
 from .files import model_folder
+from .revisions import split_revision
 
 # %% ../../nbs/models/texts.ipynb #t005
 @dataclass(frozen=True)
@@ -62,6 +63,7 @@ def load_tokenizer(
     "The tokenizer of a base, without its networks"
     from transformers import CLIPTokenizer
 
+    name, options = split_revision(name, options)
     return CLIPTokenizer.from_pretrained(str(model_folder(name)), subfolder='tokenizer', **options)
 
 # %% ../../nbs/models/texts.ipynb #t007
@@ -89,7 +91,8 @@ def local_limits(
 
     limits = []
     try:
-        cached_file(str(model_folder(base)), 'tokenizer_config.json', subfolder='tokenizer', local_files_only=True)
+        plain, at = split_revision(base, dict(subfolder='tokenizer', local_files_only=True))
+        cached_file(str(model_folder(plain)), 'tokenizer_config.json', **at)
         limits.append(prompt_limit(load_tokenizer(base, local_files_only=True), f'the base {base}'))
     except OSError:  # of the Hub, and not here yet
         pass
@@ -103,6 +106,9 @@ def _folder_limit(folder, name):
     "How long a text a CLIP or SigLIP in a folder reads"
     from transformers import AutoTokenizer
 
-    tokenizer, text = AutoTokenizer.from_pretrained(folder), read_json(folder / 'config.json').get('text_config', {})
+    tokenizer, text = (
+        AutoTokenizer.from_pretrained(folder, trust_remote_code=False),
+        read_json(folder / 'config.json').get('text_config', {}),
+    )
     most = min(tokenizer.model_max_length, text.get('max_position_embeddings', tokenizer.model_max_length))
     return TextLimit(token_counter(tokenizer), most, name)

@@ -14,7 +14,8 @@ import torch
 from diffusers import UNet2DConditionModel
 from ..core.files import read_json
 from ..core.finite import check_finite
-from .files import check_no_code, load_network
+from .configs import read_config
+from .files import load_network
 from .records import check_recorded, file_digest
 from .weight_files import find_unet
 
@@ -41,8 +42,7 @@ def check_unet(
 ) -> None:
     "Raise `ValueError` unless a U-Net is of the same shape as that of the base"
     folder = find_unet(unet)
-    config, own = read_json(folder / 'config.json'), json.loads(json.dumps(dict(base.config)))
-    check_no_code(config, folder)
+    config, own = read_config(folder / 'config.json', UNet2DConditionModel), json.loads(json.dumps(dict(base.config)))
     other = [key for key in own if not key.startswith('_') and config.get(key, own[key]) != own[key]]
     if other:
         key = other[0]

@@ -26,6 +26,7 @@ from ..models.base import check_parts, encode_prompts, load_base, PARTS, resolve
 from ..models.controller import Controller
 from ..models.controller import load_controller as read_controller
 from ..models.files import HUB_OPTIONS
+from ..models.revisions import split_revision
 from ..models.lora_files import fetch_lora
 from ..models.seen import warn_unseen
 from ..models.texts import prompt_limit
@@ -71,7 +72,8 @@ class MedSoftPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         "Load an inpainting base as `load_base` does, with the scheduler that it ships"
         given, hub = sort_options(others)
         base = load_base(name, dtype, device, variant, **hub)
-        path = resolve_model(name)
+        plain, hub = split_revision(name, hub)
+        path = resolve_model(plain)
         pipe = cls(**(base | dict(scheduler=own_scheduler(path, **hub)) | given))
         pipe.register_to_config(_name_or_path=path)
         return pipe

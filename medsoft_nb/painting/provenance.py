@@ -27,6 +27,7 @@ from ..models.base import weight_hashes
 from ..models.controller import controller_files
 from ..models.files import model_folder
 from ..models.lora_files import lora_hash
+from ..models.revisions import loaded_revision
 from .places import PlannedLesion, sample_id
 from .records import donor_hash, note_text, rounded
 from .repair import is_sound, masks_hash, repair_batch
@@ -54,6 +55,7 @@ def weights_used(
     source = Path(str(pipe.config.get('_name_or_path', '')))
     return dict(
         base=weight_hashes(source) if (source / 'unet').is_dir() else {},
+        revision=loaded_revision(pipe.text_encoder),
         weights=memory_hash(pipe),
         unet=pipe.trained_unet,
         lora=lora_hash(lora),

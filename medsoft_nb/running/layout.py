@@ -141,7 +141,10 @@ def layout(
     workflow: Workflow = Workflow(),
 ) -> tuple[Path, list[Experiment]]:  # Run folder and experiments
     "Everything that a profile asks for; whatever is wrong with it is refused here, before anything runs"
-    settings, out = load_profile(profile, workflow), Path(out or Path('runs') / file_name(Path(profile).stem)).resolve()
+    settings, out = (
+        load_profile(profile, workflow),
+        Path(out or Path('runs') / file_name(Path(profile).stem)).resolve(),
+    )
     if manifest and not Path(manifest).is_file():
         raise ValueError(f'No manifest {str(manifest)!r}.')
     experiments = []
@@ -167,7 +170,9 @@ def _combinations(settings, own_data):
         raise ValueError(f'`prepare: {{{empty[0]}: []}}` names nothing to run.')
     for values in product(*varied.values()):
         one = dict(zip(varied, values))
-        name = '/'.join(file_name(f'{value}' if key == 'benchmark' else f'{key}-{value}') for key, value in one.items())
+        name = '/'.join(
+            file_name(f'{value}' if key == 'benchmark' else f'{key}-{value}') for key, value in one.items()
+        )
         title = ': '.join(filter(None, [settings['title'], name]))
         yield name, {**settings, 'title': title, 'prepare': {**prepare, **one}}
 

@@ -18,6 +18,7 @@ import psutil
 from ..core.files import read_json
 from ..data.arms import find_arms, PAINTING_ARMS
 from ..models.files import BIOMEDCLIP, model_folder, SHIPPED, weight_shapes
+from ..models.revisions import split_revision
 from .settings import FinetuneSettings, QualitySettings
 
 # %% ../../nbs/running/needs.ipynb #e377ff1b
@@ -45,9 +46,9 @@ def local_model(
         return model_folder(name)
     from huggingface_hub import try_to_load_from_cache
 
-    source = (BIOMEDCLIP if name == 'biomedclip' else name).removeprefix('hf-hub:')
+    source, at = split_revision((BIOMEDCLIP if name == 'biomedclip' else name).removeprefix('hf-hub:'), {})
     for file in ('model_index.json', 'open_clip_config.json', 'config.json'):
-        found = try_to_load_from_cache(source, file)
+        found = try_to_load_from_cache(source, file, **at)
         if isinstance(found, str):
             return Path(found).parent
     return None
