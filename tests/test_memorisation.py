@@ -1,4 +1,4 @@
-"""The memorisation gate: planted copies of every kind are caught, honest lesions are not, masks and labels hide nothing."""
+"""The memorisation gate catches copies of every kind, whatever their masks and labels say, and no honest lesion."""
 
 import numpy as np, pytest
 from medsoft_nb.data.manifest import HEALTHY

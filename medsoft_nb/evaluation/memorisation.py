@@ -70,7 +70,7 @@ def memorisation_report(
     report['below'] = report.below.eq(True)
     return report.assign(evidence=found.evidence)[[*inside.columns[:-1], 'evidence', 'copied']]
 
-
+# %% ../../nbs/evaluation/memorisation.ipynb #67737f9b
 def _inside_masks(made, train, held_out, margin, yardstick):
     "Texture of synthetic lesions inside of their masks against training lesions"
     report, rows = made.df[['image_id', 'patient_id']].reset_index(drop=True), np.arange(len(made))

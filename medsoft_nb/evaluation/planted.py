@@ -92,7 +92,7 @@ def _middle(mask):
     "Row and column of the middle of a mask"
     return [int(round(c)) for c in ndi.center_of_mass(mask)]
 
-
+# %% ../../nbs/evaluation/planted.ipynb #5ab5b6cc
 def _cropped(o):
     "Seven tenths of the image around the lesion"
     sides = [int(0.7 * n) for n in o.image.shape]
@@ -100,7 +100,7 @@ def _cropped(o):
     box = tuple(slice(start, start + side) for start, side in zip(starts, sides))
     return _moved(o, lambda v: v[box].copy())
 
-
+# %% ../../nbs/evaluation/planted.ipynb #30852824
 def _pasted(o, part=None):
     "The lesion, or a part of it, moved a little and pasted into the other picture with a soft border"
     move = [int(v) for v in o.r.integers(-10, 11, 2)]
@@ -108,28 +108,28 @@ def _pasted(o, part=None):
     soft, moved = np.roll(soft, move, (0, 1)), _rolled(o, *move)
     return moved._replace(image=soft * moved.image + (1 - soft) * o.other)
 
-
+# %% ../../nbs/evaluation/planted.ipynb #b207cb9f
 def _half(o):
     "The upper half of the lesion, pasted; the mask is that of all of it"
     upper = o.mask.copy()
     upper[_middle(o.mask)[0] :] = False
     return _pasted(o, upper)
 
-
+# %% ../../nbs/evaluation/planted.ipynb #dd3df0ac
 def _split_mask(o):
     "A mask in two parts with a gap between them"
     mask, (y, _) = o.mask.copy(), _middle(o.mask)
     mask[y - 2 : y + 2] = False
     return o._replace(mask=mask if mask.any() else o.mask)
 
-
+# %% ../../nbs/evaluation/planted.ipynb #269b07c8
 def _far_parts(o):
     "A mask with two parts in the corners"
     mask = o.mask.copy()
     mask[3:9, 3:9] = mask[-9:-3, -9:-3] = True
     return o._replace(mask=mask)
 
-
+# %% ../../nbs/evaluation/planted.ipynb #150014af
 def _combined(o):
     "Turned, zoomed, darker and noisy at once"
     return _noisy(_grey(_turned(o, 15, 1.1), lambda x: 255 * (x.clip(0, 255) / 255) ** 1.4), 5)
@@ -189,7 +189,7 @@ def plant_copies(
             rows.append(dict(train.df.iloc[i]) | _write_copy(out, f'{kind}-{i}', copy))
     return Manifest(pd.DataFrame(rows), out)
 
-
+# %% ../../nbs/evaluation/planted.ipynb #155ad8a5
 def _check_kinds(kinds, others):
     "`ValueError` for an unknown kind, or one that needs another picture"
     for kind in kinds:
@@ -198,12 +198,12 @@ def _check_kinds(kinds, others):
     if others is None and (needs := [kind for kind in kinds if kind in _NEED_OTHERS]):
         raise ValueError(f'copies of the kind {needs[0]!r} need other pictures: give `others`.')
 
-
+# %% ../../nbs/evaluation/planted.ipynb #e749107a
 def _like(image, shape):
     "Another picture in greys from 0 to 255, of the same shape"
     return np.asarray(Image.fromarray(255 * to_unit(image)).resize(shape[::-1], Image.Resampling.BILINEAR))
 
-
+# %% ../../nbs/evaluation/planted.ipynb #e74373eb
 def _write_copy(out, name, copy):
     "Write a copy and its mask; the cells of its row"
     file = file_name(name)
