@@ -14,6 +14,13 @@ pytestmark = pytest.mark.slow
 METHODS = ('GET', 'HEAD', 'POST', 'PUT', 'PATCH', 'DELETE', 'OPTIONS')
 ID = '00000000-0000-0000-0000-000000000000'
 KERNEL = f'/api/kernels/{ID}'
+COMMAND = """
+import signal
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # as in a terminal
+from medsoft_nb.apps import serve
+serve.check_studio = lambda *words, **more: None  # it takes long, and is tested elsewhere
+serve.serve_studio(out='kept', port={port})
+"""
 FILLED = ('x', '', '../../etc/passwd', '%2e%2e%2fx', '%00', 'a/b/c', 'lab/static/voila.js', '%ff', 'x' * 3000)
 
 
@@ -45,6 +52,12 @@ def cannot_be_read(process, token):
     for one in tree(process):
         assert token not in ' '.join(one.cmdline()), one.cmdline()
         assert token not in ''.join(one.environ().values()), one.cmdline()
+
+
+@pytest.fixture(autouse=True)
+def kernels_of_its_own(monkeypatch):
+    "Kernels that are children of the server, as users have them: copies of `forked_kernels` are not"
+    monkeypatch.delenv('JUPYTER_PATH', raising=False)
 
 
 @pytest.fixture
@@ -130,22 +143,23 @@ def test_nothing_of_the_server_is_left(small, how):
 def test_the_command_ends_with_all_it_began(tmp_path, name):
     port, token, temporary = free_port(), 'a-token-of-the-user', tmp_path / 'temporary'
     temporary.mkdir()
-    code = 'import signal; signal.signal(signal.SIGHUP, signal.SIG_DFL); from medsoft_nb.apps.cli import main; main()'
-    words = [sys.executable, '-c', code, 'studio', '--port', str(port), '--out', str(tmp_path / 'kept')]
+    words = [sys.executable, '-c', COMMAND.format(port=port)]
     env = {**os.environ, 'TMPDIR': str(temporary), 'MEDSOFT_STUDIO_TOKEN': token}
     with open(tmp_path / 'log', 'w') as log:
         process = subprocess.Popen(words, cwd=tmp_path, env=env, stdout=log, stderr=subprocess.STDOUT)
     try:
         wait_for(is_up(port))
-        answer(f'http://127.0.0.1:{port}/?token={token}')
+        page = urllib.request.urlopen(f'http://127.0.0.1:{port}/?token={token}', timeout=120)  # comes bit by bit
+        wait_for(lambda: len(tree(process)) > 2)  # the command, the server, and a kernel
         processes = tree(process)
-        assert len(processes) > 2 and list(temporary.glob('medsoft-studio-*'))
+        assert list(temporary.glob('medsoft-studio-*'))
         for one in processes:
             assert token not in ' '.join(one.cmdline())
         for one in processes[1:]:
             assert token not in ''.join(one.environ().values())
         process.send_signal(getattr(signal, name))
         wait_for(lambda: process.poll() is not None and not alive(processes), 120)
+        page.close()
         assert not list(temporary.glob('medsoft-studio-*')) and not list(temporary.glob('voila_*'))
     finally:
         process.kill()

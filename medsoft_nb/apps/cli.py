@@ -74,7 +74,8 @@ def _print_address(address):
 
 # %% ../../nbs/apps/cli.ipynb #e005
 STUDIO_HELP = command_help(
-    'Open the Lesion Studio as a page of this machine alone, behind a token.',
+    'Open the Lesion Studio as a page of this machine alone, behind a token.\n\n'
+    'The token is a random one, or that of the variable MEDSOFT_STUDIO_TOKEN.',
     'medsoft studio',
     'medsoft studio data/mine/manifest.csv --out runs/studio',
     'medsoft studio scan.nii.gz',
@@ -95,7 +96,6 @@ def studio(
     lora: model_commands.LoraOption = None,
     controller: ControllerOption = '',
     port: PortOption = 0,
-    token: Annotated[str, typer.Option(help='Token of the address; a random one if empty')] = '',
     outside: ReadOutsideOption = False,
     knowledge: KnowledgeOption = None,
     device: DeviceOption = None,
@@ -105,7 +105,7 @@ def studio(
     from medsoft_nb.data.outside import check_source
 
     check_source(source or '')
-    raise typer.Exit(serve_studio(source, out, base, port, token, _print_address, lora=lora, controller=controller))
+    raise typer.Exit(serve_studio(source, out, base, port, '', _print_address, lora=lora, controller=controller))
 
 # %% ../../nbs/apps/cli.ipynb #c1288
 REPRODUCE_HELP = command_help(
