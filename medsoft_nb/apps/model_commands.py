@@ -301,7 +301,9 @@ def generate(
     GenerateSettings(base=base, controller=controller)  # they exist
     from medsoft_nb.painting.generate import generate  # torch from here on
 
-    print_counts(generate(_load_pipeline(base, unet), healthy, donors, out, wanted, settings, lora, controller or None))
+    print_counts(
+        generate(_load_pipeline(base, unet), healthy, donors, out, wanted, settings, lora, controller or None)
+    )
 
 # %% ../../nbs/apps/model_commands.ipynb #d28ee375
 def _check_files(out, lora, unet, shard):

@@ -17,9 +17,9 @@ MARROW = ('modic-1', 'modic-2', 'modic-3', 'metastasis', 'myeloma')  # Lesions t
 MR_SEQUENCES = ('t1', 't2', 'stir')
 LOOKS = {
     'modic-1': (-0.65, 0.65, 0.80),
-    'modic-2': (0.75, 0.25, -0.60),
+    'modic-2': (0.75, 0.40, -0.60),
     'modic-3': (-0.90, -0.85, -0.85),
-    'metastasis': (-0.75, 0.35, 0.70),
+    'metastasis': (-0.75, 0.45, 0.70),
     'myeloma': (-0.70, 0.65, 0.80),
     'lytic': (-0.75, 0.75, 0.85),
     'sclerotic': (-0.95, -0.90, -0.90),
@@ -27,7 +27,7 @@ LOOKS = {
     'haemangioma': (0.80, 0.80, 0.65),
     'fracture': (-0.55, 0.50, 0.80),
 }  # Share of the way to the brightest (above 0) or darkest tissue, by `MR_SEQUENCES`
-LEAST_ROOM = 0.16  # Of the image's range; a lesion is seen where nothing around the marrow is brighter, or darker
+LEAST_ROOM = 0.25  # Of the image's range; a lesion is seen where nothing around the marrow is brighter, or darker
 
 # %% ../../nbs/phantom/sequences.ipynb #m0008
 def target_grey(
