@@ -9,7 +9,8 @@ import pytest
 from command import medsoft
 from diffusers.utils import convert_state_dict_to_diffusers
 from medsoft_nb.apps.studio import StudioSession
-from medsoft_nb.core.images import read_image, read_note, write_image
+from medsoft_nb.core.images import read_image, write_image
+from medsoft_nb.core.notes import read_note
 from medsoft_nb.core.sums import changed_files
 from medsoft_nb.data.manifest import HEALTHY, Manifest
 from medsoft_nb.models.base import load_base, save_base

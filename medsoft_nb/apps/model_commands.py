@@ -48,6 +48,7 @@ from medsoft_nb.apps.options import (
     SeedOption,
     TrainStepsOption,
 )
+from ..painting.settings import GenerateConfig
 from ..running.settings import FinetuneSettings, GenerateSettings
 
 # %% ../../nbs/apps/model_commands.ipynb #22b57cb5
@@ -293,8 +294,6 @@ def generate(
     device: DeviceOption = None,
     dtype: DtypeOption = None,
 ):
-    from medsoft_nb.painting.settings import GenerateConfig
-
     settings = from_options(GenerateConfig, locals())
     unet = _check_files(out, lora, unet, settings.shard)
     healthy, donors, wanted = _sources(manifest, read_words(labels), settings.mask_source, (lora, unet, controller))

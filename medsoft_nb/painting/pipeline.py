@@ -23,11 +23,10 @@ from ..core.images import as_html, to_uint8
 from ..core.repeats import contents, repeats, rows_of
 from ..core.words import counted
 from ..models.base import check_parts, encode_prompts, load_base, PARTS, resolve_model
-from ..models.controller import Controller
-from ..models.controller import load_controller as read_controller
+from ..models.controller import Controller, load_controller as read_controller
 from ..models.files import HUB_OPTIONS
-from ..models.revisions import split_revision
 from ..models.lora_files import fetch_lora
+from ..models.revisions import split_revision
 from ..models.seen import warn_unseen
 from ..models.texts import prompt_limit
 from ..models.unet_files import load_unet as read_unet

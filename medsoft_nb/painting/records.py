@@ -15,7 +15,8 @@ from pathlib import Path
 import numpy as np
 from scipy import ndimage as ndi
 from ..core.devices import autocast, device_facts
-from ..core.images import array_hash, read_note
+from ..core.images import array_hash
+from ..core.notes import read_note
 from ..core.runs import packages
 from ..lesions.soft import soften
 from .settings import GenerateConfig, PaintSettings
