@@ -301,7 +301,7 @@ def generate(
     GenerateSettings(base=base, controller=controller)  # they exist
     from medsoft_nb.painting.generate import generate  # torch from here on
 
-    print_counts(generate(_load_pipeline(base, unet), healthy, donors, out, wanted, settings, lora, controller or None))
+    print_counts(generate(_load_pipe(base, unet), healthy, donors, out, wanted, settings, lora, controller or None))
 
 # %% ../../nbs/apps/model_commands.ipynb #d28ee375
 def _check_files(out, lora, unet, shard):
@@ -330,7 +330,7 @@ def _sources(path, labels, mask_source, weights):
     return healthy, donors, labels
 
 # %% ../../nbs/apps/model_commands.ipynb #2e215067
-def _load_pipeline(base, unet):
+def _load_pipe(base, unet):
     "The base without bars, with a fully trained U-Net where there is one"
     from medsoft_nb.painting.pipeline import MedSoftPipeline
 
