@@ -48,7 +48,6 @@ from medsoft_nb.apps.options import (
     SeedOption,
     TrainStepsOption,
 )
-from ..painting.settings import GenerateConfig
 from ..running.settings import FinetuneSettings, GenerateSettings
 
 # %% ../../nbs/apps/model_commands.ipynb #22b57cb5
@@ -294,15 +293,15 @@ def generate(
     device: DeviceOption = None,
     dtype: DtypeOption = None,
 ):
+    from medsoft_nb.painting.settings import GenerateConfig
+
     settings = from_options(GenerateConfig, locals())
     unet = _check_files(out, lora, unet, settings.shard)
     healthy, donors, wanted = _sources(manifest, read_words(labels), settings.mask_source, (lora, unet, controller))
     GenerateSettings(base=base, controller=controller)  # they exist
     from medsoft_nb.painting.generate import generate  # torch from here on
 
-    print_counts(
-        generate(_load_pipeline(base, unet), healthy, donors, out, wanted, settings, lora, controller or None)
-    )
+    print_counts(generate(_load_pipe(base, unet), healthy, donors, out, wanted, settings, lora, controller or None))
 
 # %% ../../nbs/apps/model_commands.ipynb #d28ee375
 def _check_files(out, lora, unet, shard):
@@ -331,7 +330,7 @@ def _sources(path, labels, mask_source, weights):
     return healthy, donors, labels
 
 # %% ../../nbs/apps/model_commands.ipynb #2e215067
-def _load_pipeline(base, unet):
+def _load_pipe(base, unet):
     "The base without bars, with a fully trained U-Net where there is one"
     from medsoft_nb.painting.pipeline import MedSoftPipeline
 
