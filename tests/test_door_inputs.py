@@ -71,6 +71,8 @@ GIVEN = {
     'data split': ['INPUT', '--out', 'made.csv'],
     'data validate': ['INPUT'],
     'verify': ['INPUT'],
+    'replay': ['INPUT'],
+    'replay --manifest': ['x', '--manifest', 'INPUT'],
     'reproduce --manifest': ['--manifest', 'INPUT', '--out', 'made'],
     'reproduce --profile': ['--profile', 'INPUT', '--out', 'made'],
     'train --base': ['data/manifest.csv', '--base', 'INPUT', '--out', 'made', '--steps', 1],

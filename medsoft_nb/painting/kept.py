@@ -78,8 +78,8 @@ def _row_number(manifest, image):
         for i in same:
             if manifest.path(i).exists() and manifest.path(i).samefile(path):
                 return i
-    where = manifest.file or 'the manifest'
-    raise ValueError(f'there is no image {str(image)!r} in {where} of {len(names)}; {names[0]!r} is the first.')
+    where, first = manifest.file or 'the manifest', f'; {names[0]!r} is the first' if names else ''
+    raise ValueError(f'there is no image {str(image)!r} in {where} of {len(names)}{first}.')
 
 # %% ../../nbs/painting/kept.ipynb #05fb7b5f
 class Difference(NamedTuple):
@@ -130,7 +130,11 @@ class Kept:
     @cached_property
     def batch(self) -> dict:  # Its `settings.json`; empty for an image of the studio
         file = self.folder / 'settings.json'
-        settings = read_json(file) if file.is_file() else {}
+        try:
+            settings = read_json(file) if file.is_file() else {}
+        except ValueError as error:
+            self.faults.append(Difference('settings', f'settings.json is no JSON ({error})'))
+            settings = {}
         return settings if isinstance(settings, dict) and 'n_per_label' in settings else {}
 
 # %% ../../nbs/painting/kept.ipynb #6e028f71
@@ -181,7 +185,8 @@ def known(self: Kept) -> dict:  # 'the manifest', 'settings.json', 'the image fi
     row = {name: value for name, value in self.row.items() if value or self.row.get('software')}
     row.pop('scheduler', None)  # the name of its class
     places = {'the manifest': row, 'settings.json': self.batch, 'the image file': self.note.get('settings', {})}
-    return {place: {k: v for k, v in kept.items() if k in _SETTINGS} for place, kept in places.items() if kept}
+    told = {place: kept for place, kept in places.items() if kept and isinstance(kept, dict)}
+    return {place: {k: v for k, v in kept.items() if k in _SETTINGS} for place, kept in told.items()}
 
 
 @patch
@@ -213,18 +218,29 @@ def check(self: Kept) -> None:
         raise ValueError(f'{self.image_id} was not painted by medsoft_nb: its row has no `seed`, or no `soft_mask`.')
     for name in ('label', 'prompt', 'negative_prompt', 'seed', 'number', 'ramp', 'structure'):
         here, there = row.get(name) or '', str(self.note.get(name, row.get(name) or ''))
-        if here != there and not _equal_numbers(here, there):
+        if not _alike(here, there):
             self.faults.append(Difference('settings', f'`{name}` is {here!r} in the manifest, {there!r} in its file'))
     if row.get('masks_sha256') and masks_hash(self.manifest.root, row) != row['masks_sha256']:
         self.faults.append(Difference('data', f'the masks of {self.image_id} were changed since it was painted'))
 
 
-def _equal_numbers(a, b):
-    "Whether two texts are one number"
+def _alike(a, b):
+    "Whether two texts are one number, or one text but for white space, which a table does not keep"
     try:
         return float(a) == float(b)
     except ValueError:
-        return False
+        return a.split() == b.split()
+
+
+@patch
+def text(
+    self: Kept,
+    name: str,  # 'prompt' or 'negative_prompt'
+) -> str:
+    "A text as it was given"
+    here = self.row.get(name) or ''
+    there = self.note.get(name)
+    return there if isinstance(there, str) and _alike(here, there) else here
 
 # %% ../../nbs/painting/kept.ipynb #399df115
 @patch
@@ -250,9 +266,10 @@ def soft(self: Kept, config: GenerateConfig) -> np.ndarray:  # float32 in [0, 1]
 @patch
 def company(self: Kept) -> list:  # Numbers of rows, its own included; empty where some are not there
     "Images that it was painted together with, in their order"
-    if self.drawn or self.pasted or not self.batch:
+    names = ('labels', 'n_per_label', 'batch_size')
+    if self.drawn or self.pasted or not all(name in self.batch for name in names):
         return []
-    groups = painted_together(*(self.batch[name] for name in ('labels', 'n_per_label', 'batch_size')))
+    groups = painted_together(*(self.batch[name] for name in names))
     ids = [[sample_id(*pair) for pair in group] for group in groups]
     group = next((names for names in ids if self.image_id in names), [])
     paths = self.manifest.df.image

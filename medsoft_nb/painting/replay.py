@@ -11,6 +11,7 @@ __all__ = ['Replayed', 'Replayer', 'replay', 'replay_all']
 import re
 from contextlib import contextmanager
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 import numpy as np, torch
 from ..core.classes import patch
@@ -44,7 +45,7 @@ class Replayed:
         return f'Replayed({self.image_id}: equal)' if self.equal else f'Replayed({self.image_id}: differs: {told})'
 
     def _repr_html_(self):
-        return repr(self) if self.image is None else as_html([self.image], repr(self))
+        return escape(repr(self)) if self.image is None else as_html([self.image], repr(self))
 
 # %% ../../nbs/painting/replay.ipynb #c5d79dbf
 def _pixel_differences(new, old):
@@ -93,7 +94,7 @@ def paint_input(self: Replayer, kept: Kept) -> PaintInput:
         noise = torch.Generator().manual_seed(kept.seed)
     else:
         noise = lesion_noise(kept.seed, row['label'], kept.number)
-    return PaintInput(row['prompt'], image, soft, noise, start)
+    return PaintInput(kept.text('prompt'), image, soft, noise, start)
 
 
 @patch
@@ -135,7 +136,7 @@ def paint(
     if any(_hinders(one) for one in company):
         return None
     with _threads(kept.row.get('hardware') or ''):
-        images = paint_inputs(pipe, inputs, kept.config(), kept.row.get('negative_prompt') or '')
+        images = paint_inputs(pipe, inputs, kept.config(), kept.text('negative_prompt'))
     self._painted = {(one.file, pipe, len(rows)): image for one, image in zip(company, images)}
     return images[rows.index(kept.i)]
 
