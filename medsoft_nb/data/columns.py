@@ -129,7 +129,7 @@ def _text_faults(df):
     for c in [c for c in df if c != 'spacing_mm']:
         texts = [text for text in distinct(df[c]) if isinstance(text, str)]
         for text in texts:
-            where = f'row {df[c].tolist().index(text) + 2}: {c} {text[:60]!r}' if has_controls(text) else ''
+            where = f'row {df[c].tolist().index(text) + 2}: {c} {text[:60]!r}' if has_controls(text.strip()) else ''
             faults += [f'{where} holds control characters. Take them out.'] if where else []
         for text in [text for text in texts if len(text) > _LONGEST and (c in IDS or c == 'label')]:
             faults.append(f'{c} {text[:60]!r}... is longer than {_LONGEST} letters ({len(text)}). Shorten it.')
