@@ -47,7 +47,8 @@ def pool_seen(
     "What a LoRA that was trained on the pool of lesions has seen"
     images = 'simulated lesions in phantoms' + ' and in sagittal spines of patients' * patients
     labels = {contrast: [HEALTHY, *diseases] for contrast, diseases in POOL_DISEASES.items()}
-    return Seen(images=images, organ='spine', patients=patients, labels=labels)
+    shown = dict(mr=labels['mr']) if patients else {}
+    return Seen(images=images, organ='spine', labels=labels, patients=shown)
 
 # %% ../../nbs/training/shipping.ipynb #s0008
 def ship_lora(
