@@ -149,6 +149,22 @@ def test_every_write_fails_once(name, make, whole, tmp_path, monkeypatch):
         assert content(out) == content(whole / name)
 
 
+def test_a_line_is_whole_or_not_there(tmp_path):
+    "Where the system takes a part of it only"
+    resource = pytest.importorskip('resource')
+    file, limits = tmp_path / 'loss.csv', resource.getrlimit(resource.RLIMIT_FSIZE)
+    files.append_text(file, 'step,loss\n')
+    old = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (14, limits[1]))
+    try:
+        with pytest.raises(OSError):
+            files.append_text(file, '1,0.123456789\n')
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, old)
+    assert file.read_text() == 'step,loss\n'
+
+
 def run_until(job, out, k):
     "Run a job, and kill this process at its write number `k`"
     calls, real = [], os.replace

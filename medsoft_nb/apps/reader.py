@@ -18,7 +18,7 @@ from pydantic import Field
 from scipy.special import betainc
 from statsmodels.stats.proportion import proportion_confint
 from ..core.classes import patch
-from ..core.files import data_path, make_folder
+from ..core.files import append_text, data_path, make_folder
 from ..core.images import pad_to_square, png_url
 from ..core.logs import get_logger
 from ..core.seeds import rng
@@ -170,9 +170,7 @@ def _write_line(self: ReaderStudy, entry):
     "Append one line; one that was cut short before is ended first"
     make_folder(self.folder)
     torn = self.file.is_file() and self.file.stat().st_size and not self.file.read_bytes().endswith(b'\n')
-    with open(self.file, 'a', encoding='utf-8') as file:
-        file.write(('\n' if torn else '') + json.dumps(entry) + '\n')
-        file.flush()
+    append_text(self.file, '\n' * bool(torn) + json.dumps(entry) + '\n')
 
 # %% ../../nbs/apps/reader.ipynb #c1379
 @patch

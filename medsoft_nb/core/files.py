@@ -6,16 +6,17 @@ Docs: https://example.github.io/medsoft_nb/core/files.html.md"""
 
 # %% auto #0
 __all__ = ['PACKAGE', 'data_path', 'notebooks_path', 'make_folder', 'atomic_path', 'write_text', 'write_json', 'read_json',
-           'sha256', 'folder_lock', 'check_unlocked', 'free_space', 'require_space', 'explain_write', 'explain_failure']
+           'append_text', 'sha256', 'folder_lock', 'check_unlocked']
 
 # %% ../../nbs/core/files.ipynb #c0018
-import errno, hashlib, json, os, random, shutil
+import hashlib, json, os, random
 from contextlib import contextmanager, suppress
 from pathlib import Path
 import numpy as np
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 import medsoft_nb
+from .space import explain_failure, explain_write
 
 # %% ../../nbs/core/files.ipynb #c0003
 PACKAGE = Path(medsoft_nb.__path__[0])
@@ -96,6 +97,22 @@ def read_json(path: str | Path):
     "Read JSON"
     return json.loads(Path(path).read_text(encoding='utf-8'))
 
+# %% ../../nbs/core/files.ipynb #1ad37b30
+def append_text(
+    path: str | Path,  # Made if it does not exist
+    text: str,
+) -> None:
+    "Add to the end of a text file; it is left as it was where the disk is full"
+    added, size = text.encode(), Path(path).stat().st_size if Path(path).exists() else 0
+    with explain_failure(path, len(added)):
+        try:
+            with open(path, 'ab') as file:
+                file.write(added)
+        except OSError:
+            with suppress(OSError):
+                os.truncate(path, size)
+            raise
+
 # %% ../../nbs/core/files.ipynb #c0011
 def sha256(
     path: str | Path,  # File to fingerprint
@@ -135,55 +152,3 @@ def check_unlocked(
     if Path(folder, '.lock').exists():
         with folder_lock(folder):
             pass
-
-# %% ../../nbs/core/files.ipynb #c0015
-def free_space(
-    folder: str | Path,  # There, or yet to be made
-) -> int:
-    "Free bytes on the disk of a folder"
-    existing = Path(folder).absolute()
-    while not existing.exists():
-        existing = existing.parent
-    return shutil.disk_usage(existing).free
-
-# %% ../../nbs/core/files.ipynb #3d673f39
-def require_space(
-    folder: str | Path,  # Where something is about to be written
-    nbytes: int,  # How much, in bytes
-) -> None:
-    "Raise `OSError` before anything is written if the disk is too full"
-    free = free_space(folder)
-    if free < nbytes:
-        raise OSError(
-            f'not enough disk space for {folder}: {nbytes / 2**20:,.0f} MB wanted, {free / 2**20:,.0f} MB free. '
-            'Free some, or choose another folder.'
-        )
-
-# %% ../../nbs/core/files.ipynb #a53d7d2e
-def explain_write(
-    error: Exception,  # That a write raised
-    path: str | Path,  # File that is written
-    nbytes: int,  # Its size in bytes, as far as it is known
-) -> None:
-    "Raise `OSError` that says which file could not be written, where the disk is full or the folder is not ours"
-    said, number = str(error), getattr(error, 'errno', None)
-    free = free_space(Path(path).parent)
-    enforced = 'inline_container' in said or 'iostream error' in said  # PyTorch
-    if number in (errno.ENOSPC, errno.EDQUOT) or 'os error 28' in said or enforced or free < nbytes:
-        how = 'Free some, or choose another folder; what was written before is kept, and the next run goes on.'
-        raise OSError(f'the disk of {path} is full: {nbytes:,} bytes wanted, {free:,} free. {how}') from error
-    if number in (errno.EACCES, errno.EPERM, errno.EROFS) or 'os error 13' in said:
-        raise PermissionError(f'{path} may not be written. Choose another folder, or get the right to.') from error
-
-
-@contextmanager
-def explain_failure(
-    path: str | Path,  # File that is written
-    nbytes: int,  # Its size in bytes
-):
-    "Say which file could not be written where the disk is full, or the folder is not ours; raises `OSError`"
-    try:
-        yield
-    except (OSError, RuntimeError, SafetensorError) as error:
-        explain_write(error, path, nbytes)
-        raise

@@ -13,7 +13,8 @@ import hashlib, os, random, re, shutil, time, unicodedata
 from collections import Counter
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from .files import explain_failure, folder_lock, make_folder
+from .files import folder_lock, make_folder
+from .space import explain_failure
 
 # %% ../../nbs/core/folders.ipynb #f005
 IGNORED = (

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Literal
 import numpy as np, pandas as pd
 from pydantic import Field
-from ..core.files import require_space, sha256
+from ..core.files import sha256
+from ..core.space import require_space
 from ..core.folders import check_empty, copy_file, file_name, new_folder
 from ..core.images import read_image, read_mask, write_image
 from ..core.logs import get_logger, progress

@@ -15,7 +15,7 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import Callable, NamedTuple
 import numpy as np, pandas as pd
-from ..core.files import atomic_path, folder_lock, make_folder, sha256
+from ..core.files import append_text, atomic_path, folder_lock, make_folder, sha256
 from ..core.folders import check_empty, file_name, file_state
 from ..core.images import as_image, read_image, write_image
 from ..core.logs import get_logger, progress
@@ -215,17 +215,15 @@ def _open_notes(part, keys):
 def _read_all(sources, keys, part, done, deadly, workers):
     "Import what is left, noting each image as it comes; gives the faults, in the order of the images"
     todo, faults = [k for k in range(len(sources)) if k not in done], {}
-    with open(part / 'notes.jsonl', 'a', encoding='utf-8') as file:
-        made = _imported(sources, todo, part, deadly, workers)
-        for note in progress(made, desc='importing', total=len(todo)):
-            number = note.pop('number')
-            if 'fault' in note:
-                faults[number] = note.pop('fault')
-            if 'row' in note:
-                done.add(number)
-            if note:
-                file.write(json.dumps(note | dict(key=keys[number]), default=str) + '\n')
-                file.flush()
+    made = _imported(sources, todo, part, deadly, workers)
+    for note in progress(made, desc='importing', total=len(todo)):
+        number = note.pop('number')
+        if 'fault' in note:
+            faults[number] = note.pop('fault')
+        if note:
+            append_text(part / 'notes.jsonl', json.dumps(note | dict(key=keys[number]), default=str) + '\n')
+        if 'row' in note:
+            done.add(number)
     return [faults[k] for k in sorted(faults)]
 
 # %% ../../nbs/data/importing.ipynb #acb4ba8e

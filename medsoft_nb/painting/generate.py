@@ -15,7 +15,7 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
-from ..core.files import require_space
+from ..core.space import require_space
 from ..core.folders import empty_on_failure
 from ..core.seeds import torch_generator
 from ..core.logs import progress

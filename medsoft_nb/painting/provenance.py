@@ -15,7 +15,8 @@ from itertools import product
 from pathlib import Path
 import numpy as np, torch
 from fastcore.basics import chunked
-from ..core.files import folder_lock, read_json, require_space, sha256, write_json
+from ..core.files import folder_lock, read_json, sha256, write_json
+from ..core.space import require_space
 from ..core.folders import remove_temporaries
 from ..core.images import array_hash, write_image
 from ..core.logs import get_logger

@@ -16,7 +16,7 @@ from typing import Annotated
 import pandas as pd
 from filelock import FileLock, Timeout
 from pydantic import BeforeValidator
-from ..core.files import explain_failure, folder_lock, read_json
+from ..core.files import append_text, folder_lock, read_json
 from ..core.folders import check_empty
 from ..core.words import counted
 from ..data.manifest import Manifest
@@ -68,9 +68,7 @@ def note_rows(
 ) -> None:
     "Note rows, at a cost that does not grow with the batch"
     lines = [json.dumps(row, default=lambda number: number.item()) for row in rows]
-    text = ''.join('\n' + line for line in lines)  # so that a line that was cut short spoils no other
-    with explain_failure(folder / ROWS, len(text)), open(folder / ROWS, 'a', encoding='utf-8') as file:
-        file.write(text)
+    append_text(folder / ROWS, ''.join('\n' + line for line in lines))  # a line that was cut short spoils no other
 
 # %% ../../nbs/painting/rows.ipynb #row013
 def noted_rows(

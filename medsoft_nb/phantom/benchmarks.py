@@ -11,7 +11,7 @@ __all__ = ['BENCHMARKS', 'Benchmark', 'draw_member', 'write_phantom', 'benchmark
 from dataclasses import dataclass
 from pathlib import Path
 import numpy as np, pandas as pd
-from ..core.files import require_space
+from ..core.space import require_space
 from ..core.images import write_image
 from ..core.logs import progress
 from ..core.seeds import rng

@@ -11,7 +11,7 @@ __all__ = ['check_labels', 'check_healthy', 'contrast_of', 'to_levels', 'implant
 # %% ../../nbs/phantom/implant.ipynb #c0355
 from pathlib import Path
 import numpy as np, pandas as pd
-from ..core.files import require_space
+from ..core.space import require_space
 from ..core.folders import check_empty, file_name, new_folder
 from ..core.images import grey_range, write_image
 from ..core.logs import progress

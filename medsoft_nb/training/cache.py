@@ -23,7 +23,8 @@ from safetensors import safe_open, SafetensorError
 from safetensors.torch import save_file
 from .. import __version__
 from ..core.classes import patch
-from ..core.files import atomic_path, require_space
+from ..core.files import atomic_path
+from ..core.space import require_space
 from ..core.folders import remove_temporaries
 from ..core.logs import get_logger
 from ..core.seeds import torch_generator

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 import torch
-from ..core.files import write_text
+from ..core.files import append_text, write_text
 from .checkpoints import Progress, save_checkpoint
 from .stages import Training
 
@@ -44,8 +44,7 @@ class Record:
         for name, curve in curves(run).items() if self.writes else ():
             if curve and curve[-1][0] == len(run.losses):
                 new = not (self.out / name).exists()
-                with open(self.out / name, 'a', encoding='utf-8') as file:
-                    file.write('step,loss\n' * new + f'{curve[-1][0]},{curve[-1][1]!r}\n')
+                append_text(self.out / name, 'step,loss\n' * new + f'{curve[-1][0]},{curve[-1][1]!r}\n')
 
     def save(self, run: Progress) -> None:
         "Write a checkpoint"

@@ -10,7 +10,7 @@ __all__ = ['check_output', 'check_stage', 'check_training', 'check_held_out']
 # %% ../../nbs/training/inputs.ipynb #0e533400
 from pathlib import Path
 import numpy as np
-from ..core.files import require_space
+from ..core.space import require_space
 from ..core.folders import check_empty
 from ..core.words import counted
 from ..data.manifest import HEALTHY, Manifest
