@@ -40,7 +40,7 @@ def test_it_is_found_by_its_name_with_what_it_has_seen(shipped):
         find_lora('spine')
     (shipped / 'spine').mkdir(parents=True)
     (shipped / 'spine' / LORA_FILE).touch()
-    seen = dict(images='lesions', organ='spine', patients=True, labels=dict(mr=['healthy', 'modic-1']))
+    seen = dict(images='lesions', organ='spine', labels=dict(mr=['healthy', 'modic-1']), patients={})
     (shipped / 'spine/seen.json').write_text(json.dumps(seen))
     (shipped / 'spine/training.json').write_text(json.dumps(dict(patients=['spider-1'])))
     assert find_lora('spine') == shipped / 'spine' / LORA_FILE

@@ -185,9 +185,9 @@ def reproduce(
 ):
     from medsoft_nb.data.outside import check_source
     from medsoft_nb.running import reproduce as running
-    from medsoft_nb.running.profile import load_profile
+    from medsoft_nb.running.profile import profile_manifest
 
-    check_source(manifest or load_profile(profile).get('prepare', {}).get('manifest', '') or '')
+    check_source(manifest or profile_manifest(profile))
     given = dict(manifest=manifest, resume=resume, jobs=jobs, gpus=gpus, workflow_profile=workflow_profile)
     given |= dict(partition=partition, account=account, runtime=runtime, memory=memory, threads=threads, gres=gres)
     if dry_run:
