@@ -15,7 +15,7 @@ from medsoft_nb.core.sums import changed_files
 from medsoft_nb.data.manifest import HEALTHY, Manifest
 from medsoft_nb.models.base import load_base, save_base
 from medsoft_nb.models.lora_files import read_lora
-from medsoft_nb.painting.generate import generate, GenerateConfig
+from medsoft_nb.painting.generate import generate, GenerateConfig, with_unet
 from medsoft_nb.painting.paste import copy_paste
 from medsoft_nb.painting.pipeline import MedSoftPipeline
 from medsoft_nb.painting.replay import replay, replay_all
@@ -249,6 +249,29 @@ def test_rows_of_older_versions_are_made_again(made, tmp_path):
         replay_all(here / 'steered')
     weights = dict(base='medsoft-tiny', lora=made / 'weights/lora', controller='medsoft-tiny')
     assert all(one.equal for one in replay_all(here / 'steered', made / 'data', **weights))
+
+
+def test_float_images_and_a_trained_network_are_made_again(tmp_path):
+    "TIFF files with the note in their description; the U-Net is found, and another one is named"
+    m = make_benchmark('phantom-tumour', tmp_path / 'data', n_healthy=2, n_diseased=3, seed=0)
+    for i in range(len(m)):
+        write_image(m.path(i).with_suffix('.tif'), m.image(i) / np.float32(7))
+    m.assign(image=m.df.image.str.replace('.png', '.tif')).save(tmp_path / 'data/manifest.csv')
+    m = Manifest.load(tmp_path / 'data/manifest.csv')
+    pipe = MedSoftPipeline.from_pretrained()
+    pipe.set_progress_bar_config(disable=True)
+    for name, factor in (('full', 1.05), ('other', 1.1)):
+        pipe.unet.save_pretrained(tmp_path / name / 'unet')
+        file = tmp_path / name / 'unet/diffusion_pytorch_model.safetensors'
+        save_file({key: tensor * factor for key, tensor in load_file(file).items()}, file)
+    healthy, diseased = m.where(label=HEALTHY), m.where(label=m.diseases)
+    made = generate(with_unet(pipe, tmp_path / 'full'), healthy, diseased, tmp_path / 'made', ['lytic'], SMALL)
+    assert made.path(0).suffix == '.tif' and json.loads(read_note(made.path(0)))['weights']['unet'] == made.df.unet[0]
+    code, text = medsoft('replay', tmp_path / 'made')
+    assert code == 0 and '3 of 3 images are equal.' in text, text
+    assert replay(made.path(1)).equal  # alone, or with those that it was painted with
+    text = differences(*medsoft('replay', made.path(0), '--unet', tmp_path / 'other'))
+    assert f'weights: the unet was {made.df.unet[0]}; ' in text, text
 
 
 def test_what_is_no_painted_image_is_refused(made, tmp_path):

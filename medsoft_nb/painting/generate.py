@@ -103,6 +103,7 @@ def _same_with(pipe, **parts):
     new = MedSoftPipeline(**(pipe.components | parts))
     new.controller = pipe.controller
     new.trained_unet, new.unet_folder = pipe.trained_unet, pipe.unet_folder
+    new.base_name = pipe.base_name or str(pipe.config.get('_name_or_path') or '')
     new.set_progress_bar_config(**getattr(pipe, '_progress_bar_config', {}))
     return new
 
@@ -278,8 +279,8 @@ def origins_used(
     controller: str | Path | None,
 ) -> dict:  # For `note_origins`
     "Where manifests and weights of a batch are"
-    weights = {settings['weights']: pipe.config.get('_name_or_path'), settings['unet']: pipe.unet_folder}
-    weights |= {settings['lora']: lora, settings['controller']: controller}
+    weights = {settings['weights']: pipe.config.get('_name_or_path') or pipe.base_name}
+    weights |= {settings['unet']: pipe.unet_folder, settings['lora']: lora, settings['controller']: controller}
     manifests = dict(backgrounds=backgrounds) | ({} if donors is None else dict(donors=donors))
     return weights | manifests
 

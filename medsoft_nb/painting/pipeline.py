@@ -57,7 +57,8 @@ class MedSoftPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         parts = dict(vae=vae, text_encoder=text_encoder, tokenizer=tokenizer, unet=unet, scheduler=scheduler)
         check_parts('these parts', parts)
         self.register_modules(**parts)
-        self.controller, self.trained_unet, self.unet_folder = None, '', ''
+        self.controller, self.trained_unet = None, ''
+        self.unet_folder = self.base_name = ''  # where its parts are from, in a copy with other parts
 
     @classmethod
     def from_pretrained(
