@@ -29,8 +29,7 @@ from ..models.lora_files import fetch_lora
 from ..models.revisions import split_revision
 from ..models.seen import warn_unseen
 from ..models.texts import prompt_limit
-from ..models.unet_files import load_unet as read_unet
-from ..models.unet_files import unet_hash
+from ..models.unet_files import load_unet as read_unet, unet_hash
 from .blend import erase, match_band, match_grain, pixel_weight, put_back
 from .faithful import ONE_PROMPT
 from .inputs import collect_inputs, cut_input, same_resolution, stack_windows, Window
