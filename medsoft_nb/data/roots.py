@@ -29,11 +29,20 @@ def remember_roots(
     "Note the folders that a manifest takes files from; where the home cannot be written, nothing is noted"
     with suppress(OSError, RuntimeError):
         note = _note(manifest)
+        known = note.exists()
         folders = sorted({os.path.realpath(root) for root in roots})
         write_json(note, dict(manifest=os.path.realpath(manifest), roots=folders))
-        for other in note.parent.glob('*.json'):
-            if not os.path.exists(_read(other).get('manifest', '')):
-                other.unlink(missing_ok=True)
+        if not known:
+            _forget_lost(note.parent)
+
+
+def _forget_lost(folder, every=64):
+    "Remove notes on manifests that are gone, at each 64th note, so that thousands cost no time"
+    notes = list(folder.glob('*.json'))
+    if len(notes) % every == 0:
+        for note in notes:
+            if not os.path.exists(_read(note).get('manifest', '')):
+                note.unlink(missing_ok=True)
 
 
 def known_roots(
