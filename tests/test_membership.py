@@ -1,4 +1,4 @@
-"""The figure of membership inference: from the command into the card of an export, and refused where it is not true."""
+"""The figure of membership inference: from the command into the card of an export, refused where it is not true."""
 
 import json
 from types import SimpleNamespace

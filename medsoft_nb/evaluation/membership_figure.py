@@ -52,7 +52,7 @@ def membership_table(
     table = pd.concat(found, ignore_index=True) if found else pd.DataFrame(columns=_COLUMNS)
     return table[_COLUMNS], lacking
 
-
+# %% ../../nbs/evaluation/membership_figure.ipynb #8811394f
 _COLUMNS = ['comparison', 'score', 'value', 'lo', 'hi', 'first', 'second']
 
 
@@ -109,7 +109,7 @@ def read_membership(
                 )
     return record | dict(measured=[row.model_dump() for row in rows])
 
-
+# %% ../../nbs/evaluation/membership_figure.ipynb #4ca5bc61
 def write_membership(
     record: dict,  # From `measure_membership`
     out: str | Path,  # Folder of the images, or of the weights
