@@ -3,6 +3,7 @@
 import json, shutil
 import numpy as np, pandas as pd, pytest
 from command import medsoft
+from medsoft_nb.core.files import sha256
 from medsoft_nb.core.images import write_image
 from medsoft_nb.data import shortcuts
 from medsoft_nb.data.doctor import check
@@ -67,6 +68,17 @@ def lettered(x):
     return np.array(image)
 
 
+def digest(m, i):
+    return sha256(m.path(i))
+
+
+def touch_up(m, i):
+    "One pixel of an image becomes another"
+    image = m.image(i).copy()
+    image[5, 5] ^= 1
+    write_image(m.path(i), image)
+
+
 PLANTED = {
     'cut short': ('unreadable images', lambda m: m.path(0).write_bytes(m.path(0).read_bytes()[:700])),
     'missing': ('unreadable images', lambda m: m.path(3).unlink()),
@@ -79,6 +91,8 @@ PLANTED = {
     'mirrored': ('copies', copied(lambda x: x[:, ::-1])),
     'upside down': ('copies', copied(lambda x: x[::-1])),
     'turned': ('copies', copied(np.rot90)),
+    'another file than stated': ('other files', lambda m: change(m, 'sha256', [0, 15], 'AB' * 32)),
+    'changed since stated': ('other files', lambda m: (change(m, 'sha256', [15], digest(m, 15)), touch_up(m, 15))),
     'id with other case': ('patients', lambda m: change(m, 'patient_id', [0, 1], ['P-01', 'p1'])),
     'id with another letter': ('alike ids', lambda m: change(m, 'patient_id', [0, 1], ['PO1', 'P01'])),
     'id with an ending': ('alike ids', lambda m: change(m, 'patient_id', [0, 1], ['Q7', 'Q7_left'])),
@@ -136,6 +150,14 @@ def test_a_planted_fault_is_found(name, clean, tmp_path, monkeypatch):
 def test_the_set_without_a_fault_is_clean(clean):
     found = check(clean, workers=1)
     assert found.ok and len(PLANTED) >= 20, found.table().to_string()
+
+
+def test_stated_hashes_that_are_right_or_odd_are_no_other_files(clean):
+    "Capitals are right; a cell that is no hash is a fault of the table, and is told once"
+    right = [sha256(clean.path(i)).upper() for i in range(len(clean))]
+    assert check(clean.assign(sha256=right), workers=1).ok
+    found = check(clean.assign(sha256=['000', *right[1:]]), workers=1).found
+    assert [f.check for f in found if f.level == 'fault'] == ['cells of the table']
 
 
 def test_the_command(clean, tmp_path):

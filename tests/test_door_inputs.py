@@ -79,6 +79,8 @@ GIVEN = {
     'train --controller': [*TRAIN, '--stage', '2a', '--controller', 'INPUT'],
     'train --encoder': [*TRAIN, '--stage', '1a', '--encoder', 'INPUT'],
     'train --lora': [*TRAIN, '--lora', 'INPUT'],
+    'export --membership': ['data/manifest.csv', '--membership', 'INPUT', '--out', 'made'],
+    'membership': ['INPUT', '--lora', 'base', '--out', 'made'],
     'export --held-out': ['data/manifest.csv', '--train', 'data/manifest.csv', '--held-out', 'INPUT', '--out', 'made'],
     'data import --masks': [*IMPORT, '--table', 'data/manifest.csv', '--masks', 'INPUT'],
     'data import --lesion-masks': [*IMPORT, '--table', 'data/manifest.csv', '--lesion-masks', 'INPUT'],

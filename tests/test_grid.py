@@ -224,6 +224,21 @@ def test_a_killed_run_goes_on_where_it_stopped(experiment, undisturbed):
     assert not list((run / 'notebooks').glob('.*running*'))
 
 
+def test_workers_end_with_their_master(experiment, undisturbed):
+    "It gets SIGKILL at one moment after the other; `MEDSOFT_KILLS` says how often"
+    kills = int(os.environ.get('MEDSOFT_KILLS', 2))
+    for k in range(kills):
+        master = start(experiment, '--jobs', '2')
+        wait_for(lambda: master.poll() is not None or workers(experiment))
+        wait_for(lambda: master.poll() is not None or len(numbers(experiment)) > 20 * k // kills)
+        master.send_signal(signal.SIGKILL)
+        master.wait()
+        wait_for(lambda: not processes(experiment))  # nobody has to end them
+    go(experiment, '--jobs', '2')
+    assert numbers(experiment) == numbers(undisturbed)
+    assert not list((experiment / 'run').rglob('.*.tmp*'))
+
+
 def test_a_killed_worker_is_replaced(experiment, undisturbed):
     "A small cluster: two workers, one of them killed in the middle of its job"
     first = start(experiment, '--jobs', '2')

@@ -1,7 +1,7 @@
 """Nothing lost, nothing wrong in silence: flipped bits, writes that fail, processes that are killed.
 
-`MEDSOFT_KILLS=60 pytest tests/test_trust.py -k killed` kills as many trainings and batches as it says, at their
-first write, their second, and so on.
+`MEDSOFT_KILLS=60 pytest tests/test_trust.py -k killed` kills as many trainings, batches, imports and exports as it
+says, at their first write, their second, and so on.
 """
 
 import errno
@@ -14,9 +14,12 @@ import numpy as np
 import pytest
 import medsoft_nb.core.files as files
 from command import medsoft
+from medsoft_nb.core.images import read_image
 from medsoft_nb.core.states import load_newest, save_state
 from medsoft_nb.core.sums import changed_files
+from medsoft_nb.data.importing import import_sources, Pixels, Source
 from medsoft_nb.data.manifest import HEALTHY, Manifest
+from medsoft_nb.evaluation.export import export
 from medsoft_nb.models.controller import Controller, load_controller
 from medsoft_nb.models.encoders import load_encoder
 from medsoft_nb.models.lora_files import read_lora
@@ -37,6 +40,13 @@ BATCH = GenerateConfig(n_per_label=2, steps=1, roi=32, batch_size=1)
 @pytest.fixture(scope='module')
 def data(tmp_path_factory):
     return make_benchmark('phantom-tumour', tmp_path_factory.mktemp('data') / 'ph', n_healthy=2, n_diseased=3, seed=0)
+
+
+@pytest.fixture(scope='module')
+def lesions(tmp_path_factory):
+    "Images with a lesion, each of a patient of its own"
+    made = make_benchmark('phantom-tumour', tmp_path_factory.mktemp('l') / 'ph', 0, 9, per_patient=1, seed=1)
+    return made.where(label=made.diseases)
 
 
 def training(data, cache, out):
@@ -200,6 +210,51 @@ def test_a_killed_run_goes_on(name, make, whole, tmp_path):
         assert not list(out.rglob('.*.tmp*'))
         if not was_killed:
             break
+
+
+def imported(real, out):
+    "As many images as give twenty writes, in this process"
+    rows = real.df[['image_id', 'patient_id', 'label', 'modality', 'plane', 'origin']].to_dict('records')
+    sources = [Source(row, partial(pixels, real.path(i), real.path(i, 'lesion_mask'))) for i, row in enumerate(rows)]
+    import_sources(sources, out, workers=1)
+
+
+def exported(real, out):
+    export(real, out)
+
+
+FOLDERS = dict(imported=imported, exported=exported)
+
+
+def pixels(image, mask):
+    "An image and the mask of its lesion, as an importer reads them"
+    return Pixels(read_image(image), lesion_mask=read_image(mask))
+
+
+def everything(folder):
+    "Every file of a folder, hidden ones too, but for the lock"
+    return {p.relative_to(folder): p.read_bytes() for p in folder.rglob('*') if p.is_file() and p.name != '.lock'}
+
+
+@pytest.mark.parametrize('name', FOLDERS)
+def test_a_killed_import_or_export_ends_as_if_nothing_had_been(name, lesions, tmp_path, monkeypatch):
+    "It goes on, or says that the folder is incomplete; nothing is left of the one that was killed"
+    monkeypatch.setenv('MEDSOFT_SALT', str(tmp_path / 'salt'))
+    job = partial(FOLDERS[name], lesions)
+    n, whole = count_writes(lambda: job(tmp_path / 'whole'), monkeypatch), everything(tmp_path / 'whole')
+    assert n >= 20 and whole
+    for k in dict.fromkeys(np.linspace(1, n, min(KILLS, n)).round().astype(int)):
+        out = tmp_path / f'killed-{k}'
+        assert killed(job, out, k)
+        assert not (out / 'manifest.csv').exists()  # it comes last: nobody takes a part for the whole
+        try:
+            job(out)
+        except FileExistsError as error:
+            assert name == 'exported' and 'is incomplete' in str(error)
+            shutil.rmtree(out)
+            job(out)
+        assert everything(out) == whole
+        assert not [path for path in out.rglob('.*') if path.name != '.lock']
 
 
 def test_verify_names_what_changed(whole, tmp_path):

@@ -21,6 +21,7 @@ from ..core.escapes import terminal_text
 from ..core.words import counted
 from medsoft_nb.apps import (
     data_commands,
+    membership_command,
     model_commands,
     replay_command,
     result_commands,

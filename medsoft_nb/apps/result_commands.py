@@ -6,7 +6,8 @@ Docs: https://example.github.io/medsoft_nb/apps/result_commands.html.md"""
 
 # %% auto #0
 __all__ = ['EVALUATE_HELP', 'ReferenceOption', 'LearnedFromOption', 'EXPORT_HELP', 'TrainOption', 'FormatOption', 'SaltOption',
-           'HeldOutOption', 'CLASSIFY_HELP', 'VERIFY_HELP', 'evaluate', 'export', 'classify', 'verify']
+           'MembershipOption', 'HeldOutOption', 'CLASSIFY_HELP', 'VERIFY_HELP', 'part_of', 'evaluate', 'export',
+           'classify', 'verify']
 
 # %% ../../nbs/apps/result_commands.ipynb #c1279
 from pathlib import Path
@@ -40,7 +41,10 @@ def _load_manifests(values, option):
     return {name: load_manifest(path) for name, path in read_pairs(values, option, 'NAME=MANIFEST').items()}
 
 # %% ../../nbs/apps/result_commands.ipynb #e002
-def _part(path, split):
+def part_of(
+    path: Path,  # Manifest
+    split: str,
+):  # `Manifest`
     "A manifest's rows of a split, or all where it has none of it"
     from medsoft_nb.data.outside import load_manifest
 
@@ -87,7 +91,7 @@ def evaluate(
 
     QualitySettings(extractor=extractor)  # it exists
     made, healthy = _load_manifests(arms, 'Argument'), load_manifest(reference).where(label=HEALTHY)
-    lesions, learned = _diseased(_part(reference, 'test')), _diseased(load_manifest(train)) if train else None
+    lesions, learned = _diseased(part_of(reference, 'test')), _diseased(load_manifest(train)) if train else None
     if learned is not None and not len(learned):
         raise ValueError(f'--train: {train} has no diseased images that a generator could have learned from.')
     if lost := _lost_backgrounds(made, healthy):
@@ -111,6 +115,7 @@ EXPORT_HELP = command_help(
     'that repeat training lesions. Ids become salted hashes.',
     'medsoft export runs/mine/synthetic/manifest.csv --train data/train.csv --held-out data/test.csv --out share',
     'medsoft export runs/mine/synthetic/manifest.csv --train data/manifest.csv --out share --format nnunet',
+    'medsoft export synthetic/tumour/manifest.csv --train data/manifest.csv --membership trained/lora --out share',
 )
 TrainOption = Annotated[
     Optional[Path],
@@ -125,6 +130,10 @@ SaltOption = Annotated[
     Optional[Path],
     typer.Option(help='File of the secret for ids; that of MEDSOFT_SALT, or ~/.config/medsoft_nb/salt if omitted'),
 ]
+MembershipOption = Annotated[
+    Optional[Path],
+    typer.Option(help='What `medsoft membership` wrote: a file or its folder; beside MANIFEST if omitted'),
+]
 HeldOutOption = Annotated[
     Optional[Path],
     typer.Option(help='Manifest of real diseased images of other patients; its test split is used where it has one'),
@@ -137,6 +146,7 @@ def export(
     out: OutOption,
     train: TrainOption = None,
     held_out: HeldOutOption = None,
+    membership: MembershipOption = None,
     drop: Annotated[bool, typer.Option('--drop', help='Leave copies out instead of refusing')] = False,
     format: FormatOption = 'medsoft',
     outside: ReadOutsideOption = False,
@@ -153,9 +163,9 @@ def export(
             'split it (`medsoft data split`, from 3 patients of each label on) and paint anew, or give real diseased '
             'images of other patients with --held-out.'
         )
-    learned = _part(train, 'train') if train else None
-    others = _part(held_out or train, 'test') if train else None
-    given = export(Manifest.load(manifest), out, learned, others, drop, format, salt)
+    learned = part_of(train, 'train') if train else None
+    others = part_of(held_out or train, 'test') if train else None
+    given = export(Manifest.load(manifest), out, learned, others, drop, format, salt, membership)
     out_console.print(f'{counted(len(given), "image")} in {out}')
     if train is None:
         err_console.print('Not checked for copies of training images: give --train and --held-out.')

@@ -87,7 +87,7 @@ def file_findings(
     df: pd.DataFrame,  # Table of a manifest
     traits: pd.DataFrame,  # `Traits.table` of the same rows
 ) -> list:
-    "Images and masks that cannot be read or do not fit"
+    "Images and masks that cannot be read or do not fit, and images that are not those of their stated hash"
     found, unread = [], _rows(traits.fault != '')
     if unread:
         details = tuple(f'{df.image_id.iloc[i]}: {traits.fault.iloc[i]}' for i in unread)
@@ -102,7 +102,22 @@ def file_findings(
         )
         advice = 'Save the masks as PNG without interpolation, in the size of the image; 0 is the background.'
         found.append(Finding('fault', 'masks', text, advice, masked, tuple(details)))
-    return found
+    return found + _hash_findings(df, traits)
+
+
+def _hash_findings(df, traits):
+    "Images that are not the file that the table states; odd cells are a finding of the table"
+    stated, here = df.sha256.str.lower(), traits.sha256
+    rows = _rows(stated.str.fullmatch('[0-9a-f]{64}') & (here != '') & (stated.to_numpy() != here))
+    if not rows:
+        return []
+    details = tuple(
+        f'{df.image_id.iloc[i]} states the sha256 {stated.iloc[i][:12]}..., but its file has {here.iloc[i][:12]}...'
+        for i in rows
+    )
+    text = f'{counted(len(rows), "image is", "images are")} another file than the table states.'
+    advice = 'Bring these files back, or empty the cells in `sha256` if the files are right.'
+    return [Finding('fault', 'other files', text, advice, rows, details)]
 
 # %% ../../nbs/data/doctor.ipynb #4af2a2f8
 def copy_findings(manifest: Manifest, traits: Traits) -> list:

@@ -139,8 +139,7 @@ def check_import(
 def _published(out):
     "Folders that an import had brought to their place when it was killed, before its manifest was there"
     part = out / NOTES
-    begun = (part / 'notes.jsonl').is_file() and (part / 'manifest.csv').is_file()
-    names = ('images', 'structures', 'lesion') if begun else ()
+    names = ('images', 'structures', 'lesion') if (part / 'manifest.csv').is_file() else ()
     return [name for name in names if (out / name).is_dir() and not (part / name).exists()]
 
 # %% ../../nbs/data/importing.ipynb #c1c37f95
@@ -309,9 +308,10 @@ def _publish(keys, part, out):
     faults = table_faults(made.df)
     raise_faults(faults + duplicate_faults(df, sketches, lambda k: read_image(part / df.image[k])), 'the images')
     made.save(part / 'manifest.csv')
-    last = dict.fromkeys(('manifest.csv', 'notes.jsonl'), True)
-    for path in sorted(part.iterdir(), key=lambda path: last.get(path.name, False)):
-        if path.name != 'notes.jsonl':
+    last = {'notes.jsonl': 1, 'manifest.csv': 2}  # once the manifest is there, nothing is left to be removed
+    for path in sorted(part.iterdir(), key=lambda path: last.get(path.name, 0)):
+        if path.name == 'notes.jsonl':
+            path.unlink()
+        else:
             os.replace(path, out / path.name)
-    (part / 'notes.jsonl').unlink()
     part.rmdir()

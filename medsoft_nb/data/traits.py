@@ -12,7 +12,7 @@ __all__ = ['MOST_PARTS', 'LETTER', 'LINE', 'DEPTHS', 'MOST_PIXELS', 'CHUNK', 'co
 from typing import NamedTuple
 import numpy as np, pandas as pd
 from scipy import ndimage as ndi
-from ..core.files import sha256
+from ..core.files import file_digest
 from ..core.logs import progress
 from .duplicates import FIELDS, sketch
 from .manifest import Manifest, mask_faults
@@ -181,7 +181,7 @@ def _measure_row(manifest, i):
     found = dict(file=path.suffix.lower().lstrip('.'), sha256='', fault='', mask_faults=())
     try:
         image = manifest.image(i)
-        found |= dict(sha256=sha256(path)) | image_traits(image)
+        found |= dict(sha256=file_digest(path)) | image_traits(image)
     except (ValueError, OSError) as e:
         return found | dict(fault=str(e)), empty
     columns = [column for column in ('lesion_mask', 'structures', 'soft_mask') if column in manifest.df]
