@@ -59,7 +59,7 @@ def training_name(arm: Arm) -> str:
     "Name of the training that an arm needs, '' for none; arms of one name share it"
     if not arm.fine_tuned:
         return ''
-    parts = dict(msc=arm.msc, bare=not arm.knowledge, faithful=arm.faithful)
+    parts = dict(msc=arm.msc, bare=not arm.knowledge, faithful=arm.faithful, adapt=arm.adapted)
     return '-'.join(['lora', *(part for part, present in parts.items() if present)])
 
 # %% ../../nbs/data/arms.ipynb #d011
@@ -92,6 +92,12 @@ def _factorial():
                 arms.append(_painted(name, fine_tuned=True, msc=msc, smis=smis, knowledge=knowledge))
     return arms
 
+
+def _with_part(arms, suffix, **fields):
+    "The same arms with a further part"
+    names = [f'{arm.name}+{suffix}' for arm in arms]
+    return [arm.replace(name=name, family=name, **fields) for arm, name in zip(arms, names)]
+
 # %% ../../nbs/data/arms.ipynb #d015
 PAINTING_ARMS = {
     arm.name: arm
@@ -100,6 +106,7 @@ PAINTING_ARMS = {
         _painted('base+msc', msc=True),
         *_factorial(),
         _painted('faithful', fine_tuned=True, msc=True, faithful=True),
+        *_with_part(_factorial(), 'adapt', adapted=True),
     )
 }
 ARMS = {

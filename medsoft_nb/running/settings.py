@@ -215,6 +215,7 @@ class FinetuneSettings(OptimiserSettings):
     mask_profile: Literal['cosine', 'linear', 'gaussian'] = Field(
         'cosine', description='How the soft border falls: cosine, linear or gaussian'
     )
+    adapt_steps: Count = Field(3, description='Optimiser steps of stage adapt on healthy images, for arms +adapt')
     semantic_weight: float = Field(1.0, ge=0, description='Weight of the loss of the MSC beside the diffusion loss')
     msc_steps: Count = Field(3, description='Optimiser steps of the MSC alone (stage 1a)')
     msc_rate: Rate = Field(1e-3, description='Learning rate of the MSC alone (stage 1a)')
