@@ -41,7 +41,10 @@ def painting_of(
     config: GenerateConfig,  # Common settings
 ) -> GenerateConfig:  # With the arm's masks, prompts and switches
     "Settings that an arm is painted with"
+    if arm.pasted and config.strength is None:
+        raise ValueError(f'the arm {arm.name!r} starts from a pasted lesion: give a `strength`, e.g. 0.6.')
     own = config.replace(bare_labels=not arm.knowledge, faithful=SWITCHES if arm.faithful else ())
+    own = own if arm.pasted else own.replace(strength=None)
     return own if arm.smis else own.replace(ramp=0.0, blend='none', band_correction=False)
 
 # %% ../../nbs/training/arms.ipynb #d003
