@@ -15,12 +15,13 @@ pytestmark = [pytest.mark.slow, pytest.mark.trains]
 HEALTHY, BLISTER = 'photograph of healthy skin', 'photograph of skin with a blister'
 PROFILE = '''
 seeds: [0]
-arms: [lora-smis]
+arms: [lora-smis, lora-smis+adapt, lora-smis+pasted]
+variants: [lora-smis+augmented, lora-smis+real-last, lora-smis+unpaired, lora-smis+sham]
 prepare: {n_diseased: 3, fractions: [0.5, 0.1, 0.4]}
-finetune: {base: BASE, steps: 1, batch_size: 2, roi: 32}
+finetune: {base: BASE, steps: 1, batch_size: 2, roi: 32, adapt_steps: 1}
 generate: {base: BASE, roi: 32, steps: 1}
 quality: {namer_steps: 1, extractor: medsoft-tiny}
-classify: {steps: 1, controls: [], healthy: false}
+classify: {steps: 2, controls: [real-only], healthy: false}
 '''
 
 
@@ -80,10 +81,35 @@ def test_an_own_disease_runs_to_the_report(folder, manifest):
     }
     assert set(made['lora-smis'].df.prompt) == {BLISTER} and set(made['healthy'].df.prompt) == {HEALTHY}
     aucs = pd.read_csv(folder / 'run/tables/auc.csv')
-    assert set(aucs.arm) == {'copy-paste', 'lora-smis', 'oracle'} and aucs.value.notna().all()
+    plain = {'real-only', 'copy-paste', 'lora-smis', 'lora-smis+adapt', 'lora-smis+pasted', 'oracle'}
+    varied = {f'lora-smis+{use}' for use in ('augmented', 'real-last', 'paired', 'unpaired', 'sham')}
+    assert set(aucs.arm) == plain | varied and aucs.value.notna().all()
     quality = pd.read_csv(folder / 'run/tables/quality.csv')
     assert 'semantic_score' in set(quality.metric) and quality.value.notna().all()
     assert 'blister' in (folder / 'run/report.html').read_text()
+
+
+def test_adapted_and_pasted_arms_and_variants_leave_their_traces(folder):
+    "Who taught the base, whose lesion painting started from, and an effect of each part and each use"
+    trained, made = folder / 'run/seed-0/trained', folder / 'run/seed-0/synthetic'
+    df = Manifest.load(folder / 'run/data/manifest.csv').df
+    train = df[df.split == 'train']
+    seen = {name: set(read_json(trained / name / 'training.json')['patients']) for name in ('adapt', 'lora-adapt')}
+    assert seen == {'adapt': set(train.patient_id[train.label == 'healthy']), 'lora-adapt': set(train.patient_id)}
+    assert len(pd.read_csv(trained / 'adapt/loss.csv')) == 1
+    rows = {arm: Manifest.load(made / arm / 'manifest.csv').df for arm in ('copy-paste', 'lora-smis+pasted')}
+    for name in ('donor_id', 'donor_hash', 'source_id'):
+        assert list(rows['copy-paste'][name]) == list(rows['lora-smis+pasted'][name]), name
+    assert set(rows['lora-smis+pasted'].strength.astype(float)) == {0.6}
+    assert set(Manifest.load(made / 'healthy/manifest.csv').df.label) == {'healthy'}
+    effects = pd.read_csv(folder / 'run/tables/effects.csv').set_index('factor').pairs.to_dict()
+    parts = ('adaptation', 'start from a pasted lesion')
+    uses = ('real images last', 'background or its twin, not both', 'healthy painted as healthy', 'augmentation')
+    assert effects == dict.fromkeys((*parts, *uses), 1)
+    gains = pd.read_csv(folder / 'run/tables/gain.csv')
+    assert not gains.arm.str.contains('sham|paired').any() and {'lora-smis+real-last', 'lora-smis+augmented'} < set(
+        gains.arm
+    )
 
 
 @pytest.mark.parametrize(

@@ -52,6 +52,14 @@ def test_a_number_that_yaml_reads_as_text_is_a_number(tmp_path):
         ("unknown benchmark. Known: phantom-tumour", {'prepare': {'benchmark': 'phantom-tumor'}}),
         ("unknown arm 'classic'. Did you mean 'classical'?", {'classify': {'controls': ['classic']}}),
         ("`healthy` is true, but 'lora-smis' is not among the arms", {'arms': ['base', 'lora-hard']}),
+        ("unknown arm 'lora-smis+adapted'. Did you mean 'lora-smis+adapt'?", {'arms': ['lora-smis+adapted']}),
+        ("unknown arm 'faithful+pasted'", {'arms': ['lora-smis', 'faithful+pasted']}),
+        ('finetune: `adapt_steps` is 0; it should be greater than or equal to 1.', {'finetune': {'adapt_steps': 0}}),
+        ('generate: `strength` is 1.5; it should be less than or equal to 1.', {'generate': {'strength': 1.5}}),
+        ('`strength` is 0.02, which rounds to none of 20 steps', {'generate': {'strength': 0.02}}),
+        ("unknown variant 'augment'. Did you mean 'augmented'? Known, for all arms", {'variants': ['augment']}),
+        ("unknown variant 'faithful+sham'", {'variants': ['faithful+sham']}),
+        ("classify: `variants` needs healthy images that the arm 'base'", {'classify': {'variants': ['base+sham']}}),
         ('`n_diseased` is 1000, but train has', {'prepare': {'n_diseased': 1000}}),
         ('`ratios` has 50, which means 1000 synthetic', {'classify': {'ratios': [50]}}),
         ('they add up to 0.9, and must add up to 1.', {'prepare': {'fractions': [0.5, 0.1, 0.3]}}),
@@ -106,5 +114,5 @@ def test_ranges_are_those_of_what_the_steps_call():
     for step, model in (('finetune', Training), ('generate', GenerateConfig)):
         for name, field in NOTEBOOK_SETTINGS[step].model_fields.items():
             theirs = model.model_fields.get(name)
-            if theirs and name not in ('roi', 'blend', 'ramp', 'seed'):
+            if theirs and name not in ('roi', 'blend', 'ramp', 'seed', 'strength'):
                 assert (field.annotation, field.metadata) == (theirs.annotation, theirs.metadata), name

@@ -23,11 +23,16 @@ class Arm(Settings):
     generator: Literal['none', 'paste', 'diffusion', 'other'] = Field('none', description='Of the synthetic images')
     fine_tuned: bool = Field(False, description='The base was fine-tuned on the diseased training images')
     adapted: bool = Field(False, description='The base was adapted to the healthy training images first')
+    pasted: bool = Field(False, description='Painting starts from a pasted lesion, not from noise')
     msc: bool = Field(False, description='With the Medical Semantic Controller')
     smis: bool = Field(False, description='Soft masks from end to end; else hard ones')
     knowledge: bool = Field(False, description='Prompts from the knowledge base; else bare labels')
     faithful: bool = Field(False, description="With the flaws of the paper's released code")
     healthy: bool = Field(False, description='As many synthetic healthy images beside the diseased ones')
+    sham: bool = Field(False, description='Synthetic healthy images alone beside the real ones')
+    real_last: bool = Field(False, description='Learned from synthetic images first and from real ones last')
+    paired: bool = Field(False, description='Half of the backgrounds with their twins, the others with neither')
+    unpaired: bool = Field(False, description='Half of the backgrounds, and the twins of the other half')
     ratio: float | None = Field(None, gt=0, description='Synthetic diseased images for each real one; `None`: all')
     duplicated: bool = Field(False, description='Real diseased images repeated, as many as with synthesis')
     augmented: bool = Field(False, description='Classical augmentation')
@@ -59,7 +64,7 @@ def training_name(arm: Arm) -> str:
     "Name of the training that an arm needs, '' for none; arms of one name share it"
     if not arm.fine_tuned:
         return ''
-    parts = dict(msc=arm.msc, bare=not arm.knowledge, faithful=arm.faithful)
+    parts = dict(msc=arm.msc, bare=not arm.knowledge, faithful=arm.faithful, adapt=arm.adapted)
     return '-'.join(['lora', *(part for part, present in parts.items() if present)])
 
 # %% ../../nbs/data/arms.ipynb #d011
@@ -92,14 +97,23 @@ def _factorial():
                 arms.append(_painted(name, fine_tuned=True, msc=msc, smis=smis, knowledge=knowledge))
     return arms
 
+
+def _with_part(arms, suffix, **fields):
+    "The same arms with a further part"
+    names = [f'{arm.name}+{suffix}' for arm in arms]
+    return [arm.replace(name=name, family=name, **fields) for arm, name in zip(arms, names)]
+
 # %% ../../nbs/data/arms.ipynb #d015
+_BASE = [_painted('base'), _painted('base+msc', msc=True)]
+_ADAPTED = _with_part(_factorial(), 'adapt', adapted=True)
 PAINTING_ARMS = {
     arm.name: arm
     for arm in (
-        _painted('base'),
-        _painted('base+msc', msc=True),
+        *_BASE,
         *_factorial(),
         _painted('faithful', fine_tuned=True, msc=True, faithful=True),
+        *_ADAPTED,
+        *_with_part([*_BASE, *_factorial(), *_ADAPTED], 'pasted', pasted=True),
     )
 }
 ARMS = {
@@ -158,12 +172,18 @@ def arm_of(
     return _KNOWN.get(name) or Arm(name=name, generator='other')
 
 # %% ../../nbs/data/arms.ipynb #d026
+def _has_fields(df):
+    "Whether a table has the fields of its arms; one of an earlier version lacks some"
+    return {'family', 'generator', 'ratio'} <= set(df)
+
+
 def arm_fields(
     df: pd.DataFrame,  # With a column `arm`, and the fields of the arms where it has them
 ) -> pd.DataFrame:  # One row an arm, indexed by name, with the columns `FIELDS`
     "Fields of the arms of a table"
-    if set(FIELDS) <= set(df):
-        fields = df.drop_duplicates('arm').set_index('arm')[FIELDS]
+    if _has_fields(df):
+        lacking = {name: Arm.model_fields[name].default for name in FIELDS if name not in df}
+        fields = df.drop_duplicates('arm').set_index('arm').assign(**lacking)[FIELDS]
         fields = fields.assign(balance=fields.balance.astype(object).fillna(''))
         return fields.astype({'ratio': float, 'balance': str})
     arms = [arm_of(name) for name in dict.fromkeys(df.arm)]
@@ -178,6 +198,6 @@ def add_arm_fields(
 ) -> pd.DataFrame:
     "The table with the fields of each row's arm as columns"
     found = arm_fields(df)
-    if fields is not None and not set(FIELDS) <= set(df):
+    if fields is not None and not _has_fields(df):
         found = pd.concat([fields, found[~found.index.isin(fields.index)]])
     return df.drop(columns=FIELDS, errors='ignore').join(found, on='arm')

@@ -105,18 +105,21 @@ def _class_weights(y):
     return torch.where(y > 0, 0.5 / share, 0.5 / (1 - share))
 
 # %% ../../nbs/evaluation/classify.ipynb #d010
-def _batches(weight, settings, generator):
-    "Numbers of the images of each step: an epoch in random order, or drawn with `weight`"
-    queue, n = torch.empty(0, dtype=torch.long), len(weight)
-    for _ in range(settings.steps):
-        while len(queue) < settings.batch_size:
-            if settings.balance == 'oversample':
-                drawn = torch.multinomial(weight, n, replacement=True, generator=generator)
-            else:
-                drawn = torch.randperm(n, generator=generator)
-            queue = torch.cat([queue, drawn])
-        batch, queue = queue[: settings.batch_size], queue[settings.batch_size :]
-        yield batch
+def _batches(weight, settings, generator, phases=None):
+    "Numbers of the images of each step: an epoch in random order, or drawn with `weight`; of one phase after another"
+    phases = [torch.as_tensor(rows) for rows in phases or [np.arange(len(weight))]]
+    ends = [settings.steps * k // len(phases) for k in range(len(phases) + 1)]
+    for rows, first, last in zip(phases, ends, ends[1:]):
+        queue = torch.empty(0, dtype=torch.long)
+        for _ in range(first, last):
+            while len(queue) < settings.batch_size:
+                if settings.balance == 'oversample':
+                    drawn = torch.multinomial(weight[rows], len(rows), replacement=True, generator=generator)
+                else:
+                    drawn = torch.randperm(len(rows), generator=generator)
+                queue = torch.cat([queue, rows[drawn]])
+            batch, queue = queue[: settings.batch_size], queue[settings.batch_size :]
+            yield batch
 
 # %% ../../nbs/evaluation/classify.ipynb #d011
 def _optimizer(net, settings):
@@ -157,11 +160,12 @@ def train_network(
     generator: torch.Generator,  # Of order and augmentation
     device: torch.device | str = 'cpu',  # Of the network; images and labels are moved there batch by batch
     names=None,  # Of the images, for errors; their numbers if `None`
+    phases=None,  # Numbers of the images of equal parts of the steps; all images in all steps if `None`
 ) -> list[float]:  # Loss of each step
     "Train a network to tell disease from healthy; `ValueError` where loss or gradient is not finite"
     optimizer, schedule = _optimizer(net, settings)
     weight, losses = _class_weights(y), []
-    for step, rows in enumerate(_batches(weight, settings, generator), 1):
+    for step, rows in enumerate(_batches(weight, settings, generator, phases), 1):
         batch = augment(x[rows], generator) if settings.augment else x[rows]
         with autocast(device):
             logits = net(normalise_images(batch.to(device)))
@@ -208,6 +212,7 @@ class Classifier:
         self,
         x,  # `Manifest`, or images `(n, H, W)` in [0, 1]
         y=None,  # 0 or 1; taken from the manifest's labels if `None`
+        phases=None,  # As in `train_network`
     ) -> 'Classifier':
         "Train from the seed on"
         y = torch.tensor(np.array(x.df.label != HEALTHY) if y is None else np.array(y)).float()
@@ -217,7 +222,7 @@ class Classifier:
         torch.manual_seed(self.settings.seed)
         generator = torch_generator('classifier', self.settings.seed)
         self.net = _new_network(self.settings).to(self.device).train()
-        self.losses_ = train_network(self.net, x, y, self.settings, generator, self.device, names)
+        self.losses_ = train_network(self.net, x, y, self.settings, generator, self.device, names, phases)
         self.net.eval()
         return self
 

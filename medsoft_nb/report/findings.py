@@ -6,7 +6,7 @@ Docs: https://example.github.io/medsoft_nb/report/findings.html.md"""
 
 # %% auto #0
 __all__ = ['LEVEL', 'VERDICTS', 'TARGETS', 'add_verdicts', 'difference_sentence', 'calibration_findings', 'best_control',
-           'gain_findings', 'quality_findings']
+           'against_controls', 'gain_findings', 'quality_findings']
 
 # %% ../../nbs/report/findings.ipynb #c1110
 import pandas as pd
@@ -89,6 +89,13 @@ def best_control(
         controls = [arm.name for arm in ARMS.values() if arm.baseline]
         raise ValueError(f'None of the controls {controls} is among the arms {list(aucs.arm)}.')
     return present.arm.iloc[present.value.to_numpy().argmax()]
+
+# %% ../../nbs/report/findings.ipynb #n100
+def against_controls(
+    fields: pd.DataFrame,  # From `arm_fields`, or a table with these columns
+) -> pd.Series:  # bool
+    "Which arms are held against the controls: painted ones, with a disease and all their images"
+    return (fields.generator == 'diffusion') & fields.ratio.isna() & ~(fields.sham | fields.paired | fields.unpaired)
 
 # %% ../../nbs/report/findings.ipynb #c1098
 def gain_findings(

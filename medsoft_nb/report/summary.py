@@ -16,9 +16,9 @@ from ..core.escapes import html_text, markdown_text
 from ..core.palette import PAGE
 from ..core.safe_html import sanitise
 from ..core.words import listed
-from ..data.arms import arm_fields
+from ..data.arms import add_arm_fields, arm_fields
 from .figures import plot_gain
-from .findings import add_verdicts, best_control, LEVEL, VERDICTS
+from .findings import add_verdicts, against_controls, best_control, LEVEL, VERDICTS
 from .run_facts import run_facts
 from .seeds import seed_aucs, seed_findings
 from .tables import interval_text, seed_tables
@@ -98,7 +98,7 @@ def summary_sentences(
 ) -> tuple[list[str], list]:  # Sentences in Markdown; tables of `compare_arms` for the forest plot
     "Answers to the three questions, then the seeds that did not learn"
     arms = list(resampled.point.index)
-    painted = [arm for arm in arms if fields.generator[arm] == 'diffusion' and np.isnan(fields.ratio[arm])]
+    painted = [arm for arm in arms if against_controls(fields)[arm]]
     means = pd.DataFrame(dict(arm=arms, value=resampled.point.mean(1).to_numpy())).join(fields, on='arm')
     controls = {'best': best_control(means)} if means.baseline.any() else {}
     if 'real-only' in arms:
@@ -107,7 +107,7 @@ def summary_sentences(
     text = [_against(name, controls, rows, means) for name in controls]
     resolution = resolution_sentence(rows['best']) if 'best' in rows else ''
     text.append(f'**Could this study have seen it?** {resolution} {oracle_sentence(resampled)}')
-    shown = {control: rows[name] for name, control in controls.items() if len(rows[name])}
+    shown = {control: add_arm_fields(rows[name], fields) for name, control in controls.items() if len(rows[name])}
     return text + seed_findings(seed_aucs(resampled)), list(shown.values())
 
 # %% ../../nbs/report/summary.ipynb #bdc53a40

@@ -6,7 +6,7 @@ Docs: https://example.github.io/medsoft_nb/running/checks.html.md"""
 
 # %% auto #0
 __all__ = ['with_splits', 'check_classes', 'check_masks', 'planned_rows', 'check_ratios', 'check_prompts', 'check_numbers',
-           'check_window', 'check_trained', 'check_painted', 'check_experiment']
+           'check_window', 'check_trained', 'check_painted', 'check_variants', 'check_experiment']
 
 # %% ../../nbs/running/checks.ipynb #e003
 from ..core.words import counted
@@ -14,6 +14,7 @@ from ..data.arms import find_arms, PAINTING_ARMS, training_name
 from ..data.manifest import HEALTHY, Manifest, ManifestError, validate
 from ..data.prompts import prompt_places
 from ..data.splits import make_scarce, split
+from ..data.variants import find_variants, healthy_painters
 from ..models.files import smallest_window
 from ..models.texts import local_limits
 from ..painting.places import check_sources
@@ -208,6 +209,17 @@ def check_painted(
             'the same.'
         )
 
+# %% ../../nbs/running/checks.ipynb #e018
+def check_variants(generate: GenerateSettings, classify: ClassifySettings) -> None:
+    "`ValueError` where variants need healthy images that nobody paints"
+    painting = healthy_painters(find_variants(generate.variants, generate.arms, healthy=generate.healthy))
+    varied = find_variants(classify.variants, classify.arms, tuple(classify.controls), classify.healthy)
+    if missing := [name for name in healthy_painters(varied) if name not in painting]:
+        raise ValueError(
+            f'classify: `variants` needs healthy images that the arm {missing[0]!r} has painted, and `generate` '
+            'paints none of it. Give both the same `variants`, at the top of a profile.'
+        )
+
 # %% ../../nbs/running/checks.ipynb #e016
 def check_experiment(
     settings: dict,  # Settings objects by step
@@ -217,6 +229,7 @@ def check_experiment(
     check_trained(finetune, generate)
     for name in ('quality', 'classify', 'report'):
         check_painted(generate, settings[name], name)
+    check_variants(generate, settings['classify'])
     for name in ('finetune', 'generate'):
         check_window(settings[name], name)
     kept = planned_rows(settings['prepare'])

@@ -68,8 +68,8 @@ def _parameters(step, seed, profile, manifest, workflow):
         given |= {'seeds': profile['seeds']}
     if manifest and step is workflow.steps[0]:
         given |= {'manifest': str(Path(manifest).resolve()), 'benchmark': ''}
-    if 'arms' in profile and 'arms' in declared_parameters(notebook):
-        given = {'arms': profile['arms'], **given}
+    shared = [name for name in ('arms', 'variants') if name in profile and name in declared_parameters(notebook)]
+    given = {name: profile[name] for name in shared} | given
     return check_parameters(notebook, _validated(step, given))
 
 # %% ../../nbs/running/layout.ipynb #e008

@@ -67,6 +67,7 @@ class ProfileSettings(Settings):
     title: str = Field('', description='Of the report')
     seeds: Seeds = Field(description='Seeds; each is one repetition of the experiment')
     arms: Arms | None = Field(None, description="Painted arms; the notebooks' defaults if left out")
+    variants: list[str] | None = Field(None, description='Other uses of the images of arms: `data.variants`')
     knowledge: str = Field('', description='File that extends the knowledge base, e.g. with diseases of your own')
 
 # %% ../../nbs/running/profile.ipynb #c1145

@@ -7,17 +7,19 @@ Docs: https://example.github.io/medsoft_nb/running/settings.html.md"""
 # %% auto #0
 __all__ = ['SHIPPED_CLASSIFIERS', 'SHIPPED_EXTRACTORS', 'Run', 'Seed', 'Seeds', 'Count', 'Rate', 'Ramps', 'RateOrNone', 'Ratio',
            'Share', 'Shares', 'Base', 'Encoder', 'ControllerName', 'ClassifierName', 'ExtractorName', 'Resolution',
-           'ImageSize', 'ArmName', 'Arms', 'Controls', 'FigureArms', 'PAINTED', 'StepSettings', 'PrepareSettings',
-           'check_optimiser', 'OptimiserSettings', 'FinetuneSettings', 'GenerateSettings', 'QualitySettings',
-           'ClassifySettings', 'ReportSettings']
+           'ImageSize', 'ArmName', 'Arms', 'Controls', 'Variants', 'FigureArms', 'PAINTED', 'StepSettings',
+           'PrepareSettings', 'check_optimiser', 'OptimiserSettings', 'FinetuneSettings', 'DenoisingSettings',
+           'GenerateSettings', 'QualitySettings', 'ClassifySettings', 'ReportSettings']
 
 # %% ../../nbs/running/settings.ipynb #e003
 from typing import Annotated, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from ..core.settings import Settings
 from ..data.arms import ARMS, check_arms, CONTROLS, find_arms, PAINTING_ARMS
+from ..data.variants import find_variants
 from ..models.files import SHIPPED, WindowSide
 from ..models.schedulers import Interval, SCHEDULERS
+from ..painting.settings import check_strength
 
 # %% ../../nbs/running/settings.ipynb #e006
 SHIPPED_CLASSIFIERS = ('cnn', 'efficientnet-lite0')
@@ -77,11 +79,15 @@ def _check_benchmark(name):
     return name
 
 # %% ../../nbs/running/settings.ipynb #e014
-def _check_arms(names):
-    find_arms(names, PAINTING_ARMS)
+def _check_once(names):
     if repeated := [name for name in names if names.count(name) > 1]:
         raise ValueError(f'{repeated[0]!r} stands there twice.')
     return names
+
+
+def _check_arms(names):
+    find_arms(names, PAINTING_ARMS)
+    return _check_once(names)
 
 # %% ../../nbs/running/settings.ipynb #e015
 def _check_controls(names):
@@ -126,6 +132,7 @@ ImageSize = Annotated[int, Field(ge=32, le=65_536)] | None
 ArmName = Annotated[str, AfterValidator(lambda name: _check_arms([name])[0])]
 Arms = Annotated[list[str], Field(min_length=1), AfterValidator(_check_arms)]
 Controls = Annotated[list[str], AfterValidator(_check_controls)]
+Variants = Annotated[list[str], AfterValidator(_check_once)]
 FigureArms = Annotated[list[str], Field(min_length=1), AfterValidator(_check_figure_arms)]
 
 # %% ../../nbs/running/settings.ipynb #e022
@@ -215,6 +222,7 @@ class FinetuneSettings(OptimiserSettings):
     mask_profile: Literal['cosine', 'linear', 'gaussian'] = Field(
         'cosine', description='How the soft border falls: cosine, linear or gaussian'
     )
+    adapt_steps: Count = Field(3, description='Optimiser steps of stage adapt on healthy images, for arms +adapt')
     semantic_weight: float = Field(1.0, ge=0, description='Weight of the loss of the MSC beside the diffusion loss')
     msc_steps: Count = Field(3, description='Optimiser steps of the MSC alone (stage 1a)')
     msc_rate: Rate = Field(1e-3, description='Learning rate of the MSC alone (stage 1a)')
@@ -229,8 +237,30 @@ class FinetuneSettings(OptimiserSettings):
 # %% ../../nbs/running/settings.ipynb #e025
 PAINTED = ['base', 'lora-hard', 'lora-smis', 'lora-smis+msc']
 
+# %% ../../nbs/running/settings.ipynb #e042
+class DenoisingSettings(StepSettings):
+    "How images are denoised"
+
+    steps: int = Field(2, ge=1, le=1000, description='Denoising steps')
+    guidance_scale: float = Field(2.0, ge=0, lt=100, description='Weight of the prompt; 1 is off')
+    scheduler: Literal[SCHEDULERS] = Field(
+        '', description="How steps are taken: '' as the base ships it, ddim or dpm++"
+    )
+    interval: Interval = Field([0.0, 1.0], description='Part of the steps with guidance; 0 is all noise, 1 is clean')
+    strength: float = Field(
+        0.6, ge=0.01, le=1, description='Part of the steps that are taken from a pasted lesion on, for arms +pasted'
+    )
+    blend: Literal['linear', 'threshold', 'none'] = Field(
+        'linear', description='How soft masks enter the denoising steps: linear, threshold or none'
+    )
+
+    @model_validator(mode='after')
+    def _strength_takes_a_step(self):
+        check_strength(self.strength, self.steps)
+        return self
+
 # %% ../../nbs/running/settings.ipynb #e026
-class GenerateSettings(StepSettings):
+class GenerateSettings(DenoisingSettings):
     "The same lesions, painted in several ways"
 
     seed: Seed = Field(0, description='Seed of masks and noise')
@@ -246,23 +276,16 @@ class GenerateSettings(StepSettings):
     mask_profile: Literal['cosine', 'linear', 'gaussian'] = Field(
         'cosine', description='How the soft border falls: cosine, linear or gaussian'
     )
-    steps: int = Field(2, ge=1, le=1000, description='Denoising steps')
-    guidance_scale: float = Field(2.0, ge=0, lt=100, description='Weight of the prompt; 1 is off')
-    scheduler: Literal[SCHEDULERS] = Field(
-        '', description="How steps are taken: '' as the base ships it, ddim or dpm++"
-    )
-    interval: Interval = Field([0.0, 1.0], description='Part of the steps with guidance; 0 is all noise, 1 is clean')
-    blend: Literal['linear', 'threshold', 'none'] = Field(
-        'linear', description='How soft masks enter the denoising steps: linear, threshold or none'
-    )
     batch_size: Count = Field(8, description='Images at a time')
     controller: ControllerName = Field('medsoft-tiny', description='Controller of the arm base+msc')
     arms: Arms = Field(PAINTED, description='Arms to paint')
     healthy: bool = Field(True, description='Paint synthetic healthy images too')
+    variants: Variants = Field([], description='As in classify: some of them need healthy images of their arm')
 
     @model_validator(mode='after')
     def _healthy_has_weights(self):
         check_arms(self.arms, healthy=self.healthy)
+        find_variants(self.variants, self.arms, healthy=self.healthy)
         return self
 
 # %% ../../nbs/running/settings.ipynb #e027
@@ -293,6 +316,7 @@ class ClassifySettings(StepSettings):
     )
     arms: Arms = Field(PAINTED, description='Painted arms that are compared')
     healthy: bool = Field(True, description='Also lora-smis with synthetic healthy images')
+    variants: Variants = Field([], description='Other uses of the images: data.variants, e.g. [augmented]')
     controls: Controls = Field(
         ['real-only', 'classical', 'duplicate-real'], description='There are class-weights and oversampling, too'
     )
@@ -305,6 +329,7 @@ class ClassifySettings(StepSettings):
     @model_validator(mode='after')
     def _arms_are_there(self):
         check_arms(self.arms, self.controls, self.swept if self.ratios else (), self.healthy)
+        find_variants(self.variants, self.arms, tuple(self.controls), self.healthy)
         return self
 
 # %% ../../nbs/running/settings.ipynb #e029
