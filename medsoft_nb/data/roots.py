@@ -44,7 +44,7 @@ def _forget_lost(folder, every=64):
             if not os.path.exists(_read(note).get('manifest', '')):
                 note.unlink(missing_ok=True)
 
-
+# %% ../../nbs/data/roots.ipynb #f31e3976
 def known_roots(
     manifest: str | Path,  # A file
 ) -> set[Path]:  # Empty where nothing was noted

@@ -96,6 +96,8 @@ def training_step(
     decay = min(config.ema, (1 + state.step) / (10 + state.step))
     with torch.no_grad():
         torch._foreach_lerp_(list(state.average.parameters()), parameters, 1 - decay)
+        for kept, new in zip(state.average.buffers(), state.model.buffers()):  # statistics of normalisation layers
+            kept.copy_(new)
     state.losses.append(loss.item())
     state.step += 1
 
