@@ -24,6 +24,7 @@ from ..core.settings import Settings
 from ..core.words import counted
 from ..data.manifest import HEALTHY, Manifest
 from ..evaluation.edges import background_change, seam_ratio
+from ..evaluation.greys import grey_limits
 from ..knowledge.base import find_label, find_modality, known_labels, load_knowledge
 from ..models.base import weight_hashes
 from ..models.schedulers import choose_scheduler, scheduler_record
@@ -107,7 +108,9 @@ class Variant:
     @property
     def seam(self) -> float:
         "Gradient across the lesion's outline, divided by that before"
-        return seam_ratio(self.image, self.source.image(), self.mask)
+        row, before = self.source.row, self.source.image()
+        scale = dict(spacing=row.get('spacing_mm'), limits=grey_limits(before, row))
+        return seam_ratio(self.image, before, self.mask, **scale)
 
     @property
     def changed(self) -> int:

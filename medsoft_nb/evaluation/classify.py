@@ -24,8 +24,9 @@ from ..core.states import load_state, save_state
 from ..core.devices import autocast, pick_device
 from ..core.words import counted
 from ..data.manifest import HEALTHY, Manifest
-from ..painting.window import resize, to_unit
+from ..painting.window import resize
 from .backbones import check_backbone, make_backbone
+from .greys import unit_image
 
 # %% ../../nbs/evaluation/classify.ipynb #c0999
 def load_images(
@@ -33,7 +34,7 @@ def load_images(
     size: int = 128,  # Side that each image is brought to
 ) -> torch.Tensor:  # `(n, 1, size, size)` in [0, 1]
     "Images of a manifest as one tensor; those that are not square are padded with their edge first"
-    images = [pad_to_square(to_unit(manifest.image(i)), mode='edge') for i in range(len(manifest))]
+    images = [pad_to_square(unit_image(manifest, i), mode='edge') for i in range(len(manifest))]
     return torch.from_numpy(np.stack([resize(image, size) for image in images]))[:, None]
 
 # %% ../../nbs/evaluation/classify.ipynb #c1000

@@ -10,10 +10,12 @@ __all__ = ['box_around', 'lesion_crops', 'healthy_crops']
 # %% ../../nbs/evaluation/crops.ipynb #d003
 import numpy as np
 from scipy import ndimage as ndi
+from ..core.lengths import whole_pixels
 from ..data.manifest import HEALTHY, Manifest, ManifestError
 from ..lesions.soft import box_mask
 from ..painting.places import place_lesion
-from ..painting.window import Box, cut_window, to_unit
+from ..painting.window import Box, cut_window
+from .greys import unit_image
 
 # %% ../../nbs/evaluation/crops.ipynb #d005
 def box_around(
@@ -37,23 +39,29 @@ def _lesion(manifest, i, shape):
 # %% ../../nbs/evaluation/crops.ipynb #c0842
 def lesion_crops(
     manifest: Manifest,  # Rows with a `lesion_mask` or a `box`
-    size: int = 64,  # Side of the crops in pixels
+    size: int = 64,  # Side of the crops in mm, and in pixels
 ) -> list[np.ndarray]:  # float32 `(size, size)` in [0, 1]
-    "A crop of native scale around each lesion; `ManifestError` for a row without a lesion"
+    "A crop at 1 mm a pixel around each lesion; `ManifestError` for a row without a lesion"
     crops = []
     for i in range(len(manifest)):
-        image = to_unit(manifest.image(i))
-        crops.append(cut_window(image, box_around(_lesion(manifest, i, image.shape), size)))
+        image = unit_image(manifest, i)
+        crops.append(_crop(image, _lesion(manifest, i, image.shape), manifest.df.spacing_mm.iloc[i], size))
     return crops
+
+
+def _crop(image, mask, spacing_mm, size):
+    "Window of `size` mm around a mask, brought to as many pixels"
+    return cut_window(image, box_around(mask, whole_pixels(size, spacing_mm, image.shape)), size)
 
 # %% ../../nbs/evaluation/crops.ipynb #c1024
 def healthy_crops(
     healthy: Manifest,
     donors: Manifest,  # Diseased images whose lesions lend their places
     n: int,
-    size: int = 64,  # Side of the crops in pixels
+    size: int = 64,  # Side of the crops in mm, and in pixels
     seed: int = 0,
 ) -> list[np.ndarray]:  # float32 `(size, size)` in [0, 1]
     "Crops of healthy structures, at places where lesions would lie"
     places = [place_lesion(healthy, donors, HEALTHY, seed, k) for k in range(n)]
-    return [cut_window(to_unit(healthy.image(p.background)), box_around(p.mask, size)) for p in places]
+    rows = [(unit_image(healthy, p.background), p.mask, healthy.df.spacing_mm.iloc[p.background]) for p in places]
+    return [_crop(*row, size) for row in rows]

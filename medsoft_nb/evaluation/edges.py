@@ -12,10 +12,12 @@ __all__ = ['Border', 'seam_ratio', 'border_strips', 'SeamStrips', 'detectability
 from typing import NamedTuple
 import numpy as np, pandas as pd, torch
 from scipy import ndimage as ndi
+from ..core.lengths import pixel_mm, pixels, whole_pixels, window_mm
 from ..core.seeds import rng
 from ..core.images import grey_range
 from ..core.words import counted
 from ..data.manifest import Manifest, ManifestError
+from .greys import grey_limits
 from ..painting.window import to_unit
 from ..statistics.intervals import clustered_interval, Interval
 from ..statistics.scores import auc
@@ -24,48 +26,52 @@ from ..statistics.scores import auc
 class Border(NamedTuple):
     "The border of a mask, and what lies near it"
 
-    distance: np.ndarray  # Signed distance to the border in pixels, positive inside
+    distance: np.ndarray  # Signed distance to the border in mm, positive inside
     near: np.ndarray  # bool, the ring around the border
     y: np.ndarray  # Direction across the border
     x: np.ndarray
+    mm: float  # Size of a pixel
 
 # %% ../../nbs/evaluation/edges.ipynb #c0923
-def _border(mask, reach):
-    "Border of a mask with a ring of `reach` pixels on either side"
+def _border(mask, reach, spacing):
+    "Border of a mask with a ring of `reach` mm on either side, a pixel or more"
     m = np.asarray(mask) > 0
     if not m.any() or m.all():
         raise ValueError('the mask has no border inside the image.')
     d = ndi.distance_transform_edt(m) - ndi.distance_transform_edt(~m)
     d = np.where(m, d - 0.5, d + 0.5)
-    y, x = np.gradient(ndi.gaussian_filter(d, 1))
+    y, x = np.gradient(ndi.gaussian_filter(d, pixels(1, spacing, m.shape)))
     length = np.hypot(y, x) + 1e-9
-    return Border(d, np.abs(d) <= reach, y / length, x / length)
+    near, mm = np.abs(d) <= pixels(reach, spacing, m.shape), window_mm(spacing, m.shape)
+    return Border(d * mm, near, y / length, x / length, mm)
 
 # %% ../../nbs/evaluation/edges.ipynb #d001
 def _gradient_across(image, border):
-    "Size of the gradient across a border"
+    "Size of the gradient across a border, per mm"
     y, x = np.gradient(image)
-    return np.abs(y * border.y + x * border.x)
+    return np.abs(y * border.y + x * border.x) / border.mm
 
 # %% ../../nbs/evaluation/edges.ipynb #c0924
-def _on_one_scale(image, source):
+def _on_one_scale(image, source, limits=None):
     "Image and source in [0, 1], on the scale of the source"
-    low, high = grey_range(source)
+    low, high = limits or grey_range(source)
     x = (image if np.ndim(image) == 2 else image.mean(2)).astype(np.float32)
-    return ((x - low) / (high - low)).clip(0, 1), to_unit(source)
+    return ((x - low) / (high - low)).clip(0, 1), to_unit(source, limits=limits)
 
 # %% ../../nbs/evaluation/edges.ipynb #c0925
 def seam_ratio(
     image: np.ndarray,  # Result, `(H, W)`
     source: np.ndarray,  # Background before painting
     mask: np.ndarray,  # Binary mask whose border is looked at: where painting ends
-    band: int = 2,  # Pixels on either side
+    band: float = 2,  # Millimetres on either side
+    spacing: float | None = 1.0,  # Size of a pixel in mm; empty where it is not known
+    limits: tuple | None = None,  # Greys of 0 and 1, from `grey_limits`; those of the source if `None`
 ) -> float:
     "Median gradient across the mask's border, relative to the source"
-    x, s = _on_one_scale(image, source)
+    x, s = _on_one_scale(image, source, limits)
     if x.shape != s.shape or x.shape != np.shape(mask):
         raise ValueError(f'image {x.shape}, source {s.shape} and mask {np.shape(mask)} must have one size.')
-    border = _border(mask, band)
+    border = _border(mask, band, spacing)
     after, before = (np.median(_gradient_across(v, border)[border.near]) for v in (x, s))
     return float(after / max(before, 1e-4))
 
@@ -74,10 +80,11 @@ def border_strips(
     image: np.ndarray,  # In [0, 1], `(H, W)`
     mask: np.ndarray,  # Binary: its border is looked at
     strips: int = 6,  # Parts of the border, by direction from its centre
-    reach: int = 6,  # Pixels on either side
+    reach: int = 6,  # Millimetres on either side
+    spacing: float | None = 1.0,  # Size of a pixel in mm; empty where it is not known
 ) -> np.ndarray:  # `(strips, 3*(2*reach+1))`: mean, standard deviation and mean gradient by distance
     "What lies across the border, part by part"
-    border = _border(mask, reach)
+    border = _border(mask, reach, spacing)
     cy, cx = ndi.center_of_mass(np.asarray(mask) > 0)
     y, x = np.nonzero(border.near)
     part = ((np.arctan2(y - cy, x - cx) / (2 * np.pi) + 0.5) * strips).astype(int) % strips
@@ -148,6 +155,7 @@ def background_change(
     image: np.ndarray,
     source: np.ndarray,  # Same type and size
     soft: np.ndarray,  # Soft mask
+    spacing: float | None = 1.0,  # Size of a pixel in mm, for the windows of SSIM; empty where it is not known
 ) -> dict:  # largest, changed (pixels), psnr (dB, infinite if nothing changed), ssim; where `soft` is 0
     "What happened where nothing should have"
     outside = np.asarray(soft) == 0
@@ -161,7 +169,8 @@ def background_change(
     top = 255 if image.dtype == np.uint8 else max(float(np.ptp(source)), 1e-12)
     a, b = ((v if np.ndim(v) == 2 else v.mean(2)).astype(np.float64) for v in (image, source))
     pair = (torch.from_numpy(v)[None, None] for v in (a, b))
-    _, map_of_ssim = ssim(*pair, data_range=float(top), return_full_image=True)
+    sigma = pixels(1.5, spacing, outside.shape)
+    _, map_of_ssim = ssim(*pair, sigma=sigma, data_range=float(top), return_full_image=True)
     return dict(
         largest=float(difference.max()),
         changed=int((difference > 0).sum()),
@@ -181,15 +190,17 @@ def _otsu(values, bins=64):
 def changed_region(
     image: np.ndarray,
     source: np.ndarray,  # Same type and size
-    sigma: float = 1.5,  # Smoothing in pixels
+    sigma: float = 1.5,  # Smoothing in mm
+    spacing: float | None = 1.0,  # Size of a pixel in mm; empty where it is not known
+    limits: tuple | None = None,  # Greys of 0 and 1, from `grey_limits`; those of the source if `None`
 ) -> np.ndarray:  # bool, empty where nothing changed
     "Where the image differs from its source by more than noise"
-    x, s = _on_one_scale(image, source)
+    x, s = _on_one_scale(image, source, limits)
     touched = x != s
     if not touched.any():
         return np.zeros(x.shape, bool)
-    difference = np.abs(ndi.gaussian_filter(x - s, sigma))
-    window = ndi.binary_dilation(touched, iterations=3)
+    difference = np.abs(ndi.gaussian_filter(x - s, pixels(sigma, spacing, x.shape)))
+    window = ndi.binary_dilation(touched, iterations=whole_pixels(3, spacing, x.shape))
     parts, n = ndi.label((difference >= _otsu(difference[window])) & window)
     if not n:
         return np.zeros(x.shape, bool)
@@ -220,10 +231,12 @@ def mask_faithfulness(
     image: np.ndarray,
     source: np.ndarray,  # Result and background
     mask: np.ndarray,  # Lesion that was asked for
-    spacing: float = 1.0,  # Size of a pixel
-) -> dict:  # dice, hd95
+    spacing: float | None = 1.0,  # Size of a pixel in mm; empty where it is not known
+    limits: tuple | None = None,  # Greys of 0 and 1, from `grey_limits`; those of the source if `None`
+) -> dict:  # dice, hd95 (mm)
     "Was the lesion painted where it was asked for?"
-    return overlap(mask, changed_region(image, source), spacing)
+    found = changed_region(image, source, spacing=spacing, limits=limits)
+    return overlap(mask, found, pixel_mm(spacing, np.shape(mask)))
 
 # %% ../../nbs/evaluation/edges.ipynb #c0942
 def source_images(
@@ -237,18 +250,25 @@ def source_images(
     return [sources.image(rows[source]) for source in made.df.source_id]
 
 # %% ../../nbs/evaluation/edges.ipynb #c0943
+def _scale(made, i, source):
+    "Size of a pixel and greys of 0 and 1 of a synthetic image, which has those of its background"
+    row = made.df.iloc[i]
+    return dict(spacing=pixel_mm(row.spacing_mm, source.shape), limits=grey_limits(source, row))
+
+
 def border_rows(
     made: Manifest,  # Synthetic images with `lesion_mask` and `soft_mask`
     sources: Manifest,  # Their backgrounds
 ) -> pd.DataFrame:  # image_id, patient_id, seam_ratio, seam_excess, background_changed, background_ssim, dice, hd95
-    "Border, background and faithfulness of each synthetic image, in pixels"
+    "Border, background and faithfulness of each synthetic image, in mm and mm²"
     rows = []
     for i, source in enumerate(source_images(made, sources)):
-        image, mask = made.image(i), made.lesion_mask(i)
-        ratio, kept = seam_ratio(image, source, mask), background_change(image, source, made.soft_mask(i))
+        image, mask, scale = made.image(i), made.lesion_mask(i), _scale(made, i, source)
+        ratio = seam_ratio(image, source, mask, **scale)
+        kept = background_change(image, source, made.soft_mask(i), scale['spacing'])
         row = dict(made.df.iloc[i][['image_id', 'patient_id']], seam_ratio=ratio, seam_excess=ratio - 1)
-        row |= dict(background_changed=float(kept['changed']), background_ssim=kept['ssim'])
-        rows.append(row | mask_faithfulness(image, source, mask))
+        row |= dict(background_changed=kept['changed'] * scale['spacing'] ** 2, background_ssim=kept['ssim'])
+        rows.append(row | mask_faithfulness(image, source, mask, **scale))
     return pd.DataFrame(rows)
 
 # %% ../../nbs/evaluation/edges.ipynb #c0944
@@ -265,8 +285,11 @@ def seam_strips(
         contour = made.soft_mask(i) > 0
         same_size = [k for k, other in enumerate(backgrounds) if other.shape == source.shape]
         k = int(r.choice([k for k in same_size if patients[k] != patients[i]] or [i]))
-        painted.append(border_strips(_on_one_scale(made.image(i), source)[0], contour))
-        untouched.append(border_strips(to_unit(backgrounds[k]), contour))
+        scale, other = _scale(made, i, source), _scale(made, k, backgrounds[k])
+        image = _on_one_scale(made.image(i), source, scale['limits'])[0]
+        painted.append(border_strips(image, contour, spacing=scale['spacing']))
+        image = to_unit(backgrounds[k], limits=other['limits'])
+        untouched.append(border_strips(image, contour, spacing=scale['spacing']))
         others.append(patients[k])
     return SeamStrips(painted, untouched, patients, others)
 

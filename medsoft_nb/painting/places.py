@@ -126,11 +126,12 @@ def check_room(
     labels: list,  # Labels to make
 ) -> None:
     "Raise `ManifestError` where no structure of the images can take a lesion; opens masks until one can"
-    if not any(complete_structures(backgrounds.structures(i)) for i in range(len(backgrounds))):
+    sizes = enumerate(backgrounds.df.spacing_mm)
+    if not any(complete_structures(backgrounds.structures(i), spacing_mm=mm) for i, mm in sizes):
         raise ManifestError(
             f'no structure of the {len(backgrounds)} backgrounds (first: {backgrounds.df.image_id.iloc[0]!r}) can '
-            "take a lesion: each touches the image's border, or has fewer than 150 pixels. Draw `structures` that end "
-            'before the border.'
+            "take a lesion: each touches the image's border, or is smaller than 150 mm² by the column `spacing_mm`. "
+            'Draw `structures` that end before the border; leave `spacing_mm` empty where it is not right.'
         )
     for label in donors.diseases if donors and HEALTHY in labels else labels:
         lesions = donors.where(label=label) if donors else []
@@ -169,11 +170,11 @@ def place_lesion(
     r, pool = rng('place', label, seed, number), np.flatnonzero(donors.df.label == label)
     for _ in range(1000):
         row, donor = int(r.integers(len(backgrounds))), read_donor(donors, int(r.choice(pool)))
-        structures = backgrounds.structures(row)
-        fitting = complete_structures(structures)
+        structures, mm = backgrounds.structures(row), backgrounds.df.spacing_mm.iloc[row]
+        fitting = complete_structures(structures, spacing_mm=mm)
         if fitting and donor.structure.any():
             structure = int(r.choice(fitting))
-            mask = transfer_mask(donor.mask, donor.structure, structures == structure, r)
+            mask = transfer_mask(donor.mask, donor.structure, structures == structure, r, spacing_mm=mm)
             if mask.any():
                 return Placement(row, structures, structure, mask, donor)
     raise ManifestError(_no_structure(label) + ", or the donors' lesions lie outside theirs.")
@@ -190,7 +191,7 @@ def place_drawn_lesion(
     for _ in range(1000):
         i = int(r.integers(len(backgrounds)))
         row, structures = backgrounds.df.iloc[i], backgrounds.structures(i)
-        fitting = complete_structures(structures)
+        fitting = complete_structures(structures, spacing_mm=row.spacing_mm)
         if fitting:
             structure = int(r.choice(fitting))
             mask = sample_mask(structures == structure, label, r, row.spacing_mm, row.modality, structures)
@@ -199,7 +200,7 @@ def place_drawn_lesion(
 
 # %% ../../nbs/painting/places.ipynb #q015
 def _no_structure(label):
-    reason = "the backgrounds' `structures` hold none inside the image of 150 pixels or more"
+    reason = "the backgrounds' `structures` hold none inside the image of 150 mm² or more"
     return f'no structure was found for a lesion of label {label!r}: {reason}'
 
 # %% ../../nbs/painting/places.ipynb #q016

@@ -53,9 +53,10 @@ def _start(positions, length, side):
 def to_unit(
     image: np.ndarray,  # `(H, W)` or `(H, W, 3)`, uint8, uint16 or float
     like: np.ndarray | None = None,  # Image whose greys are those of 0 and 1; the image itself if `None`
+    limits: tuple | None = None,  # Greys of 0 and 1, in place of those of an image
 ) -> np.ndarray:  # float32 `(H, W)` in [0, 1]
     "Grey image in [0, 1]"
-    low, high = grey_range(image if like is None else like)
+    low, high = limits or grey_range(image if like is None else like)
     x = image.astype(np.float32)
     if x.ndim == 3:
         x = x.mean(2)

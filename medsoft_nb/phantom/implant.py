@@ -139,13 +139,13 @@ def implant_image(
     out: Path,  # Folder to write to
     label: str | None,  # Lesion to paint; `None` copies the image
     severity: tuple,  # Range of severity, 0 to 1
-    min_area: int,  # Smallest vertebra, in pixels, that is used
+    min_area: float,  # Smallest vertebra, in mm², that is used
     r: np.random.Generator,  # Source of randomness
 ) -> dict:  # Row of the new manifest
     "Copy one image, with a lesion where a vertebra is large enough"
     image, structures = manifest.image(i), manifest.structures(i)
     row = implanted_row(manifest.df.iloc[i].to_dict(), '.tif' if image.dtype.kind == 'f' else '.png')
-    fitting = complete_structures(structures, min_area)
+    fitting = complete_structures(structures, min_area, row['spacing_mm'])
     if label and fitting:
         k, chosen = int(r.choice(fitting)), r.uniform(*severity)
         contrast, sequence = contrast_of(row['modality']), sequence_in(row['modality'])
@@ -175,7 +175,7 @@ def implant(
     fraction_diseased: float = 0.5,  # Share of patients that get a disease
     seed: int = 0,  # Same seed, same files
     severity: tuple = (0.5, 1.0),  # Range of severity, 0 to 1
-    min_area: int = 150,  # Smallest vertebra, in pixels, that is used
+    min_area: float = 150,  # Smallest vertebra, in mm², that is used
 ) -> Manifest:  # Every image once, diseased or untouched; saved as `manifest.csv`
     "Paint simulated lesions into real healthy vertebrae, patient by patient; origin `implanted`"
     check_labels(labels)

@@ -88,14 +88,20 @@ def _mask_remarks(manifest, files):
         said = counted(len(bare), 'image has', 'images have')
         remarks.append(f'{said} no `structures` (first: {bare.image_id.iloc[0]}).')
     healthy = manifest.rows((df.label == HEALTHY) & (df.structures != ''))
-    if files and len(healthy) and not any(complete_structures(healthy.structures(i)) for i in range(len(healthy))):
+    if files and len(healthy) and not _has_room(healthy):
         remarks.append(
-            "No structure of a healthy image can take a lesion: each touches the image's border, or has fewer than "
-            '150 pixels.'
+            "No structure of a healthy image can take a lesion: each touches the image's border, or is smaller than "
+            '150 mm² by the column `spacing_mm`.'
         )
     return remarks + (_outside_remarks(manifest) + size_remarks(healthy, manifest.diseases) if files else [])
 
 # %% ../../nbs/running/remarks.ipynb #n000
+def _has_room(healthy):
+    "Whether a structure of the images can take a lesion; opens masks until one can"
+    sizes = enumerate(healthy.df.spacing_mm)
+    return any(complete_structures(healthy.structures(i), spacing_mm=mm) for i, mm in sizes)
+
+
 def _outside_remarks(manifest):
     "Lesions that lie mostly outside the structures"
     there = manifest.rows((manifest.df.structures != '') & (manifest.df.lesion_mask != ''))

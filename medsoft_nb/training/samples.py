@@ -49,11 +49,14 @@ def sample_donor_mask(
     structures: np.ndarray | None,  # Its instance numbers, same shape
     donors: Manifest,  # Diseased images
     r: np.random.Generator,
+    spacing_mm: float | None = 1.0,  # Size of a pixel of the healthy image; empty where it is not known
 ) -> np.ndarray:  # bool
     "A lesion mask for a healthy image: a donor's, carried to one of its structures, or a random shape"
-    donor, fitting = read_donor(donors, int(r.integers(len(donors)))), complete_structures(structures)
+    donor = read_donor(donors, int(r.integers(len(donors))))
+    fitting = complete_structures(structures, spacing_mm=spacing_mm)
     if fitting and donor.structure.any():
-        mask = transfer_mask(donor.mask, donor.structure, structures == int(r.choice(fitting)), r)
+        target = structures == int(r.choice(fitting))
+        mask = transfer_mask(donor.mask, donor.structure, target, r, spacing_mm=spacing_mm)
         if mask.any():
             return mask
     return random_mask(shape, int(r.integers(2**31)), 'blob')
@@ -103,7 +106,7 @@ def training_window(
             pick_side(scale, None, None if config.roi == 'auto' else config.roi),
         )
         if len(donors):
-            lesion = sample_donor_mask(image.shape, structures, donors, r)
+            lesion = sample_donor_mask(image.shape, structures, donors, r, manifest.df.spacing_mm.iloc[row])
         else:
             lesion = sample_random_mask(image.shape, structures, side, r)
     image, lesion = augment_window(image, lesion, r)
