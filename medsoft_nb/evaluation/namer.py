@@ -113,6 +113,7 @@ def paint_samples(
     samples: list,  # `LesionSample`, none healthy
     steps: int = 20,  # Denoising steps
     roi: int | None = None,  # Side of the window in pixels; the base's own size if `None`
+    guidance_scale: float = 2.0,  # Weight of the prompt; 1 is off
     ramp: float = 4.0,  # Width of the soft border, in pixels
     seed: int = 0,
 ) -> list:  # Pictures, float32 in [0, 1]
@@ -120,7 +121,7 @@ def paint_samples(
     painted = []
     for i, sample in enumerate(progress(samples, 'painting')):
         generator = torch_generator('paint samples', seed, i)
-        options = dict(num_inference_steps=steps, roi=roi, generator=generator)
+        options = dict(num_inference_steps=steps, roi=roi, guidance_scale=guidance_scale, generator=generator)
         prompt, soft = compose(sample.label, sample.modality), soften(sample.mask, ramp)
         painted.append(pipe(prompt, sample.healthy, soft, **options).images[0])
     return painted
