@@ -70,7 +70,7 @@ def test_shipped_weights_are_small_halves_that_fit_the_shipped_base():
 @pytest.mark.trains
 def test_notebook_gives_a_lora(tmp_path):
     "The notebook at its smallest, on phantoms alone"
-    settings = dict(run=str(tmp_path / 'run'), samples=8, steps=1, whole_steps=1, batch_size=4, rank=2)
+    settings = dict(run=str(tmp_path / 'run'), samples=8, steps=1, batch_size=4, rank=2)
     settings |= dict(windows=8, namer_steps=1, unseen=1, sample_steps=1)
     notebook = str(root / 'nbs/experiments/spine.ipynb')
     papermill.execute_notebook(

@@ -177,13 +177,10 @@ class SpineSettings(StepSettings):
         '', description='Manifest of healthy slices of patients with bodies and a split; empty: phantoms alone'
     )
     samples: Count = Field(24, description='Images with lesions in the training pool')
-    steps: Count = Field(3, description='Optimiser steps on windows of 64 pixels')
-    whole_steps: Count = Field(2, description='Optimiser steps on windows of 128 pixels, after those')
-    batch_size: Count = Field(16, description='Windows a step; a quarter of it for those of 128 pixels')
+    steps: Count = Field(3, description='Optimiser steps of the LoRA, on windows of 64 pixels')
+    batch_size: Count = Field(16, description='Windows a step')
     rank: Count = Field(4, le=1024, description='Rank of the LoRA')
-    learning_rate: float = Field(
-        6e-4, gt=0, le=1, description='Of the LoRA, at its peak; half of it for windows of 128 pixels'
-    )
+    learning_rate: float = Field(6e-4, gt=0, le=1, description='Of the LoRA, at its peak')
     windows: Count = Field(48, description='Lesions that the namer learns from')
     namer_steps: Count = Field(4, description='Optimiser steps of the namer')
     unseen: Count = Field(1, description='Lesions of each disease and modality that it is asked about')

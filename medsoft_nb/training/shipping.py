@@ -75,30 +75,40 @@ SOURCE = (
 
 def lora_card(
     pool: Manifest,  # That it learned from
-    shares: pd.Series,  # Share of lesions that are named as asked: `base`, `spine` and `implanted`
+    named: pd.DataFrame,  # Shares named as asked: `label`, `base`, `spine` and `implanted`, a row a modality and label
     patients: bool,  # Slices of patients were among the backgrounds
 ) -> str:  # Text of README.md
     "The model card of a LoRA that was trained on the pool of lesions"
-    found = pool.df[pool.df.label != HEALTHY].groupby('modality').label.unique()
-    rows = [f'| {modality} | {", ".join(sorted(labels))} |' for modality, labels in found.items()]
     said = counted(pool.df.patient_id[pool.df.origin == 'implanted'].nunique(), 'patient')
     backgrounds = f'phantoms and slices of {said}' if patients else 'phantoms'
-    named = f'{shares.spine:.0%}, those of the base alone {shares.base:.0%}, implanted ones {shares.implanted:.0%}'
-    return '\n'.join(
-        [
-            '# spine',
-            '',
-            f'A LoRA of `medsoft-tiny` that has learned diseases of the spine from {counted(len(pool), "image")}: '
-            f'{backgrounds} with simulated lesions. No lesion of a patient was among them. Not for clinical use.',
-            '',
-            '| modality | diseases |',
-            '| --- | --- |',
-            *rows,
-            '',
-            'A network that was trained on simulated lesions of other patients names these right, of lesions painted '
-            f'in places that neither has seen: {named}.',
-            '',
-            'Made by `nbs/experiments/spine.ipynb`; settings are in `training.json`.',
-            *(['', SOURCE] if patients else []),
-        ]
-    )
+    parts = [
+        '# spine',
+        f'A LoRA of `medsoft-tiny` that has learned diseases of the spine from {counted(len(pool), "image")}: '
+        f'{backgrounds} with simulated lesions. No lesion of a patient was among them. Not for clinical use.',
+        _learned(pool),
+        'A network that was trained on simulated lesions of other patients was asked to name lesions in places that '
+        'neither has seen: painted by the base alone, painted with this LoRA, and implanted. Shares that it named as '
+        'asked:',
+        _named(named),
+        'Made by `nbs/experiments/spine.ipynb`; settings are in `training.json`.',
+    ]
+    return '\n\n'.join(parts + [SOURCE] * patients)
+
+# %% ../../nbs/training/shipping.ipynb #a0901699
+def _learned(pool):
+    "What was learned, as a table in Markdown"
+    found = pool.df[pool.df.label != HEALTHY].groupby('modality').label.unique()
+    rows = [f'| {modality} | {", ".join(sorted(labels))} |' for modality, labels in found.items()]
+    return '\n'.join(['| modality | diseases |', '| --- | --- |', *rows])
+
+
+def _named(named):
+    "Shares by disease and over all, as a table in Markdown"
+    columns = ['base', 'spine', 'implanted']
+    shares = named.groupby('label')[columns].mean()
+    shares.loc['all'] = named[columns].mean()
+    rows = [
+        f'| {label} | {" | ".join(f"{share:.0%}" for share in row)} |'
+        for label, row in zip(shares.index, shares.values)
+    ]
+    return '\n'.join(['| asked for | base alone | spine | implanted |', '| --- | --- | --- | --- |', *rows])
