@@ -51,7 +51,7 @@ def lesion_crops(
 
 def _crop(image, mask, spacing_mm, size):
     "Window of `size` mm around a mask, brought to as many pixels"
-    return cut_window(image, box_around(mask, whole_pixels(size, spacing_mm, image.shape)), size)
+    return cut_window(image, box_around(mask, whole_pixels(size, spacing_mm, image.shape)), size).clip(0, 1)
 
 # %% ../../nbs/evaluation/crops.ipynb #c1024
 def healthy_crops(
