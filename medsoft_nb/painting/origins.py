@@ -12,16 +12,17 @@ import os
 from pathlib import Path
 from ..core.files import read_json, write_json
 from ..data.manifest import Manifest
-from ..models.files import is_hub_id, model_folder, SHIPPED
+from ..models.files import is_hub_id, model_folder, SHIPPED, SHIPPED_LORAS
 
 # %% ../../nbs/painting/origins.ipynb #eb4a5c67
 ORIGINS = 'origins.json'
+_NAMES = (*SHIPPED, *SHIPPED_LORAS)
 
 
 def _places(path, out):
     "Names by which a file or model can be found again"
     text = str(path)
-    shipped = [name for name in SHIPPED if Path(text).resolve() == model_folder(name).resolve() or text == name]
+    shipped = [name for name in _NAMES if Path(text).resolve() == model_folder(name).resolve() or text == name]
     if shipped or is_hub_id(text):
         return shipped or [text]
     try:
@@ -64,7 +65,7 @@ def find_origin(
 ) -> str:  # Path or name; '' where there is none any more
     "Where something is that was noted"
     for place in read_origins(out).get(fingerprint, []):
-        if place in SHIPPED or is_hub_id(place):
+        if place in _NAMES or is_hub_id(place):
             return place
         for path in (Path(out) / place, Path(place)):
             if path.exists():

@@ -47,7 +47,7 @@ def pool_seen(
     "What a LoRA that was trained on the pool of lesions has seen"
     images = 'simulated lesions in phantoms' + ' and in sagittal spines of patients' * patients
     labels = {contrast: [HEALTHY, *diseases] for contrast, diseases in POOL_DISEASES.items()}
-    shown = dict(mr=labels['mr']) if patients else {}
+    shown = dict(mr=[HEALTHY]) if patients else {}  # the lesions in them are simulated
     return Seen(images=images, organ='spine', labels=labels, patients=shown)
 
 # %% ../../nbs/training/shipping.ipynb #s0008
