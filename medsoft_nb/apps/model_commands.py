@@ -254,7 +254,7 @@ StrengthOption = Annotated[
         min=0.01, max=1, help='Start from a pasted lesion, and take this part of the steps; from noise if omitted'
     ),
 ]
-LoraOption = Annotated[Optional[Path], typer.Option(help='LoRA weights: a safetensors file, or a folder with one')]
+LoraOption = Annotated[Optional[Path], typer.Option(help='LoRA weights: safetensors file, folder with one, or spine')]
 UnetOption = Annotated[
     Optional[Path], typer.Option(help='Fully trained U-Net: its folder, or that of the training that left it')
 ]

@@ -136,7 +136,9 @@ def find_arms(
     "Arms by name; `ValueError` names the known ones"
     for name in names:
         if name not in among:
-            raise ValueError(f'unknown arm {name!r}.{did_you_mean(name, among)}')
+            parts = sorted(str(name).split('+'))
+            same = {known: among[known] for known in among if sorted(known.split('+')) == parts}
+            raise ValueError(f'unknown arm {name!r}.{did_you_mean(name, same or among)}')
     return [among[name] for name in names]
 
 # %% ../../nbs/data/arms.ipynb #d021

@@ -9,8 +9,9 @@ __all__ = ['FEWEST', 'SCORES', 'MEMBERS', 'CONTROL', 'FILE', 'Fraction', 'NOT_ME
            'write_membership', 'membership_sentence']
 
 # %% ../../nbs/evaluation/membership_figure.ipynb #1841c801
+import re
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 import numpy as np, pandas as pd
 from pydantic import Field
 from ..core.configs import read_mapping
@@ -77,15 +78,29 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 class _Row(Settings):
     "An AUC, as the file has it"
 
-    comparison: str
-    score: str
+    comparison: Literal[MEMBERS, CONTROL]
+    score: Literal[SCORES]
     value: Fraction
     lo: Fraction
     hi: Fraction
-    first: int
-    second: int
+    first: int = Field(ge=FEWEST)
+    second: int = Field(ge=FEWEST)
 
 
+def _check_whole(rows, lacking):
+    "`ValueError` unless each comparison has all of its figures, or the sentence that there are too few patients"
+    told = {(row.comparison, row.score) for row in rows}
+    if odd := [row for row in rows if row.lo > row.hi]:
+        raise ValueError(f'an interval reaches from {odd[0].lo} to {odd[0].hi}')
+    few = rf'({re.escape(MEMBERS)}|{re.escape(CONTROL)}): \d+ and \d+ patients, and {FEWEST} are needed on each side'
+    found = [re.fullmatch(few, text) for text in lacking]
+    if not all(found):
+        raise ValueError(f'{lacking[found.index(None)]!r:.80} is none of its sentences')
+    for comparison in {MEMBERS, CONTROL} - {match[1] for match in found}:
+        if not told >= {(comparison, score) for score in SCORES}:
+            raise ValueError(f'figures of {comparison!r} are not there')
+
+# %% ../../nbs/evaluation/membership_figure.ipynb #012a3453
 def read_membership(
     path: str | Path,  # `membership.json`, or its folder
     made: Manifest,  # Images that the weights painted
@@ -95,7 +110,8 @@ def read_membership(
     record = read_mapping(path, weights=dict[str, str], measured=list[dict], lacking=list[str])
     try:
         rows = [_Row(**row) for row in record['measured']]
-        weights, _ = record['weights'], record['lacking']
+        weights = record['weights']
+        _check_whole(rows, record['lacking'])
     except (KeyError, ValueError) as error:
         raise ValueError(f'{path} was cut or changed ({error}). Measure again: `medsoft membership`.') from None
     df = made.df[made.df.origin == 'synthetic']
