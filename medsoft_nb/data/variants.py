@@ -57,16 +57,25 @@ def _possible(arms):
 
 # %% ../../nbs/data/variants.ipynb #v011
 def _check_names(names, arms, known):
-    "`ValueError` for a name that is no variant, with those that there are"
+    "`ValueError` for a name that is no variant, or that does not suit its arm"
     for name in names:
         if name not in VARIANTS and name not in known:
-            near = get_close_matches(name, [*VARIANTS, *known], 1)
-            meant = f' Did you mean {near[0]!r}?' if near else ''
-            example = next(iter(known), '')
             raise ValueError(
-                f'unknown variant {name!r}.{meant} Known, for all arms that they suit: {", ".join(VARIANTS)}; or for '
-                f'one arm, such as {example!r}. Arms: {", ".join(arm.name for arm in arms)}.'
+                f'{_why_not(name, arms, known)} Known, for all arms that they suit: {", ".join(VARIANTS)}; or for one '
+                f'arm, such as {next(iter(known), "")!r}. Arms: {", ".join(arm.name for arm in arms)}.'
             )
+
+
+def _why_not(name, arms, known):
+    "What is wrong with the name of a variant, in one sentence"
+    arm, _, variant = name.rpartition('+')
+    if variant in VARIANTS and arm in {one.name for one in arms} | set(known):
+        fit = ', '.join(one.name for one in arms if suits(one, variant)) or 'no arm of this experiment'
+        return f'the variant {variant!r} does not suit {arm!r}, as {name!r} asks; it suits {fit}.'
+    if variant in VARIANTS:
+        return f'{name!r} asks for the arm {arm!r}, which this experiment does not have.'
+    near = get_close_matches(name, [*VARIANTS, *known], 1)
+    return f'unknown variant {name!r}.' + (f' Did you mean {near[0]!r}?' if near else '')
 
 # %% ../../nbs/data/variants.ipynb #v012
 def _with_partners(chosen, known):

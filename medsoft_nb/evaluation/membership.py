@@ -20,7 +20,7 @@ from ..data.manifest import HEALTHY, Manifest, ManifestError
 from ..data.prompts import row_prompt
 from ..data.splits import leakage_gate
 from ..lesions.soft import soften
-from ..models.files import WindowSide
+from ..models.files import SHIPPED_LORAS, WindowSide
 from ..models.lora_files import lora_hash
 from ..models.records import patients_of, training_record
 from ..models.schedulers import choose_scheduler
@@ -119,8 +119,15 @@ def check_sides(
         )
 
 
-def _with_lesions(manifest):
-    return manifest.rows((manifest.df.label != HEALTHY) & (manifest.df.lesion_mask != ''))
+def _with_lesions(manifest, side):
+    "Images with a lesion mask; `ManifestError` where there is none"
+    found = manifest.rows((manifest.df.label != HEALTHY) & (manifest.df.lesion_mask != ''))
+    if not len(found):
+        raise ManifestError(
+            f'no {side} image has a `lesion_mask` (of {len(manifest)}), and the loss is measured inside lesions. '
+            'Outline the lesions, or import their masks.'
+        )
+    return found
 
 # %% ../../nbs/evaluation/membership.ipynb #b0879292
 def measure_membership(
@@ -136,9 +143,14 @@ def measure_membership(
     weights = (lora, unet, controller)
     if not any(weights):
         raise ValueError('there are no weights to judge: give a LoRA, a U-Net or a controller.')
+    if str(lora) in SHIPPED_LORAS:
+        raise ValueError(
+            f'the LoRA {lora!r} is shipped without the images that it has learned from, so there are no members to '
+            'compare with. Measure weights that you trained.'
+        )
     settings = settings or trained_settings(*weights)
     check_sides(train, held_out, patients_of(*weights))
-    sides = [_with_lesions(manifest) for manifest in (train, held_out)]
+    sides = [_with_lesions(*given) for given in ((train, 'training'), (held_out, 'held-out'))]
     parts = [side.df[['patient_id']].assign(member=member) for side, member in zip(sides, (True, False))]
     tuned = with_unet(pipe, unet) if unet else pipe
     tuned = with_lora(tuned, lora) if lora else tuned

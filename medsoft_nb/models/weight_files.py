@@ -11,7 +11,8 @@ __all__ = ['LORA_FILE', 'PEFT_FILE', 'PEFT_CONFIG', 'LORA_TARGETS', 'LORA_MATRIX
 import re
 from pathlib import Path
 from safetensors import safe_open, SafetensorError
-from .files import check_safetensors, model_folder
+from ..core.settings import did_you_mean
+from .files import check_safetensors, model_folder, SHIPPED_LORAS
 from .records import check_recorded
 
 # %% ../../nbs/models/weight_files.ipynb #4d5fcf35
@@ -37,7 +38,11 @@ def find_lora(
             raise ValueError(f'{path} is a folder that holds {count} of {LORA_FILE} and {PEFT_FILE}. Name one file.')
         path = found[0]
     if not path.is_file():
-        raise ValueError(f'LoRA file {path} does not exist. `train` gives the path of the file that it wrote.')
+        shipped = did_you_mean(lora, SHIPPED_LORAS)
+        raise ValueError(
+            f'LoRA file {path} does not exist. `train` gives the path of the file that it wrote; others are shipped.'
+            f'{shipped}'
+        )
     check_safetensors(path)
     return path
 

@@ -25,7 +25,9 @@ from ..data.manifest import HEALTHY, Manifest
 from ..data.prompts import check_row_prompts, own_prompt
 from ..lesions.soft import softness
 from ..lesions.structures import size_remarks
+from ..models.base import NETWORKS
 from ..models.files import window_unit
+from ..models.records import base_remarks
 from ..models.seen import seen_remarks, tell_seen
 from ..models.schedulers import choose_scheduler, scheduler_record
 from .inputs import paint_inputs, PaintInput
@@ -172,11 +174,14 @@ def batch_remarks(
     pipe: MedSoftPipeline,
     backgrounds: Manifest,  # Healthy images
     labels: list,  # Labels to make
+    lora: str | Path | None = None,
 ) -> list:  # Sentences; none where a trained U-Net paints
-    "What the base has not seen of a batch, see `models.seen`"
+    "What the base has not seen of a batch, see `models.seen`; or that a LoRA was trained on another base"
     base = str(pipe.config.get('_name_or_path') or '')
-    if not base or pipe.trained_unet:
+    if pipe.trained_unet or not (base or lora):
         return []
+    if lora:
+        return base_remarks({part: getattr(pipe, part) for part in NETWORKS}, lora)
     kinds = sorted(set(zip(backgrounds.df.modality, backgrounds.df.origin)))
     asked = [(label, *kind) for label in labels if label != HEALTHY for kind in kinds]
     return [s for label, modality, origin in asked for s in seen_remarks(base, label, modality, origin=origin)]
@@ -213,7 +218,7 @@ def generate(
     weights = weights_used(pipe, lora, controller)
     settings = batch_settings(config, labels, pipe.scheduler) | weights | sources_used(backgrounds, donors, config)
     origins = origins_used(pipe, settings, backgrounds, donors, lora, controller)
-    tell_seen(size_remarks(backgrounds, labels) + ([] if lora else batch_remarks(pipe, backgrounds, labels)))
+    tell_seen(size_remarks(backgrounds, labels) + batch_remarks(pipe, backgrounds, labels, lora))
     pipe = with_lora(pipe, lora) if lora else pipe
     pipe = with_controller(pipe, controller) if controller else pipe
     check_prompts(pipe, possible_prompts(backgrounds, donors, labels, config))

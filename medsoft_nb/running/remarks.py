@@ -23,7 +23,7 @@ def manifest_remarks(
 ) -> list:  # One sentence each
     "What cannot be done with a manifest, and what is probably not meant"
     found = [*_label_remarks(manifest), *_split_remarks(manifest.df), *_prompt_remarks(manifest)]
-    return found + _mask_remarks(manifest, files)
+    return found + _mask_remarks(manifest, files) + (_scale_remarks(manifest) if files else [])
 
 # %% ../../nbs/running/remarks.ipynb #t006
 def _label_remarks(manifest):
@@ -96,6 +96,9 @@ def _mask_remarks(manifest, files):
     return remarks + (_outside_remarks(manifest) + size_remarks(healthy, manifest.diseases) if files else [])
 
 # %% ../../nbs/running/remarks.ipynb #n000
+_SMALLEST_MM, _LARGEST_MM = 2, 2500  # Width of an image: a skin lesion under a lens, a whole body
+
+
 def _has_room(healthy):
     "Whether a structure of the images can take a lesion; opens masks until one can"
     sizes = enumerate(healthy.df.spacing_mm)
@@ -115,3 +118,16 @@ def _outside_remarks(manifest):
 
 def _pixels_inside(manifest, i):
     return (manifest.structures(i) > 0)[manifest.lesion_mask(i)].sum()
+
+
+def _scale_remarks(manifest):
+    "Images with the smallest and the largest pixels that are too small or too large for a part of a body"
+    sizes, remarks = manifest.df.spacing_mm.dropna(), []
+    for i in dict.fromkeys([sizes.idxmin(), sizes.idxmax()] if len(sizes) else []):
+        width = sizes[i] * manifest.image(i).shape[1]
+        if not _SMALLEST_MM <= width <= _LARGEST_MM:
+            remarks.append(
+                f'{manifest.df.image_id[i]} is {width:,.3g} mm wide by its `spacing_mm` of {sizes[i]:g}. '
+                'Is that the side of a pixel in mm?'
+            )
+    return remarks

@@ -31,9 +31,9 @@ from ..core.seeds import torch_generator
 from ..data.manifest import Manifest, PATHS
 from ..models.base import encode_prompts
 from ..models.controller import Controller
+from ..models.records import state_hash
 from ..painting.blend import erase
 from ..painting.latents import encode_windows, place_of, scale_latents, slices
-from .checkpoints import state_hash
 from .samples import base_scale, check_prompts, TrainingWindows
 from .stages import Optimisation, STAGES, Training
 
