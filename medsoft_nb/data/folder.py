@@ -23,7 +23,8 @@ from ..core.logs import get_logger, progress
 from ..core.settings import Settings
 from ..core.words import counted
 from .columns import HEALTHY, ManifestError, ORIGINS, raise_faults
-from .duplicates import duplicate_faults, sketch
+from .duplicates import sketch
+from .lookalikes import duplicate_faults
 from .ids import clean_id
 from .roots import remember_roots
 from .manifest import Manifest, validate

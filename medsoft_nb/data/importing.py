@@ -23,7 +23,8 @@ from ..core.images import as_image, read_image, write_image
 from ..core.logs import get_logger, progress
 from ..core.words import counted
 from .columns import HEALTHY, ManifestError, PATHS, raise_faults, table_faults
-from .duplicates import duplicate_faults, FIELDS, sketch
+from .duplicates import FIELDS, sketch
+from .lookalikes import duplicate_faults
 from .manifest import Manifest
 from .masks import anatomical_order, body_mask, mask_fault
 

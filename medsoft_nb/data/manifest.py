@@ -30,7 +30,8 @@ from medsoft_nb.data.columns import (
     raise_faults,
     table_faults,
 )
-from .duplicates import duplicate_faults, sketch
+from .duplicates import sketch
+from .lookalikes import duplicate_faults
 from .masks import mask_fault, MOST_STRUCTURES
 from .roots import known_roots, remember_roots
 from .tables import read_cells
