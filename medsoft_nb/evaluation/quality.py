@@ -20,6 +20,7 @@ from .distances import DistanceSettings, distance_table, METRICS
 from .edges import border_table
 from .features import Extractor
 from .memorisation import memorisation_table
+from .weave import weave_table
 
 # %% ../../nbs/evaluation/quality.ipynb #n000
 def lesion_prompts(
@@ -133,6 +134,7 @@ def quality_table(
     crops = {arm: lesion_crops(m) for arm, m in lesions.items()}
     extractor = Extractor(extractor) if isinstance(extractor, str) else extractor
     rows = [_distance_rows(crops, extractor, seed), _semantic_rows(lesions, encoder or load_encoder(), seed)]
+    rows.append(weave_table(lesions, seed=seed))
     if sources is not None:
         rows.append(border_table(painted, sources, seed=seed))
     if train is not None:

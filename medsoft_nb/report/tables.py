@@ -68,10 +68,14 @@ def mark_best(
     by,  # Numbers to rank by
     largest: bool = True,  # Whether more is better
     leave_out: tuple = (),  # Values of the first column that take no part
-    target: float | None = None,  # Nearest to this is best, e.g. 1 for a seam ratio
+    target: float | str | None = None,  # Nearest to this is best: a number, or that of an entry of the first column
 ) -> pd.DataFrame:
     "Best entry in bold, second-best underlined; entries that are equal as printed share a mark"
-    rank = pd.Series(np.asarray(by, float), df.index)[~df.iloc[:, 0].isin(leave_out)].dropna()
+    given, names = pd.Series(np.asarray(by, float), df.index), df.iloc[:, 0]
+    rank = given[~names.isin(leave_out)].dropna()
+    if isinstance(target, str):
+        target = given[names == target].max()
+        rank = rank if np.isfinite(target) else rank[:0]
     if target is not None:
         rank, largest = (rank - target).abs(), False
     printed = df[column].astype(str).str.split(' ').str[0]
