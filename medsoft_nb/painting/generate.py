@@ -27,7 +27,7 @@ from ..lesions.soft import softness
 from ..lesions.structures import size_remarks
 from ..models.base import NETWORKS
 from ..models.files import window_unit
-from ..models.records import base_remarks
+from ..models.records import base_remarks, window_remarks
 from ..models.seen import seen_remarks, tell_seen
 from ..models.schedulers import choose_scheduler, scheduler_record
 from .inputs import paint_inputs, PaintInput
@@ -40,7 +40,7 @@ from .records import image_columns, made_note, soft_mask_of
 from .repair import check_still_there, finish_batch
 from .rows import batch_lock, check_batch, note_rows, row_folder, share
 from .settings import GenerateConfig
-from .window import check_side
+from .window import BaseScale, check_side, pick_resolution, pick_side
 
 # %% ../../nbs/painting/generate.ipynb #5935794f
 def _shared_copy(network: nn.Module) -> nn.Module:
@@ -175,16 +175,28 @@ def batch_remarks(
     backgrounds: Manifest,  # Healthy images
     labels: list,  # Labels to make
     lora: str | Path | None = None,
+    config: GenerateConfig | None = None,
 ) -> list:  # Sentences; none where a trained U-Net paints
-    "What the base has not seen of a batch, see `models.seen`; or that a LoRA was trained on another base"
+    "What the base has not seen of a batch, see `models.seen`; or that a LoRA was trained on another base or window"
     base = str(pipe.config.get('_name_or_path') or '')
     if pipe.trained_unet or not (base or lora):
         return []
     if lora:
-        return base_remarks({part: getattr(pipe, part) for part in NETWORKS}, lora)
+        networks = {part: getattr(pipe, part) for part in NETWORKS}
+        return base_remarks(networks, lora) + window_remarks(lora, _seen_side(pipe, backgrounds, config))
     kinds = sorted(set(zip(backgrounds.df.modality, backgrounds.df.origin)))
     asked = [(label, *kind) for label in labels if label != HEALTHY for kind in kinds]
     return [s for label, modality, origin in asked for s in seen_remarks(base, label, modality, origin=origin)]
+
+
+def _seen_side(pipe, backgrounds, config):
+    "Side at which the base sees windows that do not depend on a mask, as for the first image; else 0"
+    if config is None or config.roi == 'auto':
+        return 0
+    scale = BaseScale.of(pipe.vae.config, pipe.unet.config)
+    return pick_resolution(
+        scale, pick_side(scale, None, config.roi, max(backgrounds.image(0).shape[:2])), config.resolution
+    )
 
 # %% ../../nbs/painting/generate.ipynb #fbe365e3
 def _as_it_was(out, shard):
@@ -218,7 +230,7 @@ def generate(
     weights = weights_used(pipe, lora, controller)
     settings = batch_settings(config, labels, pipe.scheduler) | weights | sources_used(backgrounds, donors, config)
     origins = origins_used(pipe, settings, backgrounds, donors, lora, controller)
-    tell_seen(size_remarks(backgrounds, labels) + batch_remarks(pipe, backgrounds, labels, lora))
+    tell_seen(size_remarks(backgrounds, labels) + batch_remarks(pipe, backgrounds, labels, lora, config))
     pipe = with_lora(pipe, lora) if lora else pipe
     pipe = with_controller(pipe, controller) if controller else pipe
     check_prompts(pipe, possible_prompts(backgrounds, donors, labels, config))
