@@ -130,8 +130,9 @@ def _values(schema):
 def did_you_mean(
     word: str,  # What was written
     known,  # What may be written
+    called: str = 'Known',  # What the list of it is called
 ) -> str:  # End of an error message
     "What may have been meant, and all that is known"
     known = [str(k) for k in known]
     near = get_close_matches(str(word), known, 1)
-    return (f' Did you mean {near[0]!r}?' if near else '') + f' Known: {", ".join(known)}.'
+    return (f' Did you mean {near[0]!r}?' if near else '') + f' {called}: {", ".join(known)}.'

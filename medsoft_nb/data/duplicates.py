@@ -19,7 +19,7 @@ from ..core.images import read_image
 FIELDS = 16  # Along a side of a sketch
 ALIKE = 0.998  # Correlation of sketches from which on two pictures are compared in detail
 COPY = 0.2  # Correlation of details from which on they count as one
-MOST_PAIRS = 1000  # Pairs that are compared in detail, the most alike first
+MOST_PAIRS = 1000  # Comparisons of details, of the most alike pairs first
 
 # %% ../../nbs/data/duplicates.ipynb #n000
 def _grey(image):

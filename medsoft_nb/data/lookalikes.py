@@ -100,20 +100,16 @@ def find_copies(
 
 # %% ../../nbs/data/lookalikes.ipynb #d90c6317
 def _compared(pairs, sketches, image):
-    "The pairs that agree in their details"
+    "The pairs that agree in their details, of the most likely ones"
     orders, likely = _orders(), []
     for i, j in pairs:
         agree = sketches[j][orders] @ sketches[i]
-        likely += (
-            [(-agree.max(), int(i), int(j), np.argsort(-agree, kind='stable'), agree)] if max(agree) > ALIKE else []
-        )
-    copies, ways = [], list(WAYS)
-    for _, i, j, order, agree in sorted(likely, key=lambda pair: pair[:3])[:MOST_PAIRS]:
-        one, other = image(i), image(j)
-        same = (ways[k] for k in order if agree[k] > ALIKE and _same(one, WAYS[ways[k]](other)))
-        if way := next(same, ''):
-            copies.append(Copy(i, j, way))
-    return copies
+        likely += [(-agree[k], int(i), int(j), int(k)) for k in np.flatnonzero(agree > ALIKE)]
+    found, ways = {}, list(WAYS)
+    for _, i, j, k in sorted(likely)[:MOST_PAIRS]:
+        if (i, j) not in found and _same(image(i), WAYS[ways[k]](image(j))):
+            found[i, j] = ways[k]
+    return [Copy(i, j, way) for (i, j), way in found.items()]
 
 
 def _same(one, other):

@@ -69,10 +69,12 @@ def _check_names(names, arms, known):
 def _why_not(name, arms, known):
     "What is wrong with the name of a variant, in one sentence"
     arm, _, variant = name.rpartition('+')
+    if variant in VARIANTS and arm.endswith('+augmented'):
+        return f'{name!r}: `augmented` comes last.'
     if variant in VARIANTS and arm in {one.name for one in arms} | set(known):
         fit = ', '.join(one.name for one in arms if suits(one, variant)) or 'no arm of this experiment'
-        return f'the variant {variant!r} does not suit {arm!r}, as {name!r} asks; it suits {fit}.'
-    if variant in VARIANTS:
+        return f'{name!r}: the variant {variant!r} does not suit the arm {arm!r}. It suits {fit}.'
+    if variant in VARIANTS and arm and arm not in VARIANTS:
         return f'{name!r} asks for the arm {arm!r}, which this experiment does not have.'
     near = get_close_matches(name, [*VARIANTS, *known], 1)
     return f'unknown variant {name!r}.' + (f' Did you mean {near[0]!r}?' if near else '')

@@ -124,7 +124,7 @@ def _with_lesions(manifest, side):
     found = manifest.rows((manifest.df.label != HEALTHY) & (manifest.df.lesion_mask != ''))
     if not len(found):
         raise ManifestError(
-            f'no {side} image has a `lesion_mask` (of {len(manifest)}), and the loss is measured inside lesions. '
+            f'no diseased {side} image has a `lesion_mask`, and the loss is measured inside lesions. '
             'Outline the lesions, or import their masks.'
         )
     return found

@@ -109,7 +109,7 @@ def scale_remarks(
     sizes = {arm: manifest.df.spacing_mm.median() for arm, manifest in lesions.items()}
     real = sizes.pop('real')
     return [
-        f'The pixels of {arm!r} have {size:g} mm, those of the real lesions {real:g} mm: is each `spacing_mm` right?'
+        f'The pixels of {arm!r} are {size:g} mm wide, those of real lesions {real:g} mm: is each `spacing_mm` right?'
         for arm, size in sizes.items()
         if max(size, real) > _FAR * min(size, real)
     ]

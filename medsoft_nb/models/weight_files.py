@@ -38,10 +38,9 @@ def find_lora(
             raise ValueError(f'{path} is a folder that holds {count} of {LORA_FILE} and {PEFT_FILE}. Name one file.')
         path = found[0]
     if not path.is_file():
-        shipped = did_you_mean(lora, SHIPPED_LORAS)
         raise ValueError(
-            f'LoRA file {path} does not exist. `train` gives the path of the file that it wrote; others are shipped.'
-            f'{shipped}'
+            f'LoRA file {path} does not exist.{did_you_mean(lora, SHIPPED_LORAS, "Shipped")} '
+            '`train` gives the path of the file that it wrote.'
         )
     check_safetensors(path)
     return path

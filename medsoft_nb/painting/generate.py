@@ -27,7 +27,7 @@ from ..lesions.soft import softness
 from ..lesions.structures import size_remarks
 from ..models.base import NETWORKS
 from ..models.files import window_unit
-from ..models.records import base_remarks, window_remarks
+from ..models.records import base_remarks, training_record
 from ..models.seen import seen_remarks, tell_seen
 from ..models.schedulers import choose_scheduler, scheduler_record
 from .inputs import paint_inputs, PaintInput
@@ -40,7 +40,7 @@ from .records import image_columns, made_note, soft_mask_of
 from .repair import check_still_there, finish_batch
 from .rows import batch_lock, check_batch, note_rows, row_folder, share
 from .settings import GenerateConfig
-from .window import BaseScale, check_side, pick_resolution, pick_side
+from .window import check_side, seen_side
 
 # %% ../../nbs/painting/generate.ipynb #5935794f
 def _shared_copy(network: nn.Module) -> nn.Module:
@@ -183,20 +183,29 @@ def batch_remarks(
         return []
     if lora:
         networks = {part: getattr(pipe, part) for part in NETWORKS}
-        return base_remarks(networks, lora) + window_remarks(lora, _seen_side(pipe, backgrounds, config))
+        own = [] if pipe.base_name else base_remarks(networks, lora)  # a copy with a LoRA has other weights
+        return own + _window_remarks(pipe, backgrounds.image(0).shape[:2], lora, config or GenerateConfig())
     kinds = sorted(set(zip(backgrounds.df.modality, backgrounds.df.origin)))
     asked = [(label, *kind) for label in labels if label != HEALTHY for kind in kinds]
     return [s for label, modality, origin in asked for s in seen_remarks(base, label, modality, origin=origin)]
 
 
-def _seen_side(pipe, backgrounds, config):
-    "Side at which the base sees windows that do not depend on a mask, as for the first image; else 0"
-    if config is None or config.roi == 'auto':
-        return 0
-    scale = BaseScale.of(pipe.vae.config, pipe.unet.config)
-    return pick_resolution(
-        scale, pick_side(scale, None, config.roi, max(backgrounds.image(0).shape[:2])), config.resolution
-    )
+def _window_remarks(
+    pipe: MedSoftPipeline,
+    shape: tuple,  # `(H, W)` of the images
+    lora: str | Path,  # As for `generate`
+    config: GenerateConfig,
+) -> list:  # Sentences
+    "A remark where windows are larger than those that a LoRA was trained on: streaks, see `evaluation.weave`"
+    trained = training_record(lora).get('config')
+    of_both = [(c.get('roi'), c.get('resolution')) for c in (trained or {}, config.model_dump())]
+    then, now = (seen_side(pipe, shape, *sizes) for sizes in of_both)
+    if not trained or not then or not now or now <= then:
+        return []
+    return [
+        f'The LoRA {lora} was trained on windows of {then} pixels; in those of {now} it may weave streaks into '
+        f'lesions. Have the base see them at {then} (`resolution`, --resolution), or paint smaller windows (`roi`).'
+    ]
 
 # %% ../../nbs/painting/generate.ipynb #fbe365e3
 def _as_it_was(out, shard):

@@ -6,7 +6,7 @@ Docs: https://example.github.io/medsoft_nb/painting/window.html.md"""
 
 # %% auto #0
 __all__ = ['Box', 'region_of_interest', 'to_unit', 'resize', 'cut_window', 'BaseScale', 'WindowSize', 'check_side', 'pick_side',
-           'pick_resolution', 'window_size']
+           'pick_resolution', 'window_size', 'seen_side']
 
 # %% ../../nbs/painting/window.ipynb #q001
 from typing import NamedTuple
@@ -157,6 +157,20 @@ def window_size(
     scale = BaseScale.of(pipe.vae.config, pipe.unet.config)
     side = pick_side(scale, soft, roi, max(image.shape[:2]))
     return WindowSize(side, pick_resolution(scale, side, resolution))
+
+# %% ../../nbs/painting/window.ipynb #a42e26eb
+def seen_side(
+    pipe,  # A `MedSoftPipeline`
+    shape: tuple,  # `(H, W)` of the image
+    roi: int | str | None = None,
+    resolution: int | None = None,  # As in `window_size`
+) -> int | None:  # Pixels; `None` where it depends on the mask
+    "Side at which the base sees a window around any mask"
+    scale = BaseScale.of(pipe.vae.config, pipe.unet.config)
+    if roi == 'auto' and not resolution:
+        return None
+    side = scale.side if roi == 'auto' else pick_side(scale, None, roi, max(shape))
+    return pick_resolution(scale, side, resolution)
 
 # %% ../../nbs/painting/window.ipynb #q016
 def _round_up(n, unit):
