@@ -127,7 +127,7 @@ def _scale_remarks(manifest):
         width = sizes[i] * manifest.image(i).shape[1]
         if not _SMALLEST_MM <= width <= _LARGEST_MM:
             remarks.append(
-                f'{manifest.df.image_id[i]} is {width:,.{0 if width > 10 else 2}f} mm wide by its `spacing_mm` of {sizes[i]:g}. '
-                'Is that the side of a pixel in mm?'
+                f'{manifest.df.image_id[i]} is {width:,.{0 if width > 10 else 2}f} mm wide by its `spacing_mm` of '
+                f'{sizes[i]:g}. Is that the side of a pixel in mm?'
             )
     return remarks
