@@ -8,8 +8,13 @@ Docs: https://example.github.io/medsoft_nb/evaluation/arms.html.md"""
 __all__ = ['TrainingSet', 'is_synthetic', 'take_in_turn', 'repeat_diseased', 'build_arms', 'check_test', 'train_and_score']
 
 # %% ../../nbs/evaluation/arms.ipynb #c1019
+import hashlib, json
 from dataclasses import dataclass
+from pathlib import Path
 import numpy as np, pandas as pd
+from .. import __version__
+from ..core.configs import read_mapping
+from ..core.files import write_json
 from ..core.words import counted
 from ..data.arms import Arm, arm_of, ARMS, CONTROLS, FIELDS, find_arms, with_healthy, with_ratio
 from ..data.manifest import HEALTHY, Manifest
@@ -123,11 +128,11 @@ def build_arms(
     return {one.arm.name: one for one in sets}
 
 # %% ../../nbs/evaluation/arms.ipynb #d011
-def _score_rows(classifier, manifest, split):
-    "Scores of the images of one split"
+def _score_rows(scores, manifest, split):
+    "Scores of the images of one split, in a table"
     rows = manifest.df[['image_id', 'patient_id', 'label']]
     diseased = (manifest.df.label != HEALTHY).astype(int)
-    return rows.assign(split=split, y=diseased, score=classifier.decision_function(manifest))
+    return rows.assign(split=split, y=diseased, score=np.float32(scores))
 
 
 def _phases(training):
@@ -153,6 +158,32 @@ def check_test(
             f'{test.labels}. Run `medsoft data split`, or move patients of the other class from train to test.'
         )
 
+# %% ../../nbs/evaluation/arms.ipynb #a09fac17
+def _training_key(training, parts, settings):
+    "What scores depend on, as 16 hex digits"
+    tables = [m.fingerprint for m in (training.manifest, *parts.values())]
+    content = [
+        __version__,
+        training.arm.model_dump(mode='json'),
+        settings.model_dump(mode='json'),
+        list(parts),
+        tables,
+    ]
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
+
+
+def _kept_scores(file, key, parts):
+    "Scores by split that a file keeps; `None` where it has none of this training"
+    if not file or not Path(file).is_file():
+        return None
+    try:
+        kept = read_mapping(file, key=str, scores=dict[str, list[float]])
+    except ValueError:
+        return None  # cut or changed: they are computed again
+    found = kept.get('scores', {})
+    whole = {name: len(values) for name, values in found.items()} == {name: len(m) for name, m in parts.items()}
+    return found if kept.get('key') == key and whole and np.isfinite(sum(found.values(), [])).all() else None
+
 # %% ../../nbs/evaluation/arms.ipynb #c1017
 def train_and_score(
     training: TrainingSet,  # Of `build_arms`
@@ -160,6 +191,7 @@ def train_and_score(
     settings: ClassifierSettings,  # Augmentation and balance are the arm's
     seed: int = 0,  # Of the classifier
     val: Manifest | None = None,  # Validation rows, for thresholds
+    keep: str | Path | None = None,  # File that keeps the scores, so that the same training is not done twice
 ) -> pd.DataFrame:  # A row an image: arm, seed, split, image_id, patient_id, label, y, score, and the arm's fields
     "Train on one arm and score the test images; refuses arms that leak, and test images of one class"
     check_test(test)
@@ -169,7 +201,13 @@ def train_and_score(
     for part in parts.values():
         leakage_gate(training.manifest, part)
     own = settings.replace(augment=arm.augmented, balance=arm.balance, seed=seed)
-    classifier = Classifier(own).fit(training.manifest, phases=_phases(training))
-    rows = pd.concat([_score_rows(classifier, m, name) for name, m in parts.items()], ignore_index=True)
+    key = _training_key(training, parts, own)
+    scores = _kept_scores(keep, key, parts)
+    if scores is None:
+        classifier = Classifier(own).fit(training.manifest, phases=_phases(training))
+        scores = {name: classifier.decision_function(m) for name, m in parts.items()}
+        if keep:
+            write_json(keep, dict(key=key, scores=scores))
+    rows = pd.concat([_score_rows(scores[name], m, name) for name, m in parts.items()], ignore_index=True)
     columns = ['arm', 'seed', 'split', 'image_id', 'patient_id', 'label', 'y', 'score', *FIELDS]
     return rows.assign(arm=arm.name, seed=seed, **arm.model_dump(exclude={'name'}))[columns]
