@@ -58,7 +58,7 @@ def test_a_number_that_yaml_reads_as_text_is_a_number(tmp_path):
         ('generate: `strength` is 1.5; it should be less than or equal to 1.', {'generate': {'strength': 1.5}}),
         ('`strength` is 0.02, which rounds to none of 20 steps', {'generate': {'strength': 0.02}}),
         ("unknown variant 'augment'. Did you mean 'augmented'? Known, for all arms", {'variants': ['augment']}),
-        ("unknown variant 'faithful+sham'", {'variants': ['faithful+sham']}),
+        ("'faithful+sham' asks for the arm 'faithful'", {'variants': ['faithful+sham']}),
         ("classify: `variants` needs healthy images that the arm 'base'", {'classify': {'variants': ['base+sham']}}),
         ('`n_diseased` is 1000, but train has', {'prepare': {'n_diseased': 1000}}),
         ('`ratios` has 50, which means 1000 synthetic', {'classify': {'ratios': [50]}}),
