@@ -12,7 +12,7 @@ __all__ = ['WAYS', 'NEIGHBOURS', 'AXES', 'invariants', 'alike_any_way', 'Copy', 
 import re
 from typing import NamedTuple
 import numpy as np, pandas as pd
-from .duplicates import ALIKE, COPY, detail_agreement, FIELDS, MOST_PAIRS
+from .duplicates import ALIKE, COPY, detail_agreement, FIELDS, MOST_COMPARED
 from .ids import lookalike
 
 # %% ../../nbs/data/lookalikes.ipynb #43c85d64
@@ -106,7 +106,7 @@ def _compared(pairs, sketches, image):
         agree = sketches[j][orders] @ sketches[i]
         likely += [(-agree[k], int(i), int(j), int(k)) for k in np.flatnonzero(agree > ALIKE)]
     found, ways = {}, list(WAYS)
-    for _, i, j, k in sorted(likely)[:MOST_PAIRS]:
+    for _, i, j, k in sorted(likely)[:MOST_COMPARED]:
         if (i, j) not in found and _same(image(i), WAYS[ways[k]](image(j))):
             found[i, j] = ways[k]
     return [Copy(i, j, way) for (i, j), way in found.items()]
