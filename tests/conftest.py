@@ -3,7 +3,7 @@
 Each notebook is tested by itself, every other file as a whole, since its tests share results.
 """
 
-import os, tempfile
+import gc, os, tempfile
 from contextlib import ExitStack
 from pathlib import Path
 import pytest
@@ -25,6 +25,10 @@ def pytest_xdist_make_scheduler(config, log):
 def pytest_collection_modifyitems(items):
     "Files, then notebooks; first what trains, which takes longest: short notebooks keep every process busy to the end"
     items.sort(key=lambda item: (item.path.name == 'test_notebooks.py', 'trains' not in item.keywords))
+
+
+def pytest_collection_finish():
+    gc.freeze()  # what was imported is no garbage
 
 
 def pytest_configure(config):

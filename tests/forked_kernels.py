@@ -9,7 +9,7 @@ where such a variable differs from the server's, the ordinary kernel is started.
     python forked_kernels.py start SOCKET WORDS    a kernel with the words `-f CONNECTION_FILE`
 """
 
-import json, os, signal, socket, subprocess, sys, threading
+import gc, json, os, signal, socket, subprocess, sys, threading
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
@@ -63,6 +63,7 @@ def serve(address):
         connection, _ = listener.accept()
         for name in ('ipykernel.kernelapp', *PRELOADED):
             import_module(name)
+        gc.freeze()  # what was imported is no garbage
         if os.fork() == 0:
             listener.close()
             be_kernel(connection)

@@ -5,13 +5,11 @@ processors are several times slower than others. The process is forked from one 
 which takes longer than most notebooks.
 """
 
-import multiprocessing, os, sys
+import gc, os, sys
 from pathlib import Path
-from forked_kernels import PRELOADED
+from copies import copies
 
 root = Path(__file__).parent.parent
-processes = multiprocessing.get_context('forkserver')
-processes.set_forkserver_preload(['nbdev.test', *PRELOADED])
 
 
 def run_notebook(
@@ -19,7 +17,7 @@ def run_notebook(
     to,  # Where it is written, with its outputs
 ):  # Exit status, and what was printed
     log = Path(to).with_suffix('.log')
-    process = processes.Process(target=_run, args=(path, to, log))
+    process = copies.Process(target=_run, args=(path, to, log))
     process.start()
     process.join()
     return process.exitcode, log.read_text(encoding='utf-8', errors='replace')
@@ -34,6 +32,7 @@ def _run(path, to, log):
         os.dup2(f.fileno(), 1)
         os.dup2(f.fileno(), 2)
     os.chdir(root)
+    gc.freeze()  # what was imported is no garbage
     nbdev.test.write_nb = lambda nb, _: write_nb(nb, to)
     passed, _ = nbdev.test.test_nb(path, skip_flags=get_config().tst_flags.split(), save=True, cell_timeout=None)
     sys.exit(not passed)

@@ -3,6 +3,7 @@
 import json, os, re, shutil, signal, subprocess, sys, time
 from pathlib import Path
 import nbformat, psutil, pytest, yaml
+from copies import Copy
 from medsoft_nb.core.files import read_json
 from medsoft_nb.running.layout import layout
 from medsoft_nb.running.table import GRID, workflow_path
@@ -74,14 +75,7 @@ def experiment(tmp_path):
 
 
 def start(folder, *words, **env):
-    return subprocess.Popen(
-        [sys.executable, '-c', medsoft, *words],
-        cwd=folder,
-        env={**os.environ, 'MEDSOFT_PROGRESS': '0', 'OMP_NUM_THREADS': '1', **env},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    return Copy(medsoft, *words, cwd=folder, **env)
 
 
 def go(folder, *words, code=0, **env):

@@ -1,8 +1,9 @@
 "The whole experiment at the smallest size, through the command, and once more."
 
-import os, shutil, subprocess, sys
+import shutil
 from pathlib import Path
 import pandas as pd, papermill, pytest
+from copies import Copy, MEDSOFT
 
 pytestmark = [pytest.mark.slow, pytest.mark.trains]
 
@@ -32,19 +33,16 @@ def folder(tmp_path_factory):
 
 
 def medsoft(folder, *words):
-    return subprocess.run(
-        [sys.executable, '-c', 'from medsoft_nb.apps.cli import main; main()', *words],
-        cwd=folder,
-        env={**os.environ, 'MEDSOFT_PROGRESS': '0', 'OMP_NUM_THREADS': '1'},
-        capture_output=True,
-        text=True,
-    )
+    "Exit status, and what is printed as an error"
+    process = Copy(MEDSOFT, *words, cwd=folder)
+    error = process.communicate()[1]
+    return process.returncode, error
 
 
 @pytest.fixture(scope='module')
 def run(folder):
-    done = medsoft(folder, 'reproduce', '--profile', 'smallest.yml', '--out', 'run')
-    assert done.returncode == 0, done.stderr
+    code, error = medsoft(folder, 'reproduce', '--profile', 'smallest.yml', '--out', 'run')
+    assert code == 0, error
     return folder / 'run'
 
 
@@ -103,7 +101,7 @@ def test_a_finished_run_does_nothing_the_second_time(folder, run):
         for p in run.rglob('*')
         if p.is_file() and p.name not in ('run.json', 'report.html', '.lock', 'SHA256SUMS')
     }
-    assert medsoft(folder, 'reproduce', '--profile', 'smallest.yml', '--out', 'run').returncode == 0
+    assert medsoft(folder, 'reproduce', '--profile', 'smallest.yml', '--out', 'run')[0] == 0
     assert before == {
         p: p.stat().st_mtime_ns
         for p in run.rglob('*')
@@ -137,9 +135,9 @@ def test_a_manifest_of_ones_own(folder, run, monkeypatch):
 
 def test_a_misspelt_setting_is_one_clean_message(folder):
     (folder / 'wrong.yml').write_text('seeds: [0]\ngenerate: {ramp_width: 3}')
-    done = medsoft(folder, 'reproduce', '--profile', 'wrong.yml', '--out', 'wrong')
-    assert done.returncode == 2
-    assert 'there is no setting `ramp_width`' in done.stderr and 'Traceback' not in done.stderr
+    code, error = medsoft(folder, 'reproduce', '--profile', 'wrong.yml', '--out', 'wrong')
+    assert code == 2
+    assert 'there is no setting `ramp_width`' in error and 'Traceback' not in error
     assert not (folder / 'wrong').exists()
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from threading import Thread
 
 import pytest
+from copies import Copy, MEDSOFT
 from medsoft_nb.apps.cli import main
 from medsoft_nb.apps.studio import StudioSession
 from medsoft_nb.apps.variants import StudioSettings
@@ -111,15 +112,8 @@ def test_processes_share_a_batch(benchmark, tmp_path):
         '--batch-size',
         '2',
     ]
-    start = 'import sys; from medsoft_nb.apps.cli import main; main(sys.argv[1:])'
-    parts = [
-        subprocess.Popen(
-            [sys.executable, '-c', start, *words, '--shard', f'{number}/2', '--out', str(tmp_path / 'shared')],
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for number in (1, 2)
-    ]
+    shared = tmp_path / 'shared'
+    parts = [Copy(MEDSOFT, *words, '--shard', f'{number}/2', '--out', shared) for number in (1, 2)]
     errors = [part.communicate()[1] for part in parts]
     assert [part.returncode for part in parts] == [0, 0], errors
     with pytest.raises(SystemExit) as end:
