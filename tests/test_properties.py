@@ -67,19 +67,26 @@ def test_blends(soft, mode, dtype, progress, seed):
     assert (pixels[soft == 0] == 0).all() and (pixels >= soft - 1e-6).all() and pixels.max() <= 1
 
 
-words = st.text(string.ascii_letters + string.digits + ' äß-_,"', min_size=1, max_size=20).map(str.strip)
-cells = words.filter(lambda word: word and word not in ('nan', 'None', 'NA'))
+LETTERS = list(string.ascii_letters + string.digits + ' äß-_,"')
+words = st.text(LETTERS, min_size=1, max_size=20).map(str.strip)
+
+
+def cells(r, n):
+    "Different words of random letters"
+    made = set()
+    while len(made) < n:
+        made.add(''.join(r.choice(LETTERS, r.integers(1, 20))).strip())
+        made -= {'', 'nan', 'None', 'NA'}
+    return sorted(made)
 
 
 @st.composite
 def tables(draw):
     "A table of images without files; as many patients as it likes"
-    ids = draw(st.lists(cells, min_size=4, max_size=12, unique=True))
-    patients, n = draw(st.lists(cells, min_size=2, max_size=6, unique=True)), len(ids)
-    labels = draw(st.lists(st.sampled_from([HEALTHY, 'lytic', 'mixed "grey", white']), min_size=n, max_size=n))
-    of = draw(st.lists(st.sampled_from(patients), min_size=n, max_size=n))
-    names = [f'images/{k}.png' for k in range(n)]
-    return pd.DataFrame(dict(image_id=ids, patient_id=of, image=names, label=labels, prompt=draw(cells)))
+    r, n = np.random.default_rng(draw(st.integers(0, 10**6))), draw(st.integers(4, 12))
+    labels = r.choice([HEALTHY, 'lytic', 'mixed "grey", white'], n)
+    of, names = r.choice(cells(r, draw(st.integers(2, 6))), n), [f'images/{k}.png' for k in range(n)]
+    return pd.DataFrame(dict(image_id=cells(r, n), patient_id=of, image=names, label=labels, prompt=cells(r, 1)[0]))
 
 
 @settings(max_examples=500, **often)
