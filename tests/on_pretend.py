@@ -29,7 +29,7 @@ from medsoft_nb.training.stages import STAGES, Training
 from medsoft_nb.training.trainer import train
 
 DEVICES = ('cpu', None)  # `None` is the best there is: the pretended one
-SMALL = Training(steps=2, batch_size=2, rank=2, roi=32, variants=1, save_every=1)
+SMALL = Training(steps=2, batch_size=2, rank=2, roi=32, variants=1, save_every=1, targets=('to_q', 'to_v'))
 
 
 @pytest.fixture(scope='module')

@@ -13,7 +13,15 @@ from medsoft_nb.training import trainer
 from medsoft_nb.training.stages import Training
 
 SMALL = Training(
-    steps=4, batch_size=4, rank=2, roi=32, variants=1, save_every=2, learning_rate=5e-3, controller_rate=1e-3
+    steps=4,
+    batch_size=4,
+    rank=2,
+    roi=32,
+    variants=1,
+    save_every=2,
+    learning_rate=5e-3,
+    controller_rate=1e-3,
+    targets=('to_q', 'to_v'),
 )
 
 
