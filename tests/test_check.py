@@ -55,6 +55,14 @@ def dot(x):
     return np.uint8(rectangle(x) * (np.add.outer(np.arange(x.shape[0]), np.arange(x.shape[1])) == 84))
 
 
+def misplace(m):
+    "A lesion where an image shows nothing, in a set without structures"
+    change(m, 'structures', m.df.index, '')
+    left = np.arange(96) < 30
+    draw(m, [15], lambda x: np.where(left, 0, x).astype(x.dtype))
+    draw(m, [15], lambda x: np.uint8(rectangle(x).any(1)[:, None] & left & (np.arange(96) > 9)), 'lesion_mask')
+
+
 def copied(way):
     return lambda m: write_image(m.path(1), np.ascontiguousarray(way(m.image(0))))
 
@@ -105,6 +113,7 @@ PLANTED = {
     'box as mask': ('boxes lesions', lambda m: draw(m, [15], rectangle, 'lesion_mask')),
     'tiny lesion': ('tiny lesions', lambda m: draw(m, [15], dot, 'lesion_mask')),
     'lesion outside': ('outside lesions', lambda m: draw(m, [15], lambda x: np.roll(x, 48, 1), 'lesion_mask')),
+    'lesion in air': ('misplaced lesions', misplace),
     'spacing without end': ('cells of the table', lambda m: change(m, 'spacing_mm', [4], float('inf'))),
     'spacing in cm': ('pixel size', lambda m: change(m, 'spacing_mm', [4], 0.1)),
     'spacing 0': ('cells of the table', lambda m: change(m, 'spacing_mm', [4], 0)),
@@ -150,6 +159,10 @@ def test_a_planted_fault_is_found(name, clean, tmp_path, monkeypatch):
 def test_the_set_without_a_fault_is_clean(clean):
     found = check(clean, workers=1)
     assert found.ok and len(PLANTED) >= 20, found.table().to_string()
+
+
+def test_sets_without_structures_are_clean(clean):
+    assert check(clean.assign(structures=''), workers=1).ok
 
 
 def test_stated_hashes_that_are_right_or_odd_are_no_other_files(clean):

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import medsoft_nb.core.files as files
 from command import medsoft
+from copies import copies
 from medsoft_nb.core.images import read_image
 from medsoft_nb.core.states import load_newest, save_state
 from medsoft_nb.core.sums import changed_files
@@ -30,7 +31,6 @@ from medsoft_nb.painting.pipeline import MedSoftPipeline
 from medsoft_nb.phantom.benchmarks import make_benchmark
 from medsoft_nb.training.stages import Training
 from medsoft_nb.training.trainer import train
-from run_notebook import processes
 
 KILLS = int(os.environ.get('MEDSOFT_KILLS', 2))
 TRAINING = Training(steps=2, batch_size=2, rank=2, roi=32, variants=1, save_every=1)
@@ -191,7 +191,7 @@ def run_until(job, out, k):
 
 def killed(job, out, k):
     "Run a job in a process of its own, which is killed at its write number `k`; whether it got so far"
-    process = processes.Process(target=run_until, args=(job, out, k))
+    process = copies.Process(target=run_until, args=(job, out, k))
     process.start()
     process.join()
     assert process.exitcode in (0, -signal.SIGKILL)

@@ -23,19 +23,20 @@ def _worst(values, where):
 # %% ../../nbs/data/outliers.ipynb #b5b52484
 TINY = 10  # Pixels of a lesion below which it is tiny
 LARGE = 0.25  # Share of the image above which a lesion is large
-OUTSIDE = 0.5  # Share of a lesion outside of the structures from which on the two do not belong together
+OUTSIDE = 0.5  # Share of a lesion outside of the structures, or in air, from which on it does not belong there
 
 
 def lesion_findings(
     traits: pd.DataFrame,  # `Traits.table`
 ) -> list:
-    "Lesion masks that are tiny, large, outside of the structures, or boxes"
+    "Lesion masks that are tiny, large, outside of the structures, in air, or boxes"
     px, share = pd.to_numeric(traits.lesion_px), pd.to_numeric(traits.lesion_share)
-    outside = pd.to_numeric(traits.outside)
+    outside, air = pd.to_numeric(traits.outside), pd.to_numeric(traits.air)
     cases = dict(
         tiny=_worst(-px, px < TINY),
         large=_worst(share, share > LARGE),
         outside=_worst(outside, outside > OUTSIDE),
+        misplaced=_worst(air, outside.isna() & (air > OUTSIDE)),
         boxes=_worst(px, traits.box.eq(True)),
     )
     return [_lesion_finding(name, rows, int(px.notna().sum())) for name, rows in cases.items() if rows]
@@ -53,6 +54,10 @@ _LESIONS = dict(
     outside=(
         f'lesions that lie outside of the structures, with more than {OUTSIDE:.0%} of their area',
         'Look whether mask and structures belong to the same image and are turned in the same way.',
+    ),
+    misplaced=(
+        f'lesions that lie in the air beside the body, with more than {OUTSIDE:.0%} of their area',
+        'Look whether mask and image belong together, and are turned and cut out in the same way.',
     ),
     boxes=(
         'lesion masks that are filled rectangles',
