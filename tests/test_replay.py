@@ -286,3 +286,16 @@ def test_what_is_no_painted_image_is_refused(made, tmp_path):
         code, text = medsoft('replay', *words)
         assert code == 2 and said in ' '.join(text.split()), text
     assert list(tmp_path.iterdir()) == [] and read_lora(made / 'weights/lora').ranks == {2}
+
+
+def test_a_batch_that_moved_alone_says_what_is_missing(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    make_benchmark('phantom-tumour', 'data', n_healthy=2, n_diseased=3)
+    m = Manifest.load('data/manifest.csv')
+    made = copy_paste(m.where(label=HEALTHY), m.where(label=m.diseases), 'batch', ['lytic'], 1)
+    shutil.move('batch', 'elsewhere/batch')
+    shutil.move('data', 'elsewhere/images')
+    with pytest.raises(ValueError, match=f'{made.df.source_id[0]}, into which .* is not found. .*--source'):
+        replay(0, 'elsewhere/batch/manifest.csv')
+    code, text = medsoft('replay', 'elsewhere/batch', '--source', 'elsewhere/images')
+    assert code == 0 and 'equal' in text, text

@@ -28,8 +28,8 @@ def _places(path, out):
     try:
         relative = Path(os.path.relpath(Path(text).resolve(), Path(out).resolve())).as_posix()
     except ValueError:  # another drive of Windows
-        return [text]
-    return list(dict.fromkeys([relative, text]))
+        relative = ''
+    return [relative, text]  # two, as a path; a name has one
 
 
 def note_origins(
@@ -64,10 +64,11 @@ def find_origin(
     fingerprint: str,
 ) -> str:  # Path or name; '' where there is none any more
     "Where something is that was noted"
-    for place in read_origins(out).get(fingerprint, []):
-        if place in _NAMES or is_hub_id(place):
+    places = read_origins(out).get(fingerprint, [])
+    for place in places:
+        if place in _NAMES or len(places) == 1 and is_hub_id(place):
             return place
         for path in (Path(out) / place, Path(place)):
-            if path.exists():
+            if place and path.exists():
                 return str(path)
     return ''
