@@ -3,7 +3,7 @@
 A `Copy` stands for `subprocess.Popen` where a test starts the command line, or a part of the library, by itself.
 """
 
-import gc, multiprocessing, os, sys, tempfile
+import gc, multiprocessing, os, sys, tempfile, weakref
 from pathlib import Path
 from forked_kernels import PRELOADED
 
@@ -13,14 +13,15 @@ MEDSOFT = 'from medsoft_nb.apps.cli import main; main()'
 
 
 class Copy:
-    "A process that runs Python code, with the methods of `subprocess.Popen` that the tests use"
+    "A process that runs Python code, with the methods of `subprocess.Popen` that the tests use; it ends with them"
 
-    def __init__(self, code, *words, cwd='.', **env):
+    def __init__(self, code, *words, cwd='.', threads=1, **env):
         self.logs = tempfile.TemporaryDirectory()
         self.files = [Path(self.logs.name) / name for name in ('out', 'error')]
-        env = {**os.environ, 'MEDSOFT_PROGRESS': '0', 'OMP_NUM_THREADS': '1', **env}
+        env = {**os.environ, 'MEDSOFT_PROGRESS': '0', 'OMP_NUM_THREADS': str(threads), **env}
         self.process = copies.Process(target=_run, args=(code, [str(word) for word in words], cwd, env, self.files))
         self.process.start()
+        self.end = weakref.finalize(self, self.process.kill)
 
     @property
     def returncode(self):
@@ -34,12 +35,15 @@ class Copy:
         return self.process.exitcode
 
     def send_signal(self, number):
-        os.kill(self.process.pid, number)
+        if self.process.exitcode is None:
+            os.kill(self.process.pid, number)
 
     def communicate(self, timeout=None):
         "What it printed on both streams, when it is over"
         self.process.join(timeout)
-        assert self.process.exitcode is not None, 'it does not end'
+        if self.process.exitcode is None:
+            self.process.kill()
+            raise TimeoutError(f'the process does not end within {timeout} seconds')
         return [file.read_text(encoding='utf-8', errors='replace') for file in self.files]
 
 

@@ -13,6 +13,7 @@ from PIL import Image
 TRAINED = 'trained'
 TOLERANCE = 0.005  # Relative, of numbers that nothing was trained for
 GREYS = 6  # Mean difference of pictures that nothing was trained for, in grey levels of 255
+INK = 0.4  # The same, as a share of what they show: of a plot, most is white
 NUMBER = re.compile(r'(?<![\w.])[-+\u2212]?\d+(?:\.\d+)?(?:e[-+]?\d+)?')
 HASH = re.compile(r'\b(?=[0-9a-f]*\d)(?=[0-9a-f]*[a-f])[0-9a-f]{8,}\b')
 EMBEDDED = re.compile(r'data:image/(?:png|jpeg);base64,([\w+/=]+)')
@@ -65,21 +66,30 @@ def numbers(text):
 
 
 def picture(text):
-    "A picture as grey levels"
-    return np.asarray(Image.open(io.BytesIO(base64.b64decode(text))).convert('L'), float)
+    "A picture as levels of red, green and blue"
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(text))).convert('RGB'), float)
+
+
+def ink(image):
+    "How much a picture shows: the mean distance of its levels from the most usual one, 0 for a blank one"
+    return abs(image - np.median(image, axis=(0, 1))).mean()
 
 
 def difference(old, new, trained):
     "What is wrong with one output, in words; `''` if nothing is"
     (kind, a), (_, b) = old, new
     if kind == 'picture':
-        if trained or not a or not b:
+        if not a or not b:
             return ''
         a, b = picture(a), picture(b)
+        if ink(a) and not ink(b):
+            return 'a picture shows nothing'
+        if trained:
+            return ''
         if a.shape != b.shape:
             return f'a picture of {b.shape[1]} x {b.shape[0]} pixels was {a.shape[1]} x {a.shape[0]}'
-        apart = abs(a - b).mean()
-        return f'a picture differs by {apart:.1f} of 255 grey levels' if apart > GREYS else ''
+        apart, most = abs(a - b).mean(), min(GREYS, INK * max(ink(a), ink(b)))
+        return f'a picture differs by {apart:.1f} of 255 grey levels' if apart > most else ''
     if words(a) != words(b):
         return '\n'.join(
             ['other words:', *difflib.unified_diff(words(a), words(b), 'stored', 'run', lineterm='', n=0)]

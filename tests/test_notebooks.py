@@ -116,6 +116,7 @@ shown = (
         (shown[0], printed('12 images, nearest 0.31, weights 0a1b2c3d4e5f'), shown[2]),  # a word changed
         shown[:2],  # a figure lost
         (*shown, figure(30, 200)),  # a figure more
+        (*shown[:2], figure(90, 90)),  # a figure that shows nothing
         shown[1:],  # a table lost
         (*shown, nbformat.v4.new_output('error', ename='ValueError', evalue='no', traceback=[])),  # an exception
     ],
@@ -128,6 +129,7 @@ shown = (
         'word',
         'figure lost',
         'figure more',
+        'figure blank',
         'table',
         'exception',
     ],
@@ -148,6 +150,22 @@ def test_a_planted_fault_is_found(fault, trained):
 def test_a_number_off_by_one_percent_is_found_where_nothing_was_trained(other):
     assert differences(notebook(False, *shown), notebook(False, *other))
     assert not differences(notebook(True, *shown), notebook(True, *other))
+
+
+def plot(row, colour):
+    "A picture of a line on white"
+    out, image = io.BytesIO(), Image.new('RGB', (80, 60), 'white')
+    image.paste(colour, (5, row, 75, row + 1))
+    image.save(out, 'png')
+    picture = {'image/png': base64.b64encode(out.getvalue()).decode(), 'text/plain': '<Figure size 80x60 with 1 Axes>'}
+    return nbformat.v4.new_output('display_data', picture)
+
+
+@pytest.mark.parametrize('row, colour', [(40, 'navy'), (20, 'red')], ids=['elsewhere', 'colour'])
+def test_another_line_is_found_where_nothing_was_trained(row, colour):
+    stored = notebook(False, plot(20, 'navy'))
+    assert not differences(stored, notebook(False, plot(20, '#000088')))
+    assert differences(stored, notebook(False, plot(row, colour)))
 
 
 def test_what_processors_may_differ_in_is_no_fault():

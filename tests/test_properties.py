@@ -77,7 +77,7 @@ def cells(r, n):
     while len(made) < n:
         made.add(''.join(r.choice(LETTERS, r.integers(1, 20))).strip())
         made -= {'', 'nan', 'None', 'NA'}
-    return sorted(made)
+    return r.permutation(sorted(made)).tolist()
 
 
 @st.composite

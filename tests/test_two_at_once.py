@@ -6,6 +6,7 @@ from pathlib import Path
 from threading import Thread
 
 import pytest
+import torch
 from copies import Copy, MEDSOFT
 from medsoft_nb.apps.cli import main
 from medsoft_nb.apps.studio import StudioSession
@@ -113,7 +114,8 @@ def test_processes_share_a_batch(benchmark, tmp_path):
         '2',
     ]
     shared = tmp_path / 'shared'
-    parts = [Copy(MEDSOFT, *words, '--shard', f'{number}/2', '--out', shared) for number in (1, 2)]
+    threads = torch.get_num_threads()  # as many as here: sums depend on their number
+    parts = [Copy(MEDSOFT, *words, '--shard', f'{k}/2', '--out', shared, threads=threads) for k in (1, 2)]
     errors = [part.communicate()[1] for part in parts]
     assert [part.returncode for part in parts] == [0, 0], errors
     with pytest.raises(SystemExit) as end:

@@ -57,7 +57,7 @@ _LESIONS = dict(
         'Look whether mask and structures belong to the same image and are turned in the same way.',
     ),
     misplaced=(
-        f'lesions that lie in the air beside the body, with more than {IN_AIR:.0%} of their area',
+        f'lesions that seem to lie in the air beside the body, with more than {IN_AIR:.0%} of their area',
         'Look whether mask and image belong together, and are turned and cut out in the same way.',
     ),
     boxes=(

@@ -129,7 +129,8 @@ def lesion_traits(
     "Size, place and shape of a lesion mask"
     area = int(lesion.sum())
     outside = _share(lesion, structures == 0) if structures is not None and structures.any() else np.nan
-    in_air = np.nan if image is None else _share(lesion, air_mask(image))
+    step = -(-max(lesion.shape) // MOST_PIXELS)
+    in_air = np.nan if image is None else _share(lesion[::step, ::step], air_mask(image[::step, ::step]))
     return dict(lesion_px=area, lesion_share=area / lesion.size, outside=outside, air=in_air, box=is_box(lesion))
 
 
@@ -143,8 +144,8 @@ def air_mask(
 ) -> np.ndarray:  # bool `(H, W)`
     "Where an image shows nothing: outside of the body, and nearly as dark as its darkest pixel"
     grey = image if image.ndim == 2 else image[..., :3].mean(2)
-    low, high = grey.min(), np.percentile(grey, 99.9)
-    return (grey <= low + AIR * (high - low)) & ~body_mask(image)
+    low, high = float(grey.min()), float(np.percentile(grey, 99.9))
+    return (grey < low + AIR * (high - low)) & ~body_mask(image)
 
 
 def is_box(

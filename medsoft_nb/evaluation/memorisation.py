@@ -128,7 +128,8 @@ def plot_nearest(
 ):  # A picture: synthetic lesions above, their nearest training lesions below
     "Contact sheet of the nearest pairs"
     lesions = report[report.distance.notna() & report.nearest_id.isin(train.df.image_id[train.df.lesion_mask != ''])]
-    nearest, crops = lesions.sort_values('distance').head(n), []
+    rounded = lesions.assign(distance=lesions.distance.round(3))  # the same order on every processor
+    nearest, crops = rounded.sort_values(['distance', 'image_id']).head(n), []
     for manifest, ids in ((made, nearest.image_id), (train, nearest.nearest_id)):
         crops += lesion_crops(manifest.rows(pd.Index(manifest.df.image_id).get_indexer(ids)))
     titles = [f'{d:.2f} copy' if copied else f'{d:.2f}' for d, copied in zip(nearest.distance, nearest.copied)]
