@@ -1,6 +1,6 @@
 "Every notebook runs from its first cell to its last, and gives the outputs that it shows."
 
-import base64, copy, io
+import ast, base64, io, re
 from pathlib import Path
 import nbformat, pytest
 from PIL import Image
@@ -46,6 +46,15 @@ def test_it_runs_and_shows_what_it_stores(path, tmp_path):
 @pytest.mark.parametrize('path', sorted(notebooks), ids=name)
 def test_what_trained_cells_must_show_is_asserted(path):
     assert not bare(read(path)), 'cells tagged `trained` without an assert in their section'
+
+
+@pytest.mark.parametrize('path', sorted(notebooks), ids=name)
+def test_cells_that_are_not_run_here_hold_outputs_where_they_show_something(path):
+    "Those with `#| slow`, whose outputs `make outputs` stores"
+    for cell in read(path).cells:
+        if cell.cell_type == 'code' and re.search(r'^#\| *slow', cell.source, re.MULTILINE):
+            shows = isinstance(ast.parse(cell.source).body[-1], ast.Expr)
+            assert bool(cell.outputs) == shows, f'run `make outputs`:\n{cell.source[:200]}'
 
 
 # The check itself: each kind of fault that it is there for, planted into a small notebook.
