@@ -37,7 +37,7 @@ check-export: $(STAMP)
 
 # A process for each notebook: what one sets (pandas, matplotlib, torch) must not show in another.
 outputs: $(STAMP)
-	@find nbs -name '[!._]*.ipynb' -not -path '*/.*' -not -path 'nbs/experiments/*' -not -path '*/_*/*' -not -path '*/runs/*' | sort | $(QUIET) xargs -P 2 -n 1 $(BIN)/nbdev-test --n-workers 0 --save --timing --flags slow
+	@find nbs -name '[!._]*.ipynb' -not -path '*/.*' -not -path 'nbs/experiments/*' -not -path '*/_*/*' -not -path '*/runs/*' | sort | $(QUIET) xargs -P 2 -n 1 $(BIN)/nbdev-test --n-workers 0 --save --timing --flags slow --cell-timeout 36000
 	@$(BIN)/python -c "from medsoft_nb.apps.outputs import drop_stderr; drop_stderr('nbs')"
 	@$(BIN)/nbdev-clean
 
