@@ -13,7 +13,7 @@ from PIL import Image
 TRAINED = 'trained'
 TOLERANCE = 0.005  # Relative, of numbers that nothing was trained for
 GREYS = 6  # Mean difference of pictures that nothing was trained for, in grey levels of 255
-INK = 0.4  # The same, as a share of what they show: of a plot, most is white
+INK = 0.2  # The same, as a share of what they show: of a plot, most is white
 NUMBER = re.compile(r'(?<![\w.])[-+\u2212]?\d+(?:\.\d+)?(?:e[-+]?\d+)?')
 HASH = re.compile(r'\b(?=[0-9a-f]*\d)(?=[0-9a-f]*[a-f])[0-9a-f]{8,}\b')
 EMBEDDED = re.compile(r'data:image/(?:png|jpeg);base64,([\w+/=]+)')
@@ -71,8 +71,8 @@ def picture(text):
 
 
 def ink(image):
-    "How much a picture shows: the mean distance of its levels from the most usual one, 0 for a blank one"
-    return abs(image - np.median(image, axis=(0, 1))).mean()
+    "How much a picture shows: the mean distance of its levels from their mean, 0 for a blank one"
+    return abs(image - image.mean((0, 1))).mean()
 
 
 def difference(old, new, trained):
