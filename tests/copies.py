@@ -21,7 +21,7 @@ class Copy:
         env = {**os.environ, 'MEDSOFT_PROGRESS': '0', 'OMP_NUM_THREADS': str(threads), **env}
         self.process = copies.Process(target=_run, args=(code, [str(word) for word in words], cwd, env, self.files))
         self.process.start()
-        self.end = weakref.finalize(self, self.process.kill)
+        weakref.finalize(self, self.process.kill)
 
     @property
     def returncode(self):
@@ -47,8 +47,8 @@ class Copy:
         return [file.read_text(encoding='utf-8', errors='replace') for file in self.files]
 
 
-def enter(cwd, env, *files):
-    "Make this copy a process of its own: its streams, its folder, its environment"
+def _run(code, words, cwd, env, files):
+    "Make this copy a process of its own: its streams, its folder, its environment, its code"
     import torch
 
     gc.freeze()  # what was imported is no garbage
@@ -59,9 +59,5 @@ def enter(cwd, env, *files):
     os.environ.clear()
     os.environ.update(env)
     torch.set_num_threads(int(env['OMP_NUM_THREADS']))
-
-
-def _run(code, words, cwd, env, files):
-    enter(cwd, env, *files)
     sys.argv = ['medsoft', *words]
     exec(code, {'__name__': '__main__'})

@@ -1,7 +1,7 @@
 """Nothing lost, nothing wrong in silence: flipped bits, writes that fail, processes that are killed.
 
-`MEDSOFT_KILLS=60 pytest tests/test_trust.py -k killed` kills as many trainings, batches, imports and exports as it
-says, at their first write, their second, and so on.
+`MEDSOFT_KILLS=60 pytest tests/test_trust.py -k killed` kills up to as many trainings, batches, imports and exports as
+it says, at one write after the other, as long as a run has writes left.
 """
 
 import errno
