@@ -3,11 +3,11 @@
 Each notebook is tested by itself, every other file as a whole, since its tests share results.
 """
 
-import gc, os, tempfile
+import os, tempfile
 from contextlib import ExitStack
 from pathlib import Path
 import pytest
-from forked_kernels import forked_kernels
+from forked_kernels import collect_less, forked_kernels
 from xdist.scheduler import LoadScopeScheduling
 
 
@@ -28,7 +28,7 @@ def pytest_collection_modifyitems(items):
 
 
 def pytest_collection_finish():
-    gc.freeze()  # what was imported is no garbage
+    collect_less()
 
 
 def pytest_configure(config):

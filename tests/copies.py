@@ -3,9 +3,9 @@
 A `Copy` stands for `subprocess.Popen` where a test starts the command line, or a part of the library, by itself.
 """
 
-import gc, multiprocessing, os, sys, tempfile, weakref
+import multiprocessing, os, sys, tempfile, weakref
 from pathlib import Path
-from forked_kernels import PRELOADED
+from forked_kernels import collect_less, PRELOADED
 
 copies = multiprocessing.get_context('forkserver')
 copies.set_forkserver_preload(['nbdev.test', 'medsoft_nb.apps.cli', *PRELOADED])
@@ -51,7 +51,7 @@ def _run(code, words, cwd, env, files):
     "Make this copy a process of its own: its streams, its folder, its environment, its code"
     import torch
 
-    gc.freeze()  # what was imported is no garbage
+    collect_less()
     for number, file in enumerate(files, 1):
         with open(file, 'w') as f:
             os.dup2(f.fileno(), number)

@@ -63,11 +63,17 @@ def serve(address):
         connection, _ = listener.accept()
         for name in ('ipykernel.kernelapp', *PRELOADED):
             import_module(name)
-        gc.freeze()  # what was imported is no garbage
+        collect_less()
         if os.fork() == 0:
             listener.close()
             be_kernel(connection)
         connection.close()
+
+
+def collect_less():
+    "What was imported is no garbage, and garbage is looked for less often: a tenth of the time of many tests"
+    gc.freeze()
+    gc.set_threshold(50_000)
 
 
 def be_kernel(connection):

@@ -5,9 +5,10 @@ processors are several times slower than others. The process is forked from one 
 which takes longer than most notebooks.
 """
 
-import gc, os, sys
+import os, sys
 from pathlib import Path
 from copies import copies
+from forked_kernels import collect_less
 
 root = Path(__file__).parent.parent
 
@@ -32,7 +33,7 @@ def _run(path, to, log):
         os.dup2(f.fileno(), 1)
         os.dup2(f.fileno(), 2)
     os.chdir(root)
-    gc.freeze()  # what was imported is no garbage
+    collect_less()
     nbdev.test.write_nb = lambda nb, _: write_nb(nb, to)
     passed, _ = nbdev.test.test_nb(path, skip_flags=get_config().tst_flags.split(), save=True, cell_timeout=None)
     sys.exit(not passed)

@@ -6,7 +6,7 @@ Docs: https://example.github.io/medsoft_nb/core/devices.html.md"""
 
 # %% auto #0
 __all__ = ['DTYPES', 'is_first_process', 'own_device', 'pick_device', 'devices', 'pick_dtype', 'cpu_has_bf16', 'autocast',
-           'device_facts', 'cpu_name']
+           'place_network', 'device_facts', 'cpu_name']
 
 # %% ../../nbs/core/devices.ipynb #c0077
 import os, platform
@@ -107,6 +107,17 @@ def autocast(
     else:
         faster = kind == 'cuda' and torch.cuda.is_bf16_supported()
     return torch.autocast(kind, dtype=torch.bfloat16) if faster and wanted == '1' else nullcontext()
+
+# %% ../../nbs/core/devices.ipynb #316c4601
+def place_network(
+    network,  # `torch.nn.Module`, changed in place
+    device,  # `torch.device`
+):  # The same network
+    "Make a network ready for use: frozen, on its device, laid out as convolutions like it there"
+    import torch
+
+    network.to(device).eval().requires_grad_(False)
+    return network.to(memory_format=torch.channels_last) if device.type == 'cpu' else network
 
 # %% ../../nbs/core/devices.ipynb #n004
 def device_facts(

@@ -55,10 +55,8 @@ def complete_columns(
     df = df.rename(columns={old: new for old, new in _OLD_NAMES.items() if new not in df})
     _check_columns(df)
     df = df.reset_index(drop=True)
-    df = df.assign(**{c: np.nan if c == 'spacing_mm' else '' for c in COLUMNS if c not in df})
-    for c in df:
-        df[c] = clean_cells(df[c], c)
-    return df[[*COLUMNS, *(c for c in df if c not in COLUMNS)]]
+    empty = {c: np.nan if c == 'spacing_mm' else '' for c in COLUMNS}
+    return pd.DataFrame(empty | {c: clean_cells(df[c], c) for c in df}, index=df.index)
 
 # %% ../../nbs/data/columns.ipynb #n000
 def clean_cells(
@@ -94,8 +92,8 @@ def _check_columns(df):
 def _pixel_sizes(column):
     "Numbers; `ManifestError` unless every pixel size is a number or empty"
     sizes = pd.to_numeric(column, errors='coerce')
-    lacking = column[sizes.isna()]
-    wrong = lacking[lacking.notna() & ~lacking.astype(str).str.strip().isin([''])]
+    lacking = column[sizes.isna() & column.notna()]
+    wrong = lacking[lacking.astype(str).str.strip() != '']
     if len(wrong):
         raise ManifestError(
             f'row {wrong.index[0] + 2}: spacing_mm {wrong.iloc[0]!r} is not a number of mm. '

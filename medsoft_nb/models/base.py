@@ -15,7 +15,7 @@ from pathlib import Path
 import diffusers, torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
-from ..core.devices import pick_device, pick_dtype
+from ..core.devices import pick_device, pick_dtype, place_network
 from ..core.files import read_json, sha256, write_json
 from ..core.finite import check_finite
 from ..core.folders import share_files
@@ -183,7 +183,7 @@ def load_base(
     for part, cls in classes.items():
         kept = torch.float32 if part == 'vae' else dtype
         parts[part] = load_network(cls, path, part, variant, dtype=kept, **hub)
-        parts[part].to(device).eval().requires_grad_(False)
+        place_network(parts[part], device)
     with explain_build(f'{name}: the scheduler or the tokenizer'):
         scheduler = DDIMScheduler.from_pretrained(path, subfolder='scheduler', **hub)
         parts |= dict(tokenizer=load_tokenizer(path, **hub), scheduler=scheduler)

@@ -12,6 +12,7 @@ import hashlib, json
 from pathlib import Path
 import torch
 from diffusers import UNet2DConditionModel
+from ..core.devices import place_network
 from ..core.files import read_json
 from ..core.finite import check_finite
 from .configs import read_config
@@ -62,4 +63,4 @@ def load_unet(
     folder = find_unet(unet).resolve()
     network = load_network(UNet2DConditionModel, str(folder.parent), folder.name, dtype=base.dtype)
     check_finite(network.state_dict(), str(folder))
-    return network.to(base.device).eval().requires_grad_(False)
+    return place_network(network, base.device)
