@@ -144,6 +144,9 @@ def test_every_tool_on_an_own_image(tmp_path):
         wait_for_message('20 x 20 pixels')
         find('input.upload').send_keys(str(tmp_path / 'own spine.png'))
         wait_for(lambda: 'own spine' in find('.page').text)
+        pixel = find('input[name=spacing]')
+        assert pixel.is_enabled() and pixel.get_attribute('value') == ''
+        pixel.send_keys('0.8', Keys.TAB)
         find('input.upload_mask').send_keys(str(tmp_path / 'small.png'))
         wait_for_message('mask has 20 rows')
         find('button.place').click()
@@ -166,6 +169,7 @@ def test_every_tool_on_an_own_image(tmp_path):
         find('input.upload_mask').send_keys(str(tmp_path / 'lesion.png'))
         wait_for(lambda: find('.say').text == '')
         assert (keep(1) == lesion).all()  # a mask of one's own
+        assert manifest().df.spacing_mm[0] == 0.8
         assert (
             read_image(tmp_path / 'kept' / manifest().df.image[0])[~(manifest().mask(0, 'soft_mask') > 0)]
             == np.uint8(own * 255)[~(manifest().mask(0, 'soft_mask') > 0)]

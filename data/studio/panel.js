@@ -286,7 +286,9 @@ function render({ model, el }) {
   const severities = () => severity.replaceChildren(pick('severity', 'Severity', ['', ...(choices.severities[model.get('settings').disease] || [])]));
   const seed = make('input', { type: 'number', name: 'seed', min: 0, step: 1, value: model.get('settings').seed, onchange: () => setting('seed', Math.max(0, Math.round(+seed.value || 0))) });
   const words = (name, text, placeholder) => make('label', {}, text, make('textarea', { name, rows: 2, placeholder, value: model.get('settings')[name], onchange: (e) => setting(name, e.target.value.trim()) }));
+  const pixel = make('input', { type: 'number', name: 'spacing', min: 0, step: 'any', placeholder: 'not known', onchange: () => tell({ do: 'spacing', mm: pixel.value === '' ? null : +pixel.value }) });
   const form = make('div', {}, pick('disease', 'Disease', choices.diseases), severity, pick('modality', 'Modality', choices.modalities),
+    make('label', { title: 'Width of a pixel in mm: Place draws lesions of the size that they have. An image that says it itself keeps it' }, 'Pixel, mm', pixel),
     number('ramp', 'Softness', 0, 20, 1, 'Width of the soft border, in pixels'), number('guidance', 'Guidance', 1, 8, .5, 'Weight of the prompt; 1 is off'),
     number('steps', 'Steps', 5, 50, 5, 'Denoising steps'), make('label', { title: 'Of the noise: the same seed paints the same lesion' }, 'Seed', seed),
     make('details', {}, make('summary', { textContent: 'Own words' }), words('prompt', 'Prompt', 'composed, as below'), words('negative_prompt', 'Not', 'what to lead away from')));
@@ -333,10 +335,11 @@ function render({ model, el }) {
     slider.hidden = !shown.result; stop.disabled = !busy; another.disabled = busy || !shown.result; keep.disabled = busy || !shown.result; keep.textContent = model.get('kept') ? 'Take back' : 'Keep';
     bar.value = model.get('progress'); prompt.textContent = model.get('prompt'); remarks.textContent = model.get('remarks'); weights.textContent = `Painted by ${model.get('weights')}`; page.textContent = page.title = model.get('page');
     say.textContent = model.get('message'); say.classList.toggle('wrong', model.get('wrong'));
-    const { count = 1, slice: number = 0, planes: named = [], plane = '' } = model.get('place');
+    const { count = 1, slice: number = 0, planes: named = [], plane = '', size = {} } = model.get('place');
     slices.hidden = count < 2 && named.length < 2; slice.max = count - 1; slice.value = number; sliceOut.textContent = `${number + 1} / ${count}`;
     planes.replaceChildren(...named.map((name) => make('option', { value: name, textContent: name || 'as acquired', selected: name === plane })));
     slice.disabled = planes.disabled = busy;
+    pixel.value = size.mm ? +size.mm.toPrecision(4) : ''; pixel.disabled = busy || size.fixed;
     measures.replaceChildren(...Object.entries(model.get('numbers')).flatMap(([name, value]) => [make('dt', { textContent: name }), make('dd', { textContent: value })]));
   }
   const listVariants = () => thumbs.replaceChildren(...model.get('thumbs').map((t, i) => make('button', { type: 'button', className: t.kept ? 'kept' : '', title: t.title, onclick: () => tell({ do: 'show', index: i }) }, make('img', { src: t.src, alt: t.title }))));

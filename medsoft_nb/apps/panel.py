@@ -127,6 +127,8 @@ def describe_place(self: StudioController) -> tuple:  # Slice and plane; and the
     number = next(k for k, numbers in enumerate(groups) if session.index in numbers)
     place = dict(number=number, count=len(slices), slice=slices.index(session.index), planes=list(session.planes))
     place['plane'] = session.source.row.get('plane') or ''
+    known = session.source.row['spacing_mm'] if session.source.sized else session.stated_spacing
+    place['size'] = dict(mm=known or None, fixed=bool(session.stated_spacing))
     return place, f"{number + 1} of {len(groups)}: {visible(session.source.row['image_id'])}"
 
 # %% ../../nbs/apps/panel.ipynb #aa2e3ac9
@@ -207,6 +209,14 @@ def _do_place(self: StudioController, at, buffers):
 @patch
 def _do_structure(self: StudioController, where, buffers):
     self.session.add_structure(tuple(where))
+    self.show_mask()
+
+# %% ../../nbs/apps/panel.ipynb #ab1247a9
+@patch
+def _do_spacing(self: StudioController, mm, buffers):
+    self.check_idle()
+    self.session.set_spacing(mm)
+    self.panel.place, _ = self.describe_place()
     self.show_mask()
 
 # %% ../../nbs/apps/panel.ipynb #c1355

@@ -38,6 +38,7 @@ class Source:
     lesions: np.ndarray | None = None  # Mask of the lesions that were painted into it before
     files: object = None  # What its files live in, where that is removed with it
     volume: object = None  # One for all slices of a volume; `None` for an image of its own
+    sized: bool = False  # The user said how wide its pixels are, since it does not say so itself
 
 # %% ../../nbs/apps/sources.ipynb #e006
 def as_sources(
