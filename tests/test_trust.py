@@ -1,10 +1,11 @@
 """Nothing lost, nothing wrong in silence: flipped bits, writes that fail, processes that are killed.
 
-`MEDSOFT_KILLS=60 pytest tests/test_trust.py -k killed` kills up to as many trainings, batches, imports and exports as
-it says, at one write after the other, as long as a run has writes left.
+`MEDSOFT_KILLS=60 pytest tests/test_trust.py -k killed` kills as many trainings of all stages, batches, imports and
+exports as it says, each at another write; without it, two of each, and of the stages one.
 """
 
 import errno
+import math
 import os
 import shutil
 import signal
@@ -29,7 +30,7 @@ from medsoft_nb.models.unet_files import load_unet
 from medsoft_nb.painting.generate import generate, GenerateConfig
 from medsoft_nb.painting.pipeline import MedSoftPipeline
 from medsoft_nb.phantom.benchmarks import make_benchmark
-from medsoft_nb.training.stages import Training
+from medsoft_nb.training.stages import STAGES, Training
 from medsoft_nb.training.trainer import train
 
 KILLS = int(os.environ.get('MEDSOFT_KILLS', 2))
@@ -210,6 +211,41 @@ def test_a_killed_run_goes_on(name, make, whole, tmp_path):
         assert not list(out.rglob('.*.tmp*'))
         if not was_killed:
             break
+
+
+def stage(name, data, cache, out):
+    "A training of a stage, or of the whole U-Net, with as many steps as give each kill another write"
+    base, full = tiny_components(0), name == 'full'
+    controller = (
+        None if full or not STAGES[name].needs_controller else Controller.new(load_encoder(), base['unet'], layers=1)
+    )
+    settings = TRAINING.replace(stage='lora' if full else name, full=full, steps=max(2, KILLS // 6))
+    rows = data if full or not STAGES[name].healthy else data.where(label=HEALTHY)
+    train(base, rows, out, settings, controller, cache=cache)
+
+
+def large_batch(data, cache, out):
+    batch(data, cache, out, BATCH.replace(n_per_label=max(2, KILLS // 3)))
+
+
+MANY = {name: partial(stage, name) for name in (*STAGES, 'full')} | dict(batch=large_batch)
+
+
+@pytest.mark.skipif(KILLS <= 2, reason='it takes minutes: MEDSOFT_KILLS=60 runs it')
+@pytest.mark.parametrize('name', MANY)
+def test_many_killed_runs_go_on(name, data, tmp_path, monkeypatch):
+    "Each at another write, from the first to the last; trainings share the kills among their stages"
+    job, trainings = partial(MANY[name], data, tmp_path / 'cache'), len(MANY) - 1
+    n = count_writes(lambda: job(tmp_path / 'whole'), monkeypatch)
+    moments = np.linspace(1, n, KILLS if name == 'batch' else math.ceil(KILLS / trainings)).round().astype(int)
+    assert len(set(moments)) == len(moments)
+    for k in moments:
+        out = tmp_path / str(k)
+        assert killed(job, out, k)
+        job(out)
+        assert changed_files(out) == [] and not list(out.rglob('.*.tmp*'))
+        assert content(out) == content(tmp_path / 'whole')
+        shutil.rmtree(out)
 
 
 def imported(real, out):
