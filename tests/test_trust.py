@@ -1,7 +1,7 @@
 """Nothing lost, nothing wrong in silence: flipped bits, writes that fail, processes that are killed.
 
 `MEDSOFT_KILLS=60 pytest tests/test_trust.py -k killed` kills as many trainings of all stages, batches, imports and
-exports as it says, each at another write; without it, two of each, and of the stages one.
+exports as it says, each at another write; without it, two each of a LoRA's training, a batch, an import, an export.
 """
 
 import errno
