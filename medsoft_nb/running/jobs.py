@@ -9,7 +9,7 @@ __all__ = ['KERNEL_ENVIRONMENT', 'imported_modules', 'Job', 'last_execution', 'j
            'home_environment', 'run_job']
 
 # %% ../../nbs/running/jobs.ipynb #c1178
-import ast, hashlib, json, os, shutil, tempfile
+import ast, hashlib, json, os, re, shutil, tempfile
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
@@ -28,22 +28,31 @@ def imported_modules(
     leave_out: tuple = ('running',),  # Rooms that are not followed
 ) -> set[Path]:  # Files of the modules
     "Modules of the library that `source` imports, directly and through each other"
+    files = {f'{PACKAGE.name}.{file.parent.name}.{file.stem}': file for file in PACKAGE.glob('*/*.py')}
+    files = {name: file for name, file in files.items() if file.parent.name not in leave_out}
     found, todo = set(), list(_imported_names(source, PACKAGE.name))
     while todo:
         name = todo.pop()
-        _, *parts = name.split('.')
-        file = PACKAGE.joinpath(*parts).with_suffix('.py')
-        if parts[0] not in leave_out and file not in found and file.is_file():
-            found.add(file)
-            todo += read_cached(_imported_names_of, file, name.rpartition('.')[0])
+        if name in files and files[name] not in found:
+            found.add(files[name])
+            todo += read_cached(_imported_names_of, files[name], name.rpartition('.')[0])
     return found
+
+# %% ../../nbs/running/jobs.ipynb #acea4d9a
+def _imports(source):
+    "Syntax tree of the import statements of a source; of the whole, which takes longer, where they cannot be told"
+    statements = re.findall(r'^[ \t]*((?:from|import) [^(\n]*(?:\([^)]*\))?)', source, re.MULTILINE)
+    try:
+        return ast.parse('\n'.join(statements))
+    except SyntaxError:
+        return ast.parse(source)
 
 # %% ../../nbs/running/jobs.ipynb #c1162
 @lru_cache(maxsize=256)
 def _imported_names(source, package):
     "Names of the library that `source`, a module of `package`, imports"
     names = set()
-    for node in ast.walk(ast.parse(source)):
+    for node in ast.walk(_imports(source)):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         if isinstance(node, ast.ImportFrom):
