@@ -29,6 +29,13 @@ def address(site):
     server.shutdown()
 
 
+@pytest.fixture(scope='module')
+def driver(tmp_path_factory):
+    need_browser()
+    with browser(tmp_path_factory.mktemp('browser')) as driver:
+        yield driver
+
+
 def test_no_link_or_anchor_is_broken_and_nothing_comes_from_elsewhere(site):
     from medsoft_nb.apps.links import check_site
 
@@ -50,76 +57,67 @@ def test_every_notebook_and_page_is_there(site):
     )
 
 
-def test_pages_in_the_browser(site, address, tmp_path):
-    need_browser()
+def test_pages_in_the_browser(site, address, driver):
     from selenium.webdriver.common.by import By
     from selenium.webdriver.common.keys import Keys
 
-    with browser(tmp_path) as driver:
-        for width in (1280, 390):
-            driver.set_window_size(width, 900)
-            for page in PAGES:
-                driver.get(f'{address}/{page}.html')
-                wide, room = driver.execute_script('return [document.documentElement.scrollWidth, window.innerWidth]')
-                assert wide <= room, f'{page} is {wide} wide in a window of {room}'
-                broken = driver.execute_script(
-                    'return [...document.images].filter(i => i.complete && !i.naturalWidth).length'
-                )
-                assert not broken, page
-        assert [l['message'] for l in driver.get_log('browser') if l['level'] == 'SEVERE'] == []
-        assert outside(driver) == []
-        assert driver.execute_script("return document.querySelectorAll('math').length") >= 0
-        driver.set_window_size(1280, 900)
-        driver.get(f'{address}/explanations/method.html')
-        assert (
-            driver.execute_script(
-                "return [...document.querySelectorAll('math')].filter(m => m.getBoundingClientRect().width > 5).length"
+    for width in (1280, 390):
+        driver.set_window_size(width, 900)
+        for page in PAGES:
+            driver.get(f'{address}/{page}.html')
+            wide, room = driver.execute_script('return [document.documentElement.scrollWidth, window.innerWidth]')
+            assert wide <= room, f'{page} is {wide} wide in a window of {room}'
+            broken = driver.execute_script(
+                'return [...document.images].filter(i => i.complete && !i.naturalWidth).length'
             )
-            > 5
+            assert not broken, page
+    assert [l['message'] for l in driver.get_log('browser') if l['level'] == 'SEVERE'] == []
+    assert outside(driver) == []
+    assert driver.execute_script("return document.querySelectorAll('math').length") >= 0
+    driver.set_window_size(1280, 900)
+    driver.get(f'{address}/explanations/method.html')
+    assert (
+        driver.execute_script(
+            "return [...document.querySelectorAll('math')].filter(m => m.getBoundingClientRect().width > 5).length"
         )
-        driver.get(f'{address}/index.html')
-        box = wait_for(lambda: driver.find_elements(By.CSS_SELECTOR, '#quarto-search input'))[0]
-        box.send_keys('soft mask')
-        wait_for(
-            lambda: (
-                'soft' in driver.execute_script("return document.querySelector('#quarto-search').innerText").lower()
-            )
-        )
-        driver.find_element(By.TAG_NAME, 'body').send_keys(Keys.TAB)
-        tag, style, width = driver.execute_script(
-            'const e = document.activeElement, s = getComputedStyle(e);'
-            'return [e.tagName, s.outlineStyle, s.outlineWidth]'
-        )
-        assert tag in ('A', 'BUTTON', 'INPUT') and style != 'none' and width != '0px', (tag, style, width)
+        > 5
+    )
+    driver.get(f'{address}/index.html')
+    box = wait_for(lambda: driver.find_elements(By.CSS_SELECTOR, '#quarto-search input'))[0]
+    box.send_keys('soft mask')
+    wait_for(
+        lambda: 'soft' in driver.execute_script("return document.querySelector('#quarto-search').innerText").lower()
+    )
+    driver.find_element(By.TAG_NAME, 'body').send_keys(Keys.TAB)
+    tag, style, width = driver.execute_script(
+        'const e = document.activeElement, s = getComputedStyle(e);return [e.tagName, s.outlineStyle, s.outlineWidth]'
+    )
+    assert tag in ('A', 'BUTTON', 'INPUT') and style != 'none' and width != '0px', (tag, style, width)
 
 
-def test_texts_can_be_read_in_light_and_dark(address, tmp_path):
-    need_browser()
+def test_texts_can_be_read_in_light_and_dark(address, driver):
     from selenium.webdriver.common.by import By
 
-    with browser(tmp_path) as driver:
-        driver.get(f'{address}/index.html')
-        backgrounds = []
-        pale = '<p style="color:#aaa;background:#fff">pale</p>'
-        driver.execute_script("document.querySelector('main').insertAdjacentHTML('beforeend', arguments[0])", pale)
-        assert [f for f in low_contrast(driver)[0] if f.endswith('pale')]
-        for _ in ('light', 'dark'):
-            for page in (*PAGES, 'experiments/report', 'tutorials/soft-masks', 'faq', 'cards', 'changelog'):
-                driver.get(f'{address}/{page}.html')
-                try:
-                    wait_for(lambda: not low_contrast(driver)[0], 3)  # colours fade in
-                except AssertionError:
-                    pass
-                found, n = low_contrast(driver)
-                assert n > 50 and found == [], page
-            backgrounds.append(driver.execute_script('return getComputedStyle(document.body).backgroundColor'))
-            driver.find_element(By.CSS_SELECTOR, '.quarto-color-scheme-toggle').click()
-            wait_for(
-                lambda: (
-                    driver.execute_script('return getComputedStyle(document.body).backgroundColor') != backgrounds[-1]
-                )
-            )
-        assert backgrounds[0] != backgrounds[1]
+    driver.get(f'{address}/index.html')
+    backgrounds = []
+    pale = '<p style="color:#aaa;background:#fff">pale</p>'
+    driver.execute_script("document.querySelector('main').insertAdjacentHTML('beforeend', arguments[0])", pale)
+    assert [f for f in low_contrast(driver)[0] if f.endswith('pale')]
+    for _ in ('light', 'dark'):
+        for page in (*PAGES, 'experiments/report', 'tutorials/soft-masks', 'faq', 'cards', 'changelog'):
+            driver.get(f'{address}/{page}.html')
+            try:
+                wait_for(lambda: not low_contrast(driver)[0], 3)  # colours fade in
+            except AssertionError:
+                pass
+            found, n = low_contrast(driver)
+            assert n > 50 and found == [], page
+        backgrounds.append(driver.execute_script('return getComputedStyle(document.body).backgroundColor'))
+        driver.find_element(By.CSS_SELECTOR, '.quarto-color-scheme-toggle').click()
+        wait_for(
+            lambda: driver.execute_script('return getComputedStyle(document.body).backgroundColor') != backgrounds[-1]
+        )
+    assert backgrounds[0] != backgrounds[1]
 
 
 def test_experiments_show_their_outputs(site):

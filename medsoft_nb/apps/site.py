@@ -8,7 +8,7 @@ Docs: https://example.github.io/medsoft_nb/apps/site.html.md"""
 __all__ = ['SECTIONS', 'ORDER', 'SINGLE', 'ROOMS', 'TEXTS', 'SITE_MARK', 'in_order', 'sidebar', 'stage', 'site']
 
 # %% ../../nbs/apps/site.ipynb #c1448
-import json, re, shutil, subprocess, sys
+import atexit, json, re, shutil, subprocess, sys
 from contextlib import chdir
 from functools import lru_cache
 from graphlib import TopologicalSorter
@@ -135,9 +135,15 @@ def _process_notebooks(root, out):
     def names(*args, original=processors._def_names):
         return [*original(*args)][::-1]
 
+    def close(self, original=processors.exec_show_docs.end):
+        original(self)
+        atexit.unregister(self.k.atexit_operations)
+        self.k.close()
+
     changes = patch.multiple(processors, _do_eval=evaluate, _def_names=names)
+    shells = patch.object(processors.exec_show_docs, 'end', close)
     read_once = patch.object(config, '_load_toml', lru_cache(config._load_toml))
-    with chdir(root), changes, read_once:
+    with chdir(root), changes, shells, read_once:
         cache = Path(proc_nbs('nbs', n_workers=0, force=True, skip_folder_re='^([_.]|runs$)'))
     shutil.rmtree(out, ignore_errors=True)
     shutil.copytree(cache, out)
