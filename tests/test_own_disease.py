@@ -21,7 +21,7 @@ prepare: {n_diseased: 3, fractions: [0.5, 0.1, 0.4]}
 finetune: {base: BASE, steps: 1, batch_size: 2, roi: 32, adapt_steps: 1}
 generate: {base: BASE, roi: 32, steps: 1}
 quality: {namer_steps: 1, extractor: medsoft-tiny}
-classify: {steps: 2, controls: [real-only], healthy: false}
+classify: {steps: 2, batch_size: 4, controls: [real-only], healthy: false}
 '''
 
 

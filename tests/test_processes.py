@@ -6,6 +6,7 @@ What the processes do is in `processes.py`.
 import json, os, subprocess, sys
 from pathlib import Path
 import numpy as np, pandas as pd, pytest, torch
+from copies import Copy
 from medsoft_nb.core.files import sha256
 from medsoft_nb.phantom.benchmarks import make_benchmark
 from safetensors.torch import load_file
@@ -17,10 +18,10 @@ pytestmark = [pytest.mark.slow, pytest.mark.trains]
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp('processes')
     make_benchmark('phantom-tumour', folder / 'data', n_healthy=4, n_diseased=6, per_patient=1)
-    script = Path(__file__).with_name('processes.py')
-    env = {**os.environ, 'OMP_NUM_THREADS': '1', 'MEDSOFT_PROGRESS': '0', 'MEDSOFT_BF16': '0'}
-    done = subprocess.run([sys.executable, script, folder], env=env, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    code = Path(__file__).with_name('processes.py').read_text()
+    done = Copy(code, folder, MEDSOFT_BF16='0')
+    error = done.communicate()[1]
+    assert done.returncode == 0, error
     return folder
 
 

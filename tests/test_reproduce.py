@@ -15,7 +15,7 @@ prepare: {benchmark_healthy: 24, benchmark_diseased: 36, n_diseased: 6}
 finetune: {base: BASE, steps: 3, batch_size: 2, roi: 32, controller: '', msc_steps: 1}
 generate: {base: BASE, roi: 32, steps: 2}
 quality: {namer_steps: 2}
-classify: {steps: 4}
+classify: {steps: 4, batch_size: 4}
 report: {examples: 2}
 '''
 
