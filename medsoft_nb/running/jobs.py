@@ -42,8 +42,9 @@ def imported_modules(
 def _imports(source):
     "Syntax tree of the import statements of a source; of the whole, which takes longer, where they cannot be told"
     statements = re.findall(r'^[ \t]*((?:from|import) [^(\n]*(?:\([^)]*\))?)', source, re.MULTILINE)
+    behind_others = re.search(r'[;:][ \t]*(?:from|import) ', source)
     try:
-        return ast.parse('\n'.join(statements))
+        return ast.parse(source if behind_others else '\n'.join(statements))
     except SyntaxError:
         return ast.parse(source)
 
