@@ -48,22 +48,31 @@ def our_training(manifest: Path, base: str, out: Path, roi: int, batch: int, ste
     from medsoft_nb.training.stages import Training
 
     found, real = [], trainer.progress
-
-    def progress(numbers, **kwargs):
-        for number in numbers:
-            if each:
-                each()
-            begun = read_clocks()
-            yield number
-            found.append(since(begun))
-
-    trainer.progress = progress
+    trainer.progress = lambda numbers, **kwargs: Clock(numbers, each, found)
     try:
         config = Training(steps=steps, batch_size=batch, roi=roi, learning_rate=1e-4, save_every=10**9)
         trainer.train(base, Manifest.load(manifest), out, config, cache=cache)
     finally:
         trainer.progress = real
     return found
+
+
+class Clock:
+    "Stands for the trainer's progress bar; `found` gets the times of each step"
+
+    def __init__(self, numbers, each, found):
+        self.numbers, self.each, self.found = numbers, each, found
+
+    def __iter__(self):
+        for number in self.numbers:
+            if self.each:
+                self.each()
+            begun = read_clocks()
+            yield number
+            self.found.append(since(begun))
+
+    def set_postfix(self, **shown):
+        pass
 
 
 def compare_steps(manifest: Path, base: str, a, roi: int) -> list:

@@ -1,6 +1,6 @@
 """Trainings by several processes, for `test_processes`: copies of this one, which imports torch once.
 
-    processes.py FOLDER     does the trainings that the test looks at, into FOLDER
+processes.py FOLDER     does the trainings that the test looks at, into FOLDER
 """
 
 import json, os, signal, socket, sys
