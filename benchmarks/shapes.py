@@ -86,6 +86,13 @@ def write_base(shape: dict, folder: Path) -> None:
     save_base(base, folder / 'base')
 
 
+def prepare(shape: dict, folder: Path) -> None:
+    "A base of a shape, and images to train it with"
+    write_base(shape, folder)
+    m = make_benchmark('phantom-tumour', folder / 'data', n_healthy=2, n_diseased=3, size=256)
+    Manifest(m.df.assign(prompt=m.df.label + ' vertebra'), m.root).save(m.root / 'manifest.csv')  # 77 letters
+
+
 def steer(shape: dict, unet) -> Controller:
     "A new controller of full size on an encoder of BiomedCLIP's shape"
     torch.manual_seed(0)
@@ -108,7 +115,8 @@ def run_job(job: str, a) -> None:
     if job in STAGES:
         controller = steer(shape, base['unet']) if STAGES[job].needs_controller else None
         start = time.perf_counter()
-        train(base, m, folder / job, Training(stage=job, steps=1, batch_size=1, variants=1, roi=a.side), controller)
+        rows = m.where(label=HEALTHY) if STAGES[job].healthy else m
+        train(base, rows, folder / job, Training(stage=job, steps=1, batch_size=1, variants=1, roi=a.side), controller)
     if job == 'paint':
         pipe = MedSoftPipeline(**base).load_controller(steer(shape, base['unet']))
         pipe.set_progress_bar_config(disable=True)
@@ -133,9 +141,7 @@ def main(argv=None) -> list:
         return run_job(a.jobs, a)
     rows = []
     with tempfile.TemporaryDirectory() as folder:
-        write_base(SHAPES[a.shape], Path(folder))
-        m = make_benchmark('phantom-tumour', Path(folder) / 'data', n_healthy=2, n_diseased=3, size=256)
-        Manifest(m.df.assign(prompt=m.df.label + ' vertebra'), m.root).save(m.root / 'manifest.csv')  # 77 letters
+        prepare(SHAPES[a.shape], Path(folder))
         for job in a.jobs.split(','):
             words = ['--shape', a.shape, '--dtype', a.dtype, '--side', str(a.side), '--jobs', job, '--folder', folder]
             done = subprocess.run([sys.executable, __file__, *words], capture_output=True, text=True)
