@@ -15,7 +15,7 @@ WORDS = {
 
 
 @pytest.fixture(autouse=True)
-def found(monkeypatch):
+def benchmarks_can_be_imported(monkeypatch):
     monkeypatch.syspath_prepend(Path(__file__).parent.parent / 'benchmarks')
 
 

@@ -42,6 +42,11 @@ def test_no_link_or_anchor_is_broken_and_nothing_comes_from_elsewhere(site):
     assert check_site(site) == []
 
 
+def test_no_shell_of_a_notebook_is_left(site):
+    "Python would tidy up each at its end, which takes minutes"
+    assert not [thread for thread in threading.enumerate() if thread.name == 'CaptureShell-loop']
+
+
 def test_every_notebook_and_page_is_there(site):
     for p in (root / 'nbs').rglob('*.ipynb'):
         if any(part.startswith(('.', '_')) or part == 'runs' for part in p.relative_to(root / 'nbs').parts):

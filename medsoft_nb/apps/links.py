@@ -28,7 +28,7 @@ READ = tuple(f'<{tag}' for tag in ('a', *SOURCES))  # Tags that are read; of oth
 class PageLinks(HTMLParser):
     "Anchors, links, pictures without a text, and addresses that a page loads by itself"
 
-    CDATA_CONTENT_ELEMENTS = ()  # Scripts are parsed without what they hold
+    CDATA_CONTENT_ELEMENTS = RCDATA_CONTENT_ELEMENTS = ()  # Tags come without what they hold, and without their ends
 
     def __init__(self, page: Path):
         super().__init__()
