@@ -25,7 +25,7 @@ def execute(name, folder, settings):
 
 def test_pretrain_notebook_gives_a_base(tmp_path):
     settings = dict(
-        images=12, captioned=12, windows=4, measured=2, vae_steps=1, clip_steps=1, unet_steps=4, sample_steps=2
+        images=12, captioned=12, windows=4, measured=2, vae_steps=1, clip_steps=1, unet_steps=2, sample_steps=1
     )
     execute('pretrain', tmp_path, settings)
     base = load_base(tmp_path / 'run/model')
@@ -42,7 +42,7 @@ def test_it_goes_on_from_a_base_with_images_of_patients(tmp_path):
     "Healthy images of training patients alone; the encoder stays what it was"
     m = make_benchmark('phantom-tumour', tmp_path / 'data', n_healthy=6, n_diseased=3, per_patient=1)
     m.assign(split=['train', 'test'] * 4 + ['train']).save(tmp_path / 'data/manifest.csv')
-    settings = dict(images=4, windows=4, measured=1, vae_steps=1, unet_steps=4, sample_steps=1)
+    settings = dict(images=4, windows=4, measured=1, vae_steps=1, unet_steps=2, sample_steps=1)
     settings |= dict(start='medsoft-tiny', real=str(tmp_path / 'data/manifest.csv'))
     execute('pretrain', tmp_path, settings)
     assert json.loads((tmp_path / 'run/measured.json').read_text())['psnr_db_real'] > 20

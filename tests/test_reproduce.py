@@ -151,11 +151,13 @@ def test_the_notebooks_run_one_by_one(run, tmp_path):
             shutil.copy(source, target)
         else:  # without the record of who made it, as if made by hand: nothing of it runs again
             shutil.copytree(source, target, ignore=shutil.ignore_patterns('job.json'))
+    shown = ['base', 'lora-smis']
     shorter = {
-        'report': dict(examples=1),
+        'quality': dict(arms=shown, extractor='medsoft-tiny'),
+        'report': dict(arms=shown, examples=1),
         'qualitative': dict(examples=1),
-        'tsne': dict(steps=5),
-        'ratio': dict(steps=5, ratios=[0.5, 1]),
+        'tsne': dict(steps=3),
+        'ratio': dict(steps=3, ratios=[0.5, 1], image_size=32),
     }
     for step in ('quality', 'report', 'qualitative', 'ablation', 'tsne', 'ratio', 'reader'):
         papermill.execute_notebook(

@@ -59,18 +59,25 @@ def alike_any_way(
     "Which pictures may be the same, mirrored or turned; the time grows about as their number"
     from scipy.spatial import cKDTree  # takes a while to import
 
-    rows = np.flatnonzero(np.abs(sketches).any(1))
+    rows = np.flatnonzero((sketches != 0).any(1) & np.isfinite(sketches).all(1))
     if len(rows) < 2:
         return np.zeros((0, 2), int)
-    points = invariants(sketches[rows])
-    points = points - points.mean(0)
+    points = np.concatenate([np.float32(invariants(sketches[part])) for part in _parts(rows)])
+    points -= points.mean(0)
     axes = np.linalg.eigh(points.T @ points)[1][:, -AXES:]  # seen along some axes, no distance grows
-    points, far = points @ axes, np.sqrt(2 * (1 - ALIKE)) + 1e-6
-    k = min(NEIGHBOURS, len(rows))
-    _, near = cKDTree(points).query(points, k=k, distance_upper_bound=far)
-    pairs = np.stack([np.repeat(np.arange(len(rows)), k), near.reshape(-1)], 1)
-    pairs = np.sort(pairs[(pairs[:, 1] < len(rows)) & (pairs[:, 0] != pairs[:, 1])], 1)
-    return rows[np.unique(pairs, axis=0)]
+    points, far = points @ axes, np.sqrt(2 * (1 - ALIKE)) + 1e-4
+    tree, k = cKDTree(points), min(NEIGHBOURS, len(rows))
+    pairs = []
+    for part in _parts(np.arange(len(rows))):
+        _, near = tree.query(points[part], k=k, distance_upper_bound=far)
+        found = np.stack([np.repeat(part, k), near.reshape(-1)], 1)
+        pairs.append(np.sort(found[(found[:, 1] < len(rows)) & (found[:, 0] != found[:, 1])], 1))
+    return rows[np.unique(np.concatenate(pairs), axis=0)]
+
+
+def _parts(rows):
+    "Rows in parts that take little memory"
+    return np.array_split(rows, -(-len(rows) // 2048))
 
 # %% ../../nbs/data/lookalikes.ipynb #f6be8bc4
 class Copy(NamedTuple):
@@ -103,7 +110,7 @@ def _compared(pairs, sketches, image):
     "The pairs that agree in their details, of the most likely ones"
     orders, likely = _orders(), []
     for i, j in pairs:
-        agree = sketches[j][orders] @ sketches[i]
+        agree = np.float32(sketches[j])[orders] @ np.float32(sketches[i])
         likely += [(-agree[k], int(i), int(j), int(k)) for k in np.flatnonzero(agree > ALIKE)]
     found, ways = {}, list(WAYS)
     for _, i, j, k in sorted(likely)[:MOST_COMPARED]:
@@ -122,9 +129,11 @@ def duplicate_faults(
     image,  # Function: number of a row -> image
 ) -> list:  # One sentence each
     "Pictures that are there under several patients, mirrored or turned ones too"
-    vectors = np.zeros((len(df), FIELDS**2), np.float32)
-    for row, vector in sketches.items() if isinstance(sketches, dict) else enumerate(sketches):
-        vectors[row] = vector
+    vectors = sketches
+    if isinstance(sketches, dict):
+        vectors = np.zeros((len(df), FIELDS**2), np.float32)
+        for row, vector in sketches.items():
+            vectors[row] = vector
     patients, names = list(df.patient_id), list(df.image_id)
     pairs = [(i, j) for i, j in alike_any_way(vectors) if patients[i] != patients[j]]
     return [

@@ -177,34 +177,38 @@ def batch_remarks(
     lora: str | Path | None = None,
     config: GenerateConfig | None = None,
 ) -> list:  # Sentences; none where a trained U-Net paints
-    "What the base has not seen of a batch, see `models.seen`; or that a LoRA was trained on another base or window"
+    "What the base has not seen of a batch, see `models.seen`; that a LoRA was trained on another base; large windows"
     base = str(pipe.config.get('_name_or_path') or '')
     if pipe.trained_unet or not (base or lora):
         return []
+    large = _window_remarks(pipe, backgrounds.image(0).shape[:2], lora, config or GenerateConfig())
     if lora:
         networks = {part: getattr(pipe, part) for part in NETWORKS}
         own = [] if pipe.base_name else base_remarks(networks, lora)  # a copy with a LoRA has other weights
-        return own + _window_remarks(pipe, backgrounds.image(0).shape[:2], lora, config or GenerateConfig())
+        return own + large
     kinds = sorted(set(zip(backgrounds.df.modality, backgrounds.df.origin)))
     asked = [(label, *kind) for label in labels if label != HEALTHY for kind in kinds]
-    return [s for label, modality, origin in asked for s in seen_remarks(base, label, modality, origin=origin)]
+    unseen = [s for label, modality, origin in asked for s in seen_remarks(base, label, modality, origin=origin)]
+    return unseen + large
 
 
 def _window_remarks(
     pipe: MedSoftPipeline,
     shape: tuple,  # `(H, W)` of the images
-    lora: str | Path,  # As for `generate`
+    lora: str | Path | None,  # As for `generate`
     config: GenerateConfig,
 ) -> list:  # Sentences
-    "A remark where windows are larger than those that a LoRA was trained on: streaks, see `evaluation.weave`"
-    trained = training_record(lora).get('config')
-    of_both = [(c.get('roi'), c.get('resolution')) for c in (trained or {}, config.model_dump())]
-    then, now = (seen_side(pipe, shape, *sizes) for sizes in of_both)
-    if not trained or not then or not now or now <= then:
+    "A remark where windows are larger than those of the training: streaks, see `evaluation.weave`"
+    trained = training_record(lora).get('config') if lora else {}
+    if trained is None:
         return []
+    then, now = (seen_side(pipe, shape, c.get('roi'), c.get('resolution')) for c in (trained, config.model_dump()))
+    if not then or not now or now <= then:
+        return []
+    who = f'The LoRA {lora} was trained on' if lora else 'The base was made for'
     return [
-        f'The LoRA {lora} was trained on windows of {then} pixels; in those of {now} it may weave streaks into '
-        f'lesions. Have the base see them at {then} (`resolution`, --resolution), or paint smaller windows (`roi`).'
+        f'{who} windows of {then} pixels; in those of {now} it may weave streaks into lesions. '
+        f'Have the base see them at {then} (`resolution`, --resolution), or paint smaller windows (`roi`).'
     ]
 
 # %% ../../nbs/painting/generate.ipynb #fbe365e3
