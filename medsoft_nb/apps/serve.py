@@ -47,10 +47,7 @@ def check_studio(
     controller: str = '',  # Shipped name or folder
 ) -> None:
     "Say what is wrong before the page opens: `ImportError`, `ValueError`"
-    if lacks := [name for name in ('voila', 'anywidget') if find_spec(name) is None]:
-        raise ImportError(f"the studio needs {' and '.join(lacks)}: pip install 'medsoft_nb[studio]'")
-    if source and not source.exists():
-        raise ValueError(f'{source} does not exist.')
+    _check_parts(source)
     from medsoft_nb.apps.sources import as_sources
     from medsoft_nb.models.weight_files import check_lora
 
@@ -66,6 +63,14 @@ def check_studio(
     if lora:
         read_lora(lora)
 
+
+def _check_parts(source):
+    "What needs no weights: the packages, and that there is a source"
+    if lacks := [name for name in ('voila', 'anywidget') if find_spec(name) is None]:
+        raise ImportError(f"the studio needs {' and '.join(lacks)}: pip install 'medsoft_nb[studio]'")
+    if source and not source.exists():
+        raise ValueError(f'{source} does not exist.')
+
 # %% ../../nbs/apps/serve.ipynb #e010
 def serve_studio(
     source: Path | None = None,  # Manifest, image, DICOM or NIfTI (file or folder); phantoms if `None`
@@ -77,15 +82,16 @@ def serve_studio(
     **weights,  # `lora` and `controller` of the studio
 ) -> int:  # Exit status of Voila
     "Show the Lesion Studio until Ctrl+C, or until the process is told to end"
-    check_studio(source, base, **weights)
+    _check_parts(source)
     port, token = port or _free_port(), token or os.environ.get(TOKEN) or secrets.token_hex(16)
     with stoppable(), tempfile.TemporaryDirectory(prefix='medsoft-studio-', ignore_cleanup_errors=True) as folder:
         book = write_notebook(
             Path(folder) / 'Lesion Studio.ipynb', _studio_code(source, out, base, **weights), tags=()
         )
-        process = start_server(book, port, token)
-        announce(f'http://127.0.0.1:{port}/?token={token}')
+        process = start_server(book, port, token)  # it starts while weights are looked at
         try:
+            check_studio(source, base, **weights)
+            announce(f'http://127.0.0.1:{port}/?token={token}')
             return process.wait()
         except KeyboardInterrupt:
             return 0
