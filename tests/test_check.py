@@ -215,7 +215,7 @@ def test_healthy_and_diseased_slices_are_matched_by_command(clean, tmp_path):
     manifest = clean.assign(position=heights).save(tmp_path / 'manifest.csv')
     code, text = medsoft('data', 'matched', manifest, '--out', tmp_path / 'fair.csv')
     assert code == 0 and '12 of 24 images kept' in text
-    assert 'AUC of the slice position alone: before 0.750, after 0.500' in ' '.join(text.split())
+    assert 'from the middle: before 0.750, after 0.500.' in ' '.join(text.split())
     assert json.loads((tmp_path / 'fair-positions.json').read_text())['auc'] == dict(before=0.75, after=0.5)
     fair = Manifest.load(tmp_path / 'fair.csv')
     assert (pd.to_numeric(fair.df.position) == 0.5).all() and ill(fair).sum() == 6

@@ -111,6 +111,9 @@ def test_draw_generate_compare_keep(lab):
     wait_for(find('button.many').is_enabled)
     find('button.many').click()
     wait_for(lambda: len(panel.find_elements(By.CSS_SELECTOR, '.thumbs img')) == 5)
+    thumbs = panel.find_elements(By.CSS_SELECTOR, '.thumbs button')
+    assert len({thumb.get_attribute('title') for thumb in thumbs}) == 5  # each with a seed of its own
+    assert [thumb.get_attribute('aria-pressed') for thumb in thumbs] == ['false'] * 4 + ['true']
     canvas.click()
     canvas.send_keys('k')  # by key
     wait_for(lambda: 'Kept as' in find('.say').text or find('button.keep').get_attribute('disabled'))

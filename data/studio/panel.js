@@ -342,7 +342,7 @@ function render({ model, el }) {
     pixel.value = size.mm ? +size.mm.toPrecision(4) : ''; pixel.disabled = busy || size.fixed;
     measures.replaceChildren(...Object.entries(model.get('numbers')).flatMap(([name, value]) => [make('dt', { textContent: name }), make('dd', { textContent: value })]));
   }
-  const listVariants = () => thumbs.replaceChildren(...model.get('thumbs').map((t, i) => make('button', { type: 'button', className: t.kept ? 'kept' : '', title: t.title, onclick: () => tell({ do: 'show', index: i }) }, make('img', { src: t.src, alt: t.title }))));
+  const listVariants = () => thumbs.replaceChildren(...model.get('thumbs').map((t, i) => make('button', { type: 'button', className: t.kept ? 'kept' : '', title: t.title, ariaPressed: t.shown, onclick: () => tell({ do: 'show', index: i }) }, make('img', { src: t.src, alt: t.title }))));
 
   // --- what comes from Python ----------------------------------------------------------------------------------
   let opening = {};

@@ -314,7 +314,10 @@ def matched(
     unknown = int(positions.isna().sum())
     out_console.print(f'{len(kept)} of {counted(len(everything), "image")} kept; {unknown} without a position.')
     told = ', '.join(f'{when} {"unknown" if auc is None else f"{auc:.3f}"}' for when, auc in chances.items())
-    out_console.print(f'AUC of the slice position alone: {told}; 0.5 is chance.')
+    out_console.print(
+        f'AUC over patients of the slice position alone, or of its distance from the middle: {told}. The larger of '
+        'the two is told, so chance alone gives a little more than 0.5.'
+    )
     print_counts(kept)
 
 # %% ../../nbs/apps/data_commands.ipynb #e008

@@ -99,7 +99,7 @@ def studio_server():
     return StudioServer
 
 # %% ../../nbs/apps/door.ipynb #2663f5b2
-OPTIONS = ('--template=studio', '--show_tracebacks=True')  # Of Voila
+OPTIONS = ('--template=studio', '--show_tracebacks=True', '--Application.log_level=ERROR')  # Of Voila
 
 
 def run_server(

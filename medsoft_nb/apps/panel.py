@@ -176,6 +176,7 @@ def show_variant(self: StudioController, variant: Variant):
         'pixels changed outside the mask': str(variant.changed),
         'seconds': f'{variant.seconds:.1f}',
     }
+    self.show_thumbnails()
 
 # %% ../../nbs/apps/panel.ipynb #e010
 @patch
@@ -185,7 +186,8 @@ def show_thumbnails(self: StudioController):
     for variant in self.session.variants:
         kept = bool(variant.kept)
         title = f'seed {variant.settings.seed}, {variant.settings.disease}' + (', kept' if kept else '')
-        thumbs.append(dict(src=thumbnail(variant), title=visible(title), kept=kept))
+        shown = variant is self.current
+        thumbs.append(dict(src=thumbnail(variant), title=visible(title), kept=kept, shown=shown))
     self.panel.thumbs = thumbs
 
 # %% ../../nbs/apps/panel.ipynb #c1357
@@ -336,7 +338,6 @@ def paint(
     try:
         made = self.session.generate(n, self.show_progress)
         self.show_variant(made[-1])
-        self.show_thumbnails()
         done = 'Painted' if n == 1 else f'{n} variants painted'
         self.set_message(f'{done}. Move the slider to compare; Keep writes it to {self.session.out}.')
     except Cancelled:

@@ -211,7 +211,8 @@ def remarks(self: StudioState) -> list:
     if not said or not self.lora:
         return said
     if read_seen(self.lora):
-        return seen_remarks(self.lora, self.settings.disease, self.modality, origin=origin)
+        named = f'LoRA {Path(self.lora).name}'
+        return seen_remarks(self.lora, self.settings.disease, self.modality, origin=origin, name=named)
     return [*said, 'The LoRA may have.']
 
 # %% ../../nbs/apps/session.ipynb #e736cc5d

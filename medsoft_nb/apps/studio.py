@@ -9,6 +9,7 @@ __all__ = ['REACH_MM', 'StudioSession', 'Cancelled']
 
 # %% ../../nbs/apps/studio.ipynb #e000
 import time
+from itertools import count, islice
 from pathlib import Path
 import numpy as np
 from .session import StudioState
@@ -110,7 +111,7 @@ class Cancelled(Exception):
 @patch
 def generate(
     self: StudioSession,
-    n: int = 1,  # Variants, with the seeds from `settings.seed` on
+    n: int = 1,  # Variants, with the seeds from `settings.seed` on; of several, those that are there are not repeated
     on_step=None,  # `on_step(share)`, from 0 to 1
 ) -> list[Variant]:  # The new ones
     "Paint; `Cancelled` where `self.stop` was set meanwhile"
@@ -125,12 +126,20 @@ def generate(
         if on_step:
             on_step((len(made) + (i + 1) / settings.steps) / n)
 
-    for k in range(n):
-        start, own = time.perf_counter(), settings.replace(seed=settings.seed + k)
+    for seed in [settings.seed] if n == 1 else _new_seeds(self, n):
+        start, own = time.perf_counter(), settings.replace(seed=seed)
         painted = paint_again(self.pipe, fixed['prompt'], image, fixed['soft'], own, step)
         made.append(Variant(painted, settings=own, seconds=time.perf_counter() - start, **fixed))
     self.variants += made
     return made
+
+
+def _new_seeds(self, n):
+    "The next seeds with which this lesion was not painted yet"
+    settings = self.settings.model_dump(exclude={'seed'})
+    same = [v for v in self.variants if v.settings.model_dump(exclude={'seed'}) == settings]
+    known = {v.settings.seed for v in same if v.prompt == self.prompt and (v.mask == self.mask).all()}
+    return list(islice((seed for seed in count(self.settings.seed) if seed not in known), n))
 
 # %% ../../nbs/apps/studio.ipynb #e010
 @patch

@@ -8,6 +8,7 @@ Docs: https://example.github.io/medsoft_nb/data/check_page.html.md"""
 __all__ = ['SIDE', 'LESION', 'STRUCTURE', 'SHOWN', 'GROUPS', 'LINES', 'thumbnail', 'html_page', 'write_page']
 
 # %% ../../nbs/data/check_page.ipynb #4894bb95
+import re
 from importlib.metadata import version
 from pathlib import Path
 import numpy as np, pandas as pd
@@ -87,7 +88,7 @@ def _section(findings, finding, number):
     "A finding with its pictures and details"
     head = f'<span class="{finding.level}">{finding.level}</span> {html_text(finding.check)}'
     parts = [f'<section id="f{number}"><h2>{head}</h2><p>{html_text(finding.text)}</p>']
-    parts.append(f'<p class="advice"><b>What to do:</b> {html_text(finding.advice)}</p>')
+    parts.append(f'<p class="advice"><b>What to do:</b> {_with_code(finding.advice)}</p>')
     if finding.groups:
         parts += [_pictures(findings, group) for group in finding.groups[:GROUPS]]
     else:
@@ -99,6 +100,11 @@ def _section(findings, finding, number):
             f'<details><summary>all {counted(len(ids), "image")}</summary><p>{html_text(", ".join(ids))}</p></details>'
         )
     return ''.join(parts) + '</section>'
+
+
+def _with_code(text):
+    "A text for a page, what stands in backticks as code"
+    return re.sub('`([^`]+)`', r'<code>\1</code>', html_text(text))
 
 
 def _overview(findings):
@@ -135,7 +141,7 @@ def _shortcuts(table):
         texts = ''.join(f'<td>{html_text(cell)}</td>' for cell in cells)
         alarm = '<span class="warning">alarm</span>' if row.alarm else ''
         rows.append(
-            f'<tr>{texts}<td>{_bar(row)}</td><td class="n">{row.healthy}, {row.diseased}</td><td>{alarm}</td></tr>'
+            f'<tr>{texts}<td>{_bar(row)}</td><td class="n">{row.diseased}, {row.healthy}</td><td>{alarm}</td></tr>'
         )
     names = ('property', 'diseased is', 'labels', 'AUC', '95 % interval', '', 'patients', '')
     head = f'<tr>{"".join(f"<th>{name}</th>" for name in names)}</tr>'

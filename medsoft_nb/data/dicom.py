@@ -299,11 +299,12 @@ def _row(header, cases, settings, salt):
 
 
 def _numbered(sources, count):
-    "Sources with ids: the series and a number in it; `count` is how many of each there were before"
-    named = []
+    "Sources with ids: the series and the slice; `count` is how many of each were there before, in other stacks"
+    named, before = [], dict(count)
     for source in sources:
         series, plane = source.row['series'], source.row.get('plane')
-        number, count[series] = count[series], count[series] + 1
+        number = before.get(series, 0) + source.row['slice'] if 'slice' in source.row else count[series]
+        count[series] = max(count[series], number + 1)
         name = source.row.get('image_id') or f'{series}_{plane or "image"}_{number:04d}'
         named.append(Source(dict(image_id=name) | source.row, source.read))
     return named

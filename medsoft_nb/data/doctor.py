@@ -171,8 +171,7 @@ _REMEDIES = {
     'black border': 'Cut off the border of all images in one way.',
     'area of the body': 'Take healthy slices of the same height, or images of the same field of view.',
     'burned-in text': 'Black it out or cut it off, in healthy and diseased images alike.',
-    'slice position': 'Take as many healthy as diseased slices of each height: '
-    '`data.shortcuts.matched(df, slice_positions(df))` chooses rows.',
+    'slice position': 'Take as many healthy as diseased slices of each height: `medsoft data matched` chooses them.',
     'pixel size': 'Resample all images to one pixel size.',
 }
 

@@ -196,7 +196,7 @@ def _find_files(source, files, folders):
     try:
         source.image = _only_file(files['image'], image_name(name), f'image {name}', folders['image'])
         if source.image is None:
-            return [f'image {name} is not in {folders["image"]}.{_near(name, files["image"])}']
+            return [f'image {name} is not in {folders["image"]}.{_near(name, files["image"], folders["image"])}']
         image = read_image(source.image)
     except ValueError as e:
         return [str(e)]
@@ -209,8 +209,10 @@ def _find_files(source, files, folders):
     return faults
 
 # %% ../../nbs/data/folder.ipynb #n000
-def _near(name, files):
-    "The file that may have been meant"
+def _near(name, files, folder):
+    "The file or the folder that may have been meant"
+    if name.startswith(f'{folder.name}/'):
+        return f' The table names files from {folder.parent} on: give that folder.'
     near = [known for known in files if known.casefold() == image_name(name).casefold()]
     near = near or get_close_matches(image_name(name), files, 1, 0.9)
     return f' Did you mean {near[0]!r}?' if near else ''

@@ -31,13 +31,31 @@ def split(
         raise ValueError(f'`fractions` are {fractions}; give three that add up to 1, for train, val and test.')
     if not len(manifest.df):
         raise ValueError('the manifest has no rows to split. Add images, or name another manifest.')
-    labels = patient_labels(manifest.df)
-    split_of = {}
-    for label in sorted(set(labels)):
+    labels, split_of, few = patient_labels(manifest.df), {}, {}
+    owners = manifest.df.groupby('label').patient_id.unique()
+    for label in sorted(owners.index):
+        split_sizes(len(owners[label]), fractions, label)
         patients = rng('split', seed, label).permutation(sorted(labels.index[labels == label]))
+        if len(patients) < sum(fraction > 0 for fraction in fractions):
+            few[label] = patients
+            continue
         train, val, test = split_sizes(len(patients), fractions, label)
         split_of |= dict(zip(patients, ['train'] * train + ['val'] * val + ['test'] * test))
+    for label, patients in few.items():
+        split_of |= _where_it_lacks(label, patients, owners[label], split_of, fractions)
     return manifest.assign(split=manifest.df.patient_id.map(split_of))
+
+
+def _where_it_lacks(label, patients, owners, split_of, fractions):
+    "Splits of the patients that count for a label, where the others who have it are shared out already"
+    there, n = {split_of.get(owner) for owner in owners}, counted(len(owners), 'patient')
+    lacking = [name for name, fraction in zip(SPLITS[1:], fractions) if fraction > 0 and name not in there]
+    if len(lacking) > len(patients):
+        raise ValueError(
+            f'label {label!r} has {n}, but none is free for {" and ".join(lacking)}: they have rarer labels, too, '
+            'which were shared out before. Try another seed, or add patients.'
+        )
+    return dict(zip(patients, lacking + ['train'] * len(patients)))
 
 # %% ../../nbs/data/splits.ipynb #a000
 def patient_labels(

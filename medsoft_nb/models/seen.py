@@ -48,9 +48,10 @@ def seen_remarks(
     modality: str = '',  # As in a manifest; empty: unknown
     organ: str = '',  # Organ of the image; that of the disease if empty
     origin: str = '',  # As in a manifest; 'real' for images of patients
+    name: str = '',  # What it is called; its own name if empty
 ) -> list:  # Sentences; none where the base has seen it all
     "What a base has not seen of what it is asked for, and what it has"
-    seen, name = read_seen(base), Path(base).name
+    seen, name = read_seen(base), name or Path(base).name
     if seen is None:
         return [f'Nothing is known of what {name} has seen.']
     said, (lesions, shown) = [], _lesions(label)
@@ -59,7 +60,7 @@ def seen_remarks(
         said.append(f'{name} has seen the {seen.organ} alone, not the {organ}.')
     else:
         said += _modality_remarks(seen, name, label, lesions, modality)
-    return said + (_patient_remarks(seen, label, modality) if origin == 'real' else [])
+    return said + (_patient_remarks(seen, name, label, modality) if origin == 'real' else [])
 
 # %% ../../nbs/models/seen.ipynb #c8e0ae99
 def _modality_remarks(seen, name, label, lesions, modality):
@@ -87,16 +88,16 @@ def _lesions(label):
     return f'{name}s' if many else name, disease.get('organ', 'spine')
 
 # %% ../../nbs/models/seen.ipynb #7536ee3f
-def _patient_remarks(seen, label, modality):
+def _patient_remarks(seen, name, label, modality):
     "What was not seen of a disease in images of patients"
     if not seen.patients:
-        return [f'It has seen {seen.images} alone, no image of a patient.']
+        return [f'{name} has seen {seen.images} alone, no image of a patient.']
     key = find_modality(modality)
     if label in (seen.patients.get(key, []) if key else set().union(*seen.patients.values())):
         return []
     others = {_lesions(other)[0] for labels in seen.patients.values() for other in labels if other != 'healthy'}
     names = [load_knowledge()['modalities'][taken]['name'] for taken in seen.patients]
-    return [f'Of patients it has seen {listed(sorted(others) or ["healthy images"])} in {listed(names)} alone.']
+    return [f'Of patients, {name} has seen {listed(sorted(others) or ["healthy images"])} in {listed(names)} alone.']
 
 # %% ../../nbs/models/seen.ipynb #a731719a
 def prompt_subject(prompt: str) -> tuple:  # Label and modality, each '' where the prompt names none

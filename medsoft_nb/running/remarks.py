@@ -11,7 +11,6 @@ __all__ = ['manifest_remarks']
 import numpy as np
 from ..core.words import counted
 from ..data.manifest import HEALTHY, Manifest
-from ..data.splits import patient_labels
 from ..data.prompts import own_prompt, prompt_faults
 from ..lesions.structures import complete_structures, size_remarks
 from ..models.texts import local_limits
@@ -44,7 +43,7 @@ def _split_remarks(df):
     "Whether there is something to train with and something to test with"
     free = df[df.split == '']
     if len(free) == len(df):
-        patients = patient_labels(df).value_counts()
+        patients = df[['patient_id', 'label']].drop_duplicates().label.value_counts()
         few = [f'{label!r} ({counted(k, "patient")})' for label, k in patients[patients < 3].items()]
         but = f' It needs 3 of each label: too few have {", ".join(few)}.' if few else ''
         return [f'No image has a split; `medsoft data split` shares out the patients.{but}']

@@ -190,9 +190,9 @@ def power_sentence(
     for r in power.itertuples():
         seeds = counted(r.seeds, 'seed')
         sentences.append(
-            f'With {r.patients} test patients ({r.diseased} diseased) and {seeds}, a true gain of {r.gain:.3g} over '
-            f'the AUC of {r.base:.2f} of {markdown_text(r.control)} is seen in one comparison (p < {r.level:g}, not '
-            f'corrected for several) in {100 * r.power:.0f} % of '
+            f'With {r.patients} test patients of one image each ({r.diseased} diseased) and {seeds}, a true gain of '
+            f'{r.gain:.3g} over the AUC of {r.base:.2f} of {markdown_text(r.control)} is seen in one comparison '
+            f'(p < {r.level:g}, not corrected for several) in {100 * r.power:.0f} % of '
             f'{r.n_sim} simulated studies (95 % interval {100 * r.lo:.0f} to {100 * r.hi:.0f} %).'
         )
     return ' '.join(sentences)
