@@ -34,8 +34,10 @@ def split(
     labels, split_of, few = patient_labels(manifest.df), {}, {}
     owners = manifest.df.groupby('label').patient_id.unique()
     for label in sorted(owners.index):
-        split_sizes(len(owners[label]), fractions, label)
         patients = rng('split', seed, label).permutation(sorted(labels.index[labels == label]))
+        if not len(patients):  # all of them count for a rarer label
+            continue
+        split_sizes(len(owners[label]), fractions, label)
         if len(patients) < sum(fraction > 0 for fraction in fractions):
             few[label] = patients
             continue
@@ -53,7 +55,7 @@ def _where_it_lacks(label, patients, owners, split_of, fractions):
     if len(lacking) > len(patients):
         raise ValueError(
             f'label {label!r} has {n}, but none is free for {" and ".join(lacking)}: they have rarer labels, too, '
-            'which were shared out before. Try another seed, or add patients.'
+            'which were shared out before. Add patients, or try another seed.'
         )
     return dict(zip(patients, lacking + ['train'] * len(patients)))
 
