@@ -76,6 +76,13 @@ def collect_less():
     gc.set_threshold(50_000)
 
 
+def renew_threads():
+    "torch makes the pool of its threads anew in a copy, and fails where two threads do it at once"
+    import torch
+
+    torch.set_num_threads(torch.get_num_threads())
+
+
 def be_kernel(connection):
     "What a copy does: it becomes the kernel that was asked for, and ends with the process that asked"
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -92,6 +99,7 @@ def be_kernel(connection):
     os.environ.clear()
     os.environ.update({**mine, **asked['environment']})
     threading.Thread(target=follow, args=(connection,), daemon=True).start()
+    renew_threads()
     sys.argv = ['ipykernel_launcher', *asked['words'], f'--IPKernelApp.parent_handle={os.getppid()}']
     from ipykernel import kernelapp
 

@@ -5,6 +5,7 @@ processes.py FOLDER     does the trainings that the test looks at, into FOLDER
 
 import json, os, signal, socket, sys
 from pathlib import Path
+import torch
 from medsoft_nb.data.manifest import Manifest
 from medsoft_nb.models.controller import Controller
 from medsoft_nb.models.encoders import load_encoder
@@ -68,6 +69,7 @@ def start(folder, name, n=1, stage='lora', dies=(), **changes):
                     where |= dict(MASTER_ADDR='127.0.0.1', MASTER_PORT=port)
                     os.environ.update({key: str(value) for key, value in where.items()})
                 code = 1
+                torch.set_num_threads(torch.get_num_threads())  # in a copy, before threads do it at once
                 try:
                     work(folder, name, stage, rank in dies, **changes)
                     code = 0

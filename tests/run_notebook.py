@@ -8,7 +8,7 @@ which takes longer than most notebooks.
 import os, sys
 from pathlib import Path
 from copies import copies
-from forked_kernels import collect_less
+from forked_kernels import collect_less, renew_threads
 
 root = Path(__file__).parent.parent
 
@@ -34,6 +34,7 @@ def _run(path, to, log):
         os.dup2(f.fileno(), 2)
     os.chdir(root)
     collect_less()
+    renew_threads()
     nbdev.test.write_nb = lambda nb, _: write_nb(nb, to)
     passed, _ = nbdev.test.test_nb(path, skip_flags=get_config().tst_flags.split(), save=True, cell_timeout=None)
     sys.exit(not passed)
