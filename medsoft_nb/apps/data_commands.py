@@ -117,6 +117,7 @@ def data_import(
     spacing_mm: SpacingOption = None,
     workers: WorkersOption = None,
     skip_unreadable: SkipOption = False,
+    knowledge: KnowledgeOption = None,
     outside: OutsideOption = False,
     max_pixels: MaxPixelsOption = None,
 ):

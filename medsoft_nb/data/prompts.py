@@ -56,7 +56,7 @@ def prompt_faults(
     faults, needy = [], labels_without_prompts(diseases)
     for _, row in manifest.df[manifest.df.label.isin(needy)].iterrows():
         if not own_prompt(row):
-            faults.append(f'{row.image_id}: {_why(row.label, diseases)} Fill in its `prompt`, {_example(row)}.')
+            faults.append(f'{row.image_id}: {_why(row.label, diseases)} {_remedy(row)}')
     return faults
 
 
@@ -67,9 +67,10 @@ def _why(label, diseases):
     return f'it is healthy and has no prompt, and the knowledge base knows none of the diseases ({unknown}).'
 
 
-def _example(row):
+def _remedy(row):
     what = 'healthy' if row.label == HEALTHY else row.label
-    return f"e.g. '{' '.join(filter(None, [row['plane'], row.modality or 'image']))} of ..., {what}'"
+    example = f'{" ".join(filter(None, [row["plane"], row.modality or "image"]))} of ..., {what}'
+    return f"Fill in its `prompt`, e.g. '{example}', or give a file that names the disease (`--knowledge`)."
 
 # %% ../../nbs/data/prompts.ipynb #t010
 def check_row_prompts(
@@ -79,7 +80,11 @@ def check_row_prompts(
     "Raise `ManifestError` where a row has no prompt, though none can be composed"
     faults = prompt_faults(manifest, diseases)
     if faults:
-        more = f' ({counted(len(faults) - 1, "more image lacks", "more images lack")} one.)' if len(faults) > 1 else ''
+        more = (
+            f' ({counted(len(faults) - 1, "more image lacks", "more images lack")} a prompt.)'
+            if len(faults) > 1
+            else ''
+        )
         raise ManifestError(faults[0] + more)
 
 # %% ../../nbs/data/prompts.ipynb #t011

@@ -249,6 +249,11 @@ def crop_around(
     x0 = np.clip(cx - size // 2, 0, max(0, width - size))
     return image[y0 : y0 + size, x0 : x0 + size]
 
+# %% ../../nbs/report/figures.ipynb #6ac5bb5d
+def _enlarged_side(mask):
+    "Side of a window in pixels that shows a lesion and what is around it"
+    return max(48, round(1.6 * max(np.ptp(places) + 1 for places in np.nonzero(mask))))
+
 # %% ../../nbs/report/figures.ipynb #d014
 def _shared_examples(arms, n):
     "Ids that all arms share, the diseases in turn"
@@ -269,9 +274,9 @@ def qualitative_grid(
     arms: dict,  # Name -> synthetic manifest; rows of one id share their place
     sources: Manifest,  # Backgrounds
     n: int = 4,  # Examples, the diseases in turn
-    size: int = 48,  # Side of the enlarged view in pixels
+    size: int | None = None,  # Side of the enlarged view in pixels; `None`: 1.6 times the lesion's, 48 at least
 ) -> plt.Figure:
-    "Healthy, mask, and for each arm the result and an enlarged view"
+    "Healthy, outline, and for each arm the result and an enlarged view"
     ids, first, ncols = _shared_examples(arms, n), next(iter(arms.values())), 2 + 2 * len(arms)
     empty = dict(xticks=[], yticks=[], frame_on=False)  # ticks that are hidden would be measured all the same
     figsize = (1.25 * ncols, 1.35 * len(ids) + 0.2)
@@ -280,12 +285,13 @@ def qualitative_grid(
         k = list(first.df.image_id).index(image_id)
         background, mask = _find_image(sources, first.df.source_id.iloc[k]), first.lesion_mask(k)
         _show(row[0], background, 'healthy')
-        _show(row[1], background, first.df.label.iloc[k])
+        _show(row[1], background, f'{first.df.label.iloc[k]}, outline')
         row[1].contour(mask, [0.5], colors='#ffb000', linewidths=0.8)
+        side = size or _enlarged_side(mask)
         for (name, made), whole, part in zip(arms.items(), row[2::2], row[3::2]):
             image = _find_image(made, image_id)
             _show(whole, image, name)
-            _show(part, crop_around(image, mask, size), 'enlarged')
+            _show(part, crop_around(image, mask, side), 'enlarged')
     fig.tight_layout(pad=0.3)
     return fig
 

@@ -124,12 +124,14 @@ TARGETS = {
 }  # Arguments of `mark_best` by metric; the largest is best where there are none
 
 # %% ../../nbs/report/findings.ipynb #d002
-def _kid_finding(kid, floor):
-    "Nearest and farthest arm by KID, and the floor"
+def _kid_finding(kid, floor, bounds):
+    "Nearest and farthest arm by KID, and the floor; whether their intervals overlap, where there are `bounds`"
     arms = kid.drop(floor, errors='ignore').sort_values()
     text = f'Nearest to real lesions by KID: {markdown_text(arms.index[0])} ({arms.iloc[0]:.4f}); '
     text += f'farthest: {markdown_text(arms.index[-1])} ({arms.iloc[-1]:.4f}).'
-    return text + (f' Real against real gives {kid[floor]:.4f}.' if floor in kid else '')
+    text += f' Real against real gives {kid[floor]:.4f}.' if floor in kid else ''
+    overlap = len(arms) > 1 and bounds is not None and bounds.lo[arms.index[-1]] <= bounds.hi[arms.index[0]]
+    return text + (' The intervals of these two arms overlap: their order may be chance.' if overlap else '')
 
 # %% ../../nbs/report/findings.ipynb #d003
 def _seam_finding(soft, hard):
@@ -140,7 +142,7 @@ def _seam_finding(soft, hard):
 
 # %% ../../nbs/report/findings.ipynb #c1106
 def quality_findings(
-    quality: pd.DataFrame,  # Tidy: `arm`, `seed`, `metric`, `value`; the floor is an arm of its own
+    quality: pd.DataFrame,  # Tidy: `arm`, `seed`, `metric`, `value`, maybe `lo` and `hi`; the floor is an arm, too
     soft: str = 'lora-smis',  # Arm with soft masks
     hard: str = 'lora-hard',  # The same model with hard masks
     floor: str = 'real',  # Arm of real against real
@@ -149,7 +151,9 @@ def quality_findings(
     mean = quality.groupby(['metric', 'arm'], sort=False).value.mean()
     text = []
     if 'kid' in mean.index:
-        text.append(_kid_finding(mean['kid'], floor))
+        rows = quality[quality.metric == 'kid'].groupby('arm')
+        bounds = rows.agg(dict(lo='min', hi='max')) if {'lo', 'hi'} <= {*quality} else None
+        text.append(_kid_finding(mean['kid'], floor, bounds))
     if 'seam_ratio' in mean.index and {soft, hard} <= set(mean['seam_ratio'].index):
         text.append(_seam_finding(mean['seam_ratio'][soft], mean['seam_ratio'][hard]))
     return text
