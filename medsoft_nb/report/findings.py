@@ -152,7 +152,7 @@ def quality_findings(
     text = []
     if 'kid' in mean.index:
         rows = quality[quality.metric == 'kid'].groupby('arm')
-        bounds = rows.agg(dict(lo='min', hi='max')) if {'lo', 'hi'} <= {*quality} else None
+        bounds = rows[['lo', 'hi']].mean() if {'lo', 'hi'} <= {*quality} else None
         text.append(_kid_finding(mean['kid'], floor, bounds))
     if 'seam_ratio' in mean.index and {soft, hard} <= set(mean['seam_ratio'].index):
         text.append(_seam_finding(mean['seam_ratio'][soft], mean['seam_ratio'][hard]))
