@@ -150,7 +150,7 @@ def show_mask(
     self.panel.outline = outline(session.structures)
     if back:
         self.send_mask()
-    self.panel.remarks = visible(' '.join(session.remarks))
+    self.panel.remarks = visible(' '.join([*session.place_remarks, *session.remarks]))
     try:
         self.panel.prompt = visible(session.prompt)
         self.set_message('')

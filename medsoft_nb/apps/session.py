@@ -20,6 +20,8 @@ from ..core.images import as_html
 from ..core.lengths import pixel_mm
 from ..core.logs import no_loading_bars
 from ..core.words import counted
+from ..data.outliers import IN_AIR, OUTSIDE
+from ..data.traits import lesion_traits
 from ..knowledge.prompts import compose
 from ..lesions.soft import soften
 from ..models.lora_files import lora_hash
@@ -214,6 +216,18 @@ def remarks(self: StudioState) -> list:
         named = f'LoRA {Path(self.lora).name}'
         return seen_remarks(self.lora, self.settings.disease, self.modality, origin=origin, name=named)
     return [*said, 'The LoRA may have.']
+
+# %% ../../nbs/apps/session.ipynb #f9ac4e9a
+@patch
+@property
+def place_remarks(self: StudioState) -> list:
+    "Sentences on where the mask lies; the same limits as in `medsoft data check`"
+    every = slice(None, None, -(-max(self.mask.shape) // 256))  # looked at after each stroke, so not at every pixel
+    structures = None if self.structures is None else self.structures[every, every]
+    traits = lesion_traits(self.mask[every, every], structures, self.image[every, every])
+    if traits['outside'] > OUTSIDE:
+        return [f'More than {OUTSIDE:.0%} of the mask lies outside of the structures.']
+    return ['The mask seems to lie in the air beside the body.'] if traits['air'] > IN_AIR else []
 
 # %% ../../nbs/apps/session.ipynb #e736cc5d
 @patch
