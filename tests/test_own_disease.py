@@ -7,7 +7,9 @@ from medsoft_nb.core.files import read_json
 from medsoft_nb.core.images import write_image
 from medsoft_nb.core.seeds import rng
 from medsoft_nb.data.manifest import Manifest
+from medsoft_nb.knowledge.prompts import compose
 from medsoft_nb.models.base import save_base
+from medsoft_nb.models.texts import local_limits
 from medsoft_nb.models.tiny import tiny_components
 
 pytestmark = [pytest.mark.slow, pytest.mark.trains]
@@ -172,7 +174,7 @@ diseases:
 """
 COMPOSED = dict(
     blister='axial image of the skin, blister, bright round spot',
-    healthy='axial image of the skin, healthy skin, normal tissue without a lesion',
+    healthy='axial image of the skin, healthy skin, no lesion',
 )
 
 
@@ -197,6 +199,14 @@ def test_three_lines_of_knowledge_stand_for_all_prompts(folder, bare, how, monke
     given = ['reproduce', '--profile', folder / 'own.yml', '--manifest', bare, '--out', folder / 'told', '--dry-run']
     code, text = medsoft(*given, *words)
     assert code == 0, text
+
+
+@pytest.mark.parametrize('organ', ['kidney', 'pancreas', 'thyroid', 'abdomen', 'breast'])
+def test_a_composed_prompt_of_a_healthy_organ_fits_the_shipped_encoder(tmp_path, organ):
+    (tmp_path / 'own.yml').write_text(f'organ: {organ}\ndiseases:\n  cyst: dark round lesion\n')
+    limit = local_limits('medsoft-tiny')[0]
+    for modality in ('CT', 'MR', 'radiograph', 'ultrasound', ''):
+        limit.check([compose('healthy', modality, plane='axial', knowledge=tmp_path / 'own.yml')])
 
 
 def test_own_knowledge_is_painted_with(folder, bare):

@@ -85,7 +85,7 @@ def _full(own, base):
     "A file's entries with what it leaves to be understood: names, the organ, and healthy images of that organ"
     diseases, organ = own['diseases'], own.get('organ')
     if organ:
-        say = 'normal tissue without a lesion'
+        say = 'no lesion'
         names = dict(name=f'healthy {organ}', synonyms=['normal', 'no finding'])
         diseases.setdefault('healthy', names | dict(appearance=dict(any=[dict(say=say, ref=[])])))
     for label, entry in diseases.items():

@@ -36,7 +36,8 @@ class TextLimit:
                 where = f'{places[prompt]}: ' if prompt in places else ''
                 raise ValueError(
                     f'{where}the prompt {shorten(prompt)!r} has {n} tokens, but {self.name} reads {self.most}: '
-                    f'{shorten(self.lost(prompt))!r} would be cut off. Shorten the prompt.'
+                    f'{shorten(self.lost(prompt))!r} would be cut off. Shorten the '
+                    'prompt, or where it is composed, what a knowledge base of your own says of the disease.'
                 )
 
     def lost(self, prompt: str) -> str:
