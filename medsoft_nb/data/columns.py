@@ -11,7 +11,7 @@ __all__ = ['COLUMNS', 'REQUIRED', 'PATHS', 'IDS', 'WORDS', 'ORIGINS', 'SPLITS', 
 # %% ../../nbs/data/columns.ipynb #a002
 import numpy as np, pandas as pd
 from ..core.words import counted
-from .ids import clean_column, distinct, has_controls, id_fault, lookalikes, text_column
+from .ids import MISSING, clean_column, distinct, has_controls, id_fault, lookalikes, text_column
 
 # %% ../../nbs/data/columns.ipynb #c0175
 COLUMNS = (
@@ -184,12 +184,17 @@ def box_fault(
 
 # %% ../../nbs/data/columns.ipynb #a014
 def _label_faults(df):
-    "Healthy images that are not, and another spelling of healthy"
+    "Healthy images that are not, another spelling of healthy, and labels that stand for nothing"
     faults = [
         f'label {l!r} is spelt {HEALTHY!r} here; otherwise it would count as a disease ({counted(n, "image")}).'
         for l, n in df.label.value_counts().items()
         if l != HEALTHY and l.casefold() == HEALTHY and HEALTHY not in set(df.label)
     ]
+    for label in [label for label in distinct(df.label) if label.casefold() in MISSING]:
+        what = f'Name the disease, write {HEALTHY!r}, or leave the rows out.'
+        faults.append(
+            f'label {label!r} stands for a missing value ({counted((df.label == label).sum(), "image")}). {what}'
+        )
     for group in lookalikes(distinct(df.label)):
         faults.append(f'labels {" and ".join(map(repr, group))} look like one. Write them alike.')
     masked = df[(df.label == HEALTHY) & (df.lesion_mask != '') & (df.origin != 'synthetic')]
