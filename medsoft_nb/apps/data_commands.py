@@ -83,7 +83,7 @@ StructureOption = Annotated[list[str], typer.Option(help='Name or pattern of a s
 LesionOption = Annotated[list[str], typer.Option(help='Name or pattern of a lesion. May be repeated')]
 WindowOption = Annotated[str, typer.Option(help='8-bit pictures of DICOM: file, bone, soft-tissue, brain, lung')]
 ResampleOption = Annotated[bool, typer.Option('--resample', help='To square pixels, where they are not')]
-SpacingOption = Annotated[Optional[float], typer.Option(min=0, max=1000, help='Size of a pixel in mm')]
+SpacingOption = Annotated[Optional[float], typer.Option(min=0, max=100, help='Size of a pixel in mm')]
 WorkersOption = Annotated[Optional[int], typer.Option(min=1, max=4096, help='Processes; one for each core if omitted')]
 OutsideOption = Annotated[
     bool, typer.Option('--outside', help='With a table: follow links that lead out of the folders')

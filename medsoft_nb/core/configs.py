@@ -149,10 +149,22 @@ def _parts(node, counted):
             )
         return counted[id(node)]
     counted[id(node)] = None
+    if isinstance(node, yaml.MappingNode):
+        _check_once(node)
     inner = node.value if isinstance(node, yaml.CollectionNode) else ()
     parts = [part for pair in inner for part in pair] if isinstance(node, yaml.MappingNode) else inner
     counted[id(node)] = 1 + sum(_parts(part, counted) for part in parts)
     return counted[id(node)]
+
+
+def _check_once(node):
+    "Raise where a mapping has a key twice, of which the first would be lost"
+    seen = set()
+    for key, _ in node.value:
+        name = (key.tag, str(key.value))
+        if isinstance(key, yaml.ScalarNode) and name in seen:
+            raise ValueError(f'line {key.start_mark.line + 1} has the key {key.value!r} again. Keep one of the two.')
+        seen.add(name)
 
 
 def read_yaml(

@@ -72,6 +72,8 @@ def explain_entry_error(
 def _expected(error):
     "What should stand in the place of an error"
     kind, value = error['type'], error['input']
+    if kind == 'string_type' and isinstance(value, (list, dict)):
+        return 'expected text.'
     if kind == 'string_type':
         return f"expected text. Put it in quotes: '{value}'."
     if kind == 'list_type':

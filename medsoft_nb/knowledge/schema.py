@@ -112,6 +112,8 @@ class Disease(Entry):
     @classmethod
     def from_text(cls, disease):
         "A plain text is its appearance"
+        if disease is None:
+            raise ValueError('is empty; say how it looks, e.g. `dark round lesion`.')
         return dict(appearance=disease) if isinstance(disease, str) else disease
 
 # %% ../../nbs/knowledge/schema.ipynb #a008
