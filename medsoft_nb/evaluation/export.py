@@ -21,7 +21,7 @@ from ..data.cases import inside
 from ..data.columns import COLUMNS, IDS, raise_faults
 from ..data.salt import hashed, load_salt
 from ..data.ids import text_column
-from ..data.manifest import HEALTHY, Manifest, ManifestError, PATHS
+from ..data.manifest import hash_fault, HEALTHY, Manifest, ManifestError, PATHS
 from .derived_dicom import BURNED, write_dicom
 from medsoft_nb.evaluation.formats import (
     card_header,
@@ -34,6 +34,7 @@ from medsoft_nb.evaluation.formats import (
 from .membership_figure import FILE, membership_sentence, read_membership
 from .memorisation import memorisation_gate, memorisation_report
 from .textures import pasted_rows
+from ..painting.repair import masks_hash
 
 # %% ../../nbs/evaluation/export.ipynb #c0977
 CARD = """# {title}
@@ -145,7 +146,7 @@ def _new_names(df, salt):
 
 # %% ../../nbs/evaluation/export.ipynb #d7dbb466
 def check_files(made: Manifest) -> None:
-    "`ManifestError` unless each image has a name of its own, and lies with its masks below the manifest"
+    "`ManifestError` unless each image has a name of its own, lies with its masks below the manifest, and is as stated"
     if not len(made):
         raise ManifestError('there is nothing to export: the manifest has no rows.')
     faults = [f'{name!r} names several images.' for name in made.df.image_id[made.df.image_id.duplicated()].unique()]
@@ -158,7 +159,17 @@ def check_files(made: Manifest) -> None:
                 inside(made.root, path)
             except ManifestError as e:
                 faults.append(f'{name}: {column} {e}')
-    raise_faults(faults, 'the manifest')
+    raise_faults(faults or _changed(made), 'the manifest')
+
+
+def _changed(made):
+    "What is said of images and masks whose files are not those that their rows state"
+    faults = [(name, hash_fault(made, i)) for i, name in enumerate(made.df.image_id)]
+    stated = made.df.get('masks_sha256', pd.Series('', made.df.index)).fillna('')
+    for name, row in zip(made.df.image_id[stated != ''], made.df[stated != ''].to_dict('records')):
+        if masks_hash(made.root, row) != row['masks_sha256']:
+            faults.append((name, 'its masks are not those that were painted with. Bring the files back.'))
+    return [f'{name}: {fault}' for name, fault in faults if fault]
 
 # %% ../../nbs/evaluation/export.ipynb #d002
 _SEARCHED = (
