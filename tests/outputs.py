@@ -14,8 +14,10 @@ TRAINED = 'trained'
 TOLERANCE = 0.005  # Relative, of numbers that nothing was trained for
 GREYS = 6  # Mean difference of pictures that nothing was trained for, in grey levels of 255
 INK = 0.2  # The same, as a share of what they show: of a plot, most is white
+SHOWN = 0.3  # Least share of its ink that a picture still has, also one of a trained network
 NUMBER = re.compile(r'(?<![\w.])[-+\u2212]?\d+(?:\.\d+)?(?:e[-+]?\d+)?')
 HASH = re.compile(r'\b(?=[0-9a-f]*\d)(?=[0-9a-f]*[a-f])[0-9a-f]{8,}\b')
+EXCEPTION = 'Traceback (most recent call last)'  # Of a thread, or of what shows an object; the cell goes on
 EMBEDDED = re.compile(r'data:image/(?:png|jpeg);base64,([\w+/=]+)')
 
 
@@ -39,7 +41,8 @@ def contents(cell):
             text += f"{output['ename']}: {output['evalue']}\n"
             continue
         if output['output_type'] == 'stream':
-            text += ''.join(output['text']) if output['name'] == 'stdout' else ''
+            said = ''.join(output['text'])
+            text += said if output['name'] == 'stdout' else said * (EXCEPTION in said)
             continue
         data = {kind: ''.join(v) if isinstance(v, list) else v for kind, v in output['data'].items()}
         html = data.get('text/html', '')
@@ -82,8 +85,8 @@ def difference(old, new, trained):
         if not a or not b:
             return ''
         a, b = picture(a), picture(b)
-        if ink(a) and not ink(b):
-            return 'a picture shows nothing'
+        if ink(b) < SHOWN * ink(a):
+            return f'a picture shows too little: its levels spread by {ink(b):.1f}, and by {ink(a):.1f} before'
         if trained:
             return ''
         if a.shape != b.shape:

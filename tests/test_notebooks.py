@@ -94,6 +94,7 @@ def printed(text):
     return nbformat.v4.new_output('stream', name='stdout', text=text)
 
 
+TRACEBACK = 'Exception in thread Thread-5:\nTraceback (most recent call last):\nValueError: no\n'
 shown = (
     table(('arm', 'AUC', 'n'), ('real-only', '0.917', 300), ('oracle', '0.931 [0.900, 0.960]', 300)),
     printed('12 lesions, nearest 0.31, weights 0a1b2c3d4e5f'),
@@ -126,6 +127,8 @@ shown = (
         shown[:2],  # a figure lost
         (*shown, figure(30, 200)),  # a figure more
         (*shown[:2], figure(90, 90)),  # a figure that shows nothing
+        (*shown[:2], figure(90, 110)),  # a figure that hardly shows anything
+        (nbformat.v4.new_output('stream', name='stderr', text=TRACEBACK), *shown),  # an exception in a thread
         shown[1:],  # a table lost
         (*shown, nbformat.v4.new_output('error', ename='ValueError', evalue='no', traceback=[])),  # an exception
     ],
@@ -139,6 +142,8 @@ shown = (
         'figure lost',
         'figure more',
         'figure blank',
+        'figure pale',
+        'thread',
         'table',
         'exception',
     ],

@@ -42,7 +42,8 @@ def _read(path, kind, alpha=False, indices=False):
         known = 'PNG, TIFF, JPEG or BMP of 8 or 16 bits, TIFF of 32-bit float, or .npy'
         raise ValueError(f'{kind} {path} cannot be read: it is not {known}, or is cut short. Save it anew.') from e
     except Exception as e:
-        raise ValueError(f'{kind} {path} cannot be read: {e}. Is it cut short or not an image?') from e
+        reason = str(e).rstrip('.')
+        raise ValueError(f'{kind} {path} cannot be read: {reason}. Is it cut short or not an image?') from e
     if pages > 1:
         raise ValueError(f'{kind} {path} has {pages} pages; give every slice a file of its own.')
     if fault:
