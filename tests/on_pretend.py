@@ -26,6 +26,7 @@ from medsoft_nb.painting.generate import generate, GenerateConfig, with_lora
 from medsoft_nb.painting.pipeline import MedSoftPipeline
 from medsoft_nb.phantom.benchmarks import make_benchmark
 from medsoft_nb.training.stages import STAGES, Training
+from medsoft_nb.training import trainer
 from medsoft_nb.training.trainer import train
 
 DEVICES = ('cpu', None)  # `None` is the best there is: the pretended one
@@ -98,12 +99,15 @@ def test_half_precision_paints_nearly_the_same(folder):
 
 
 @pytest.mark.parametrize('full', [False, True])
-def test_a_base_in_half_precision_trains_in_float32(full, folder, rows):
+def test_a_base_in_half_precision_trains_in_float32(full, folder, rows, monkeypatch):
+    scales, step = [], trainer.take_step
+    monkeypatch.setattr(trainer, 'take_step', lambda *given: scales.append(given[-1]) or step(*given))
     base = load_base(folder / 'base', 'float16')
     controller = Controller.new(load_encoder(dtype='float16'), base['unet'], layers=1)
     out = folder / f'half-{full}'
     made = train(base, rows, out, SMALL.replace(stage='2b', steps=1, full=full), controller)
     assert read_json(out / 'training.json')['device']['dtype'] == 'float16'
+    assert scales == [1 if full else trainer.HALF_SCALE]  # a U-Net that is trained itself is float32
     assert np.isfinite(pd.read_csv(out / 'loss.csv').loss).all()
     pipe = MedSoftPipeline.from_pretrained(folder / 'base', dtype='float16')
     pipe = pipe.load_unet(made.unet) if full else pipe
@@ -149,7 +153,6 @@ def test_every_stage_trains_the_same(stage, folder, rows):
 
 
 def test_a_training_that_was_broken_off_goes_on(folder, rows, monkeypatch):
-    from medsoft_nb.training import trainer
 
     real, done = trainer.take_step, []
 

@@ -209,6 +209,25 @@ def test_a_composed_prompt_of_a_healthy_organ_fits_the_shipped_encoder(tmp_path,
         limit.check([compose('healthy', modality, plane='axial', knowledge=tmp_path / 'own.yml')])
 
 
+@pytest.mark.parametrize('told', [False, True])
+def test_an_import_that_is_told_of_the_disease_asks_for_no_prompts(folder, bare, told):
+    "Without a file, it says that one can be given"
+    masks = ['--masks', folder / 'skin', '--lesion-masks', folder / 'spots', '--table', folder / 'index.csv']
+    given = [
+        'data',
+        'import',
+        folder / 'images',
+        *masks,
+        '--column',
+        'image_id=file',
+        '--column',
+        'patient_id=patient',
+    ]
+    code, text = medsoft(*given, *['--knowledge', folder / 'skin.yml'] * told, '--out', folder / f'told-{told}')
+    assert code == 0 and ('knows none of the diseases' in text) == (not told), text
+    assert told or '(`--knowledge`)' in text, text
+
+
 def test_own_knowledge_is_painted_with(folder, bare):
     "Its words are in the rows, without a vertebra; a file that is wrong is refused before anything is written"
     given = ['generate', bare, '--base', folder / 'base', '-n', 1, '--steps', 1, '--roi', 32, '--out', folder / 'told']

@@ -149,7 +149,7 @@ def run_steps(
         batch = make_batch(data, rows, base, torch_generator('train', config.seed, step, 0), device)
         parts = split_batch(batch, accelerator, config.accumulate)
         blamed = partial(broken_samples, run.net, batch, data, rows)
-        scale = HALF_SCALE if run.net.unet.dtype == torch.float16 else 1
+        scale = HALF_SCALE if run.net.unet.conv_in.weight.dtype == torch.float16 else 1
         run.losses.append(take_step(step + 1, model, optimizer, accelerator, parts, blamed, scale))
         bar.set_postfix(loss=f'{run.losses[-1]:.3f}', refresh=False)
         if run.mean:
@@ -181,7 +181,7 @@ def take_step(
             losses.append(model(part))
             accelerator.backward(losses[-1] * scale / len(parts))
     loss = accelerator.reduce(torch.stack(losses).detach().mean(), 'mean').item()
-    for parameter in parameters:
+    for parameter in parameters if scale != 1 else ():
         if parameter.grad is not None:
             parameter.grad /= scale
     norm = accelerator.clip_grad_norm_(parameters, 1.0)
