@@ -22,7 +22,7 @@ EMBEDDED = re.compile(r'data:image/(?:png|jpeg);base64,([\w+/=]+)')
 
 
 def plain(html):
-    "Text of HTML: a line a row of a table, cells apart"
+    "Text of HTML: one line per row of a table, cells apart"
     soup = BeautifulSoup(html, 'html.parser')
     for tag in soup(['style', 'script']):
         tag.decompose()

@@ -134,13 +134,13 @@ JobsOption = Annotated[
 GpusOption = Annotated[
     int,
     typer.Option(
-        min=0, max=4096, help='GPUs of this machine to share out, one a notebook; 0 lets every notebook see all'
+        min=0, max=4096, help='GPUs of this machine to share out, one per notebook; 0 lets every notebook see all'
     ),
 ]
 DryRunOption = Annotated[
     bool,
     typer.Option(
-        '--dry-run', '-n', help='List what would run, how long it took before, and what this machine lacks for it'
+        '--dry-run', '-n', help='List what would run, how long it took before, and what is missing on this machine'
     ),
 ]
 ClusterOption = Annotated[
@@ -157,7 +157,7 @@ ThreadsOption = Annotated[
 ]
 GresOption = Annotated[
     Optional[str],
-    typer.Option(help='GPUs of SLURM for each job that trains or paints, e.g. gpu:1', rich_help_panel=CLUSTER),
+    typer.Option(help='GPUs of SLURM for each job that trains, paints or measures', rich_help_panel=CLUSTER),
 ]
 TableOption = Annotated[bool, typer.Option('--table-only', help='Write the table of jobs, to start Snakemake by hand')]
 

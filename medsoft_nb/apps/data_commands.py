@@ -7,10 +7,11 @@ Docs: https://example.github.io/medsoft_nb/apps/data_commands.html.md"""
 # %% auto #0
 __all__ = ['data', 'IMPORT_HELP', 'MasksOption', 'LesionMasksOption', 'ColumnOption', 'LabelMapOption', 'KindOption',
            'BodyOption', 'TableOption', 'DefaultLabelOption', 'PatientOption', 'ModalityOption', 'PlaneOption',
-           'SlicesOption', 'StructureOption', 'LesionOption', 'WindowOption', 'ResampleOption', 'SpacingOption',
-           'WorkersOption', 'OutsideOption', 'SkipOption', 'PHANTOM_HELP', 'IMPLANT_HELP', 'FractionOption',
-           'VALIDATE_HELP', 'CHECK_HELP', 'JsonOption', 'PageOption', 'MATCHED_HELP', 'BinsOption', 'SPLIT_HELP',
-           'SplitOutOption', 'data_import', 'phantom', 'implant', 'validate', 'check', 'matched', 'split']
+           'SlicesOption', 'StructureOption', 'LesionOption', 'LesionLabelOption', 'NamesOption', 'WindowOption',
+           'ResampleOption', 'SpacingOption', 'WorkersOption', 'OutsideOption', 'SkipOption', 'PHANTOM_HELP',
+           'IMPLANT_HELP', 'FractionOption', 'VALIDATE_HELP', 'CHECK_HELP', 'JsonOption', 'PageOption', 'MATCHED_HELP',
+           'BinsOption', 'SPLIT_HELP', 'SplitOutOption', 'data_import', 'phantom', 'implant', 'validate', 'check',
+           'matched', 'split']
 
 # %% ../../nbs/apps/data_commands.ipynb #c1265
 from pathlib import Path
@@ -70,7 +71,7 @@ LabelMapOption = Annotated[
 KindOption = Annotated[str, typer.Option(help='table, dicom, nifti, nnunet, coco, ...; found out if omitted')]
 BodyOption = Annotated[bool, typer.Option('--body', help='Without masks of structures, the body is the one')]
 TableOption = Annotated[
-    Optional[Path], typer.Option(dir_okay=False, help='CSV with a row an image, or a patient of DICOM')
+    Optional[Path], typer.Option(dir_okay=False, help='CSV with one row per image, or per patient of DICOM')
 ]
 DefaultLabelOption = Annotated[str, typer.Option(help='Label of images without one, e.g. healthy')]
 PatientOption = Annotated[str, typer.Option(help='Rule for paths: regular expression with (?P<patient>...)')]
@@ -81,6 +82,8 @@ SlicesOption = Annotated[str, typer.Option(help='Of volumes: structures, middle,
 # %% ../../nbs/apps/data_commands.ipynb #60a495ec
 StructureOption = Annotated[list[str], typer.Option(help='Name or pattern of a structure. May be repeated')]
 LesionOption = Annotated[list[str], typer.Option(help='Name or pattern of a lesion. May be repeated')]
+LesionLabelOption = Annotated[str, typer.Option(help='Disease of outlined lesions that no table names, e.g. lytic')]
+NamesOption = Annotated[str, typer.Option(help='Of numbers in segmentations: totalsegmentator, verse, ..., or a CSV')]
 WindowOption = Annotated[str, typer.Option(help='8-bit pictures of DICOM: file, bone, soft-tissue, brain, lung')]
 ResampleOption = Annotated[bool, typer.Option('--resample', help='To square pixels, where they are not')]
 SpacingOption = Annotated[Optional[float], typer.Option(min=0, max=100, help='Size of a pixel in mm')]
@@ -107,11 +110,10 @@ def data_import(
     modality: ModalityOption = '',
     plane: PlaneOption = '',
     slices: SlicesOption = '',
-    names: Annotated[
-        str, typer.Option(help='Of numbers in segmentations: totalsegmentator, verse, ..., or a CSV')
-    ] = '',
+    names: NamesOption = '',
     structure: StructureOption = [],
     lesion: LesionOption = [],
+    lesion_label: LesionLabelOption = '',
     window: WindowOption = '',
     resample: ResampleOption = False,
     spacing_mm: SpacingOption = None,
@@ -128,6 +130,7 @@ def data_import(
     given |= dict(columns=read_pairs(column, '--column'), label_map=read_pairs(label_map, '--label-map'))
     every = int(slices) if slices.isdigit() else slices
     given |= dict(slices=every, names=names, structures=structure, lesions=lesion, outside=outside)
+    given |= dict(lesion_label=lesion_label)
     told = {name: value for name, value in given.items() if value}
     _print_import(import_any(source, out, kind, workers, skip_unreadable, body, **told), out)
 

@@ -171,7 +171,7 @@ def modality(self: StudioState) -> str:
 @patch
 @property
 def prompt(self: StudioState) -> str:
-    "What the base is told; that of the settings, else composed of the knowledge base"
+    "What the base is told; that of the settings, else composed from the knowledge base"
     settings, plane = self.settings, str(self.source.row.get('plane') or '')
     severity = settings.severity or None
     return settings.prompt or compose(settings.disease, self.modality, severity=severity, plane=plane)

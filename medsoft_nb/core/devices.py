@@ -17,7 +17,10 @@ from pathlib import Path
 # %% ../../nbs/core/devices.ipynb #07b80a14
 def is_first_process() -> bool:
     "Whether this is the first, or the only one, of the processes that a launcher started"
-    return int(os.environ.get('RANK', 0)) == 0
+    rank = os.environ.get('RANK', '').strip() or '0'
+    if not rank.isdecimal():
+        raise ValueError(f'RANK is {rank!r}; `torchrun` and `accelerate launch` set it to a number. Unset it.')
+    return int(rank) == 0
 
 # %% ../../nbs/core/devices.ipynb #d9f3157b
 def own_device(
@@ -42,8 +45,10 @@ def pick_device(
     wanted = own_device(wanted)
     try:
         found = torch.empty(1, device=wanted).device
-    except (RuntimeError, AssertionError, TypeError):
+    except (RuntimeError, AssertionError, TypeError, ImportError, AttributeError):
         found = torch.device('meta')  # computes nothing
+    if found.type == 'cpu' and str(wanted) not in ('cpu', 'cpu:0'):
+        found = torch.device('meta')  # there is one CPU
     if found.type == 'meta':
         raise ValueError(f'there is no device {str(wanted)!r} here. There is: {", ".join(devices())}.')
     return found

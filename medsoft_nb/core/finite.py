@@ -51,7 +51,7 @@ def _name_some(
 
 # %% ../../nbs/core/finite.ipynb #b73518ed
 def check_samples(
-    values,  # Array, tensor, or list of arrays, one row a sample
+    values,  # Array, tensor, or list of arrays, one row per sample
     what: str,  # What the error calls the samples, such as 'scores of images'
     names=None,  # Of the samples; their numbers, from 0, if `None`
 ):  # `values`

@@ -90,7 +90,7 @@ def settings_from(
 
 # %% ../../nbs/core/settings.ipynb #n001
 def settings_table(model: type[Settings]):  # DataFrame: setting, values (what it can be), default, meaning
-    "What can be set, a row a setting"
+    "What can be set, one row per setting"
     import pandas as pd
 
     schema, rows = model.model_json_schema(), []

@@ -60,7 +60,7 @@ def read_sums(
 
 # %% ../../nbs/core/sums.ipynb #7cd1df8f
 def changed_files(
-    folder: str | Path,  # Of a run, or of several of them, one a folder
+    folder: str | Path,  # Of a run, or of several of them, one per folder
 ) -> list[dict]:  # `file` (relative) and `fault`: 'changed', 'gone' or 'without record'; empty where all is well
     "What differs from the checksums of a run; `ValueError` where it has none"
     folder, faults = Path(folder), []

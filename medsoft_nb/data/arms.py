@@ -181,7 +181,7 @@ def _has_fields(df):
 
 def arm_fields(
     df: pd.DataFrame,  # With a column `arm`, and the fields of the arms where it has them
-) -> pd.DataFrame:  # One row an arm, indexed by name, with the columns `FIELDS`
+) -> pd.DataFrame:  # One row per arm, indexed by name, with the columns `FIELDS`
     "Fields of the arms of a table"
     if _has_fields(df):
         lacking = {name: Arm.model_fields[name].default for name in FIELDS if name not in df}

@@ -27,7 +27,7 @@ class CaseSettings(Settings):
     "What files do not say of patients, findings and images"
 
     patient: str = Field('', description='Rule: regular expression with a group `patient`, searched in the path')
-    table: Path | None = Field(None, description='CSV with a row an image')
+    table: Path | None = Field(None, description='CSV with one row per image')
     columns: dict[str, str] = Field({}, description='Field of the manifest -> column of the table, see `read_table`')
     label_map: dict[str, str] = Field({}, description='Label there -> label here, see `map_labels`')
     default_label: str = Field('', description='Label of images without one, e.g. healthy')

@@ -244,7 +244,7 @@ def raise_faults(
     faults: list,  # One sentence each
     where: str,  # What they were found in
 ) -> None:
-    "Raise `ManifestError` with the first twenty faults, if there are any; one that many have is told once"
+    "Raise `ManifestError` with the first twenty faults, if there are any; one that many have is named once"
     if not faults:
         return
     told = _told_once(faults)

@@ -87,7 +87,7 @@ _OTHERS = ('SEG', 'RTDOSE', 'RTIMAGE', 'RTSTRUCT', 'RTPLAN', 'SR', 'PR', 'KO', '
 
 
 def _kept(headers, paths, settings):
-    "Headers of images that are imported; what is left out is told"
+    "Headers of images that are imported; what is left out is reported"
     others = len(paths) - len({header.path for header in headers})
     kept = [h for h in headers if h.modality not in _OTHERS[:-2]]
     others += len({h.path for h in headers} - {h.path for h in kept})

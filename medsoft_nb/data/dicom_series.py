@@ -92,7 +92,7 @@ def series_stacks(
     headers: list,  # Of `Header`s without a fault
     root,  # Folder of the import, for messages
 ) -> list:  # Of `Stack`s, in the order of the files
-    "Series in order; what is missing, doubled or uneven is told"
+    "Series in order; what is missing, doubled or uneven is reported"
     series = {}
     for header in headers:
         same = header.identity[2] or str(header.path.parent)

@@ -37,7 +37,7 @@ class ImportSettings(Settings):
 
     structures: Path | None = Field(None, description='Folder of masks of structures, each its own number')
     lesion_masks: Path | None = Field(None, description='Folder of binary masks of lesions')
-    table: Path | None = Field(None, description='CSV with a row an image')
+    table: Path | None = Field(None, description='CSV with one row per image')
     columns: dict[str, str] = Field({}, description='Field of the manifest -> column of the table, see `read_table`')
     label_map: dict[str, str] = Field({}, description='Label in the table -> label here, see `map_labels`')
     default_label: str = Field('', description='Label of images without one, e.g. healthy')

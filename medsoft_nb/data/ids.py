@@ -40,7 +40,7 @@ def clean_id(
     "`clean_text`, and a whole number without decimals"
     if text.isascii() and text.isprintable() and not _SPECIAL.search(text):
         return text
-    text = re.sub('^="(.*)"$', r'\1', clean_text(text))  # how a spreadsheet is told that a number is text
+    text = re.sub('^="(.*)"$', r'\1', clean_text(text))  # how a spreadsheet marks a number as text
     return re.sub(r'^(-?\d+)\.0+$', r'\1', text)
 
 # %% ../../nbs/data/ids.ipynb #i007

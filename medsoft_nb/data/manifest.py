@@ -1,4 +1,4 @@
-"""One table describes a set of images: a row an image
+"""One table describes a set of images: one row per image
 
 Docs: https://example.github.io/medsoft_nb/data/manifest.html.md"""
 

@@ -68,6 +68,13 @@ class NiftiSettings(CaseSettings):
 
     _is_step = field_validator('slices')(check_step)
 
+    @field_validator('lesion_label')
+    @classmethod
+    def _names_a_disease(cls, label):
+        if not label.strip() or label.strip() == HEALTHY:
+            raise ValueError('it names the disease that the outlined lesions show, e.g. lytic')
+        return label.strip()
+
 # %% ../../nbs/data/nifti.ipynb #ddfa2fb0
 class Labels(NamedTuple):
     "A segmentation with names"

@@ -33,7 +33,7 @@ CATEGORIES = ('site', 'scanner', 'manufacturer', 'sequence', 'window', 'modality
 def properties(
     df: pd.DataFrame,  # Table of a manifest
     traits: pd.DataFrame,  # `Traits.table` of the same rows
-) -> tuple:  # Two tables with a row an image: numbers, NaN where unknown; categories, empty where unknown
+) -> tuple:  # Two tables with one row per image: numbers, NaN where unknown; categories, empty where unknown
     "What may tell healthy from diseased"
     numbers = pd.DataFrame({name: pd.to_numeric(traits[column]) for column, name in NUMBERS.items()})
     height, width = pd.to_numeric(traits.height), pd.to_numeric(traits.width)
@@ -156,7 +156,7 @@ _DISEASED |= {('distance', False): 'far from the median', ('distance', True): 'n
 
 
 def _scores(df, asked, numbers, categories):
-    "Scores of each property for a question: name, kind, one number an image"
+    "Scores of each property for a question: name, kind, one number per image"
     used = asked.notna()
     for name in numbers:
         values = numbers[name][used]
@@ -188,7 +188,7 @@ def position_auc(
 # %% ../../nbs/data/shortcuts.ipynb #44f63acf
 def matched(
     df: pd.DataFrame,  # Table of a manifest
-    values,  # A number an image, such as `slice_positions(df)`; or a category
+    values,  # One number per image, such as `slice_positions(df)`; or a category
     bins: int = 10,  # Parts of the range, with about the same number of images each
     seed: int = 0,  # Of the choice
 ) -> np.ndarray:  # Numbers of rows to keep, in order

@@ -86,7 +86,9 @@ def import_any(
     settings = {masks if name == 'masks' else name: value for name, value in settings.items()}
     if kind not in models:
         settings['layout'] = kind
-    for name in settings:
+    options = dict(workers=workers is not None, skip_unreadable=skip_unreadable)
+    lost = [name for name, given in options.items() if given and kind == 'table']
+    for name in [*settings, *lost]:
         if name not in model.model_fields:
             raise ValueError(f'`{name}` is given, but {source} holds {kind}, whose import has no such setting.')
     if kind == 'table':

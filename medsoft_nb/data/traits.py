@@ -172,7 +172,7 @@ def measure(
     manifest: Manifest,
     workers: int | None = None,  # Processes; one for each core if `None`
 ) -> Traits:
-    "Look at the files of every row; those that cannot be read are told in `fault` and `mask_faults`"
+    "Look at the files of every row; those that cannot be read are named in `fault` and `mask_faults`"
     from joblib import cpu_count, delayed, Parallel
 
     starts = range(0, len(manifest), CHUNK)

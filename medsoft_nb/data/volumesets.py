@@ -20,7 +20,7 @@ from .segmentations import number_names
 
 # %% ../../nbs/data/volumesets.ipynb #c7d4b386
 def _volume_settings(settings, names=None):
-    "Settings of a set of volumes; its names count where none are told"
+    "Settings of a set of volumes; its names count where none are given"
     names = names if settings.names is None else settings.names
     values = settings.replace(plane=settings.plane or 'sagittal', names=names)
     return settings_from(NiftiSettings, values)

@@ -192,7 +192,7 @@ def train_and_score(
     seed: int = 0,  # Of the classifier
     val: Manifest | None = None,  # Validation rows, for thresholds
     keep: str | Path | None = None,  # File that keeps the scores, so that the same training is not done twice
-) -> pd.DataFrame:  # A row an image: arm, seed, split, image_id, patient_id, label, y, score, and the arm's fields
+) -> pd.DataFrame:  # One row per image: arm, seed, split, image_id, patient_id, label, y, score, and the arm's fields
     "Train on one arm and score the test images; refuses arms that leak, and test images of one class"
     check_test(test)
     arm, parts = training.arm, dict(test=test)

@@ -72,7 +72,7 @@ def copy_evidence(
     made: Manifest,  # Synthetic images of any label, with masks or without
     train: Manifest,  # All images that the generator was trained on, backgrounds included where they are known
     held_out: Manifest,  # Real diseased images of other patients
-) -> pd.DataFrame:  # nearest_id, how, evidence: a row an image
+) -> pd.DataFrame:  # nearest_id, how, evidence: one row per image
     "What each image has most in common with, among all training images"
     some = np.sort(rng('held out', len(held_out)).permutation(len(held_out))[:MOST])
     scale = working_scale([train.lesion_mask(i) for i in np.flatnonzero(train.df.lesion_mask != '')])

@@ -48,7 +48,7 @@ def saliency(
 def saliency_inside(
     maps: np.ndarray,  # From `saliency`, `(n, s, s)`
     masks: np.ndarray,  # Lesion masks of the same size, `(n, s, s)`
-) -> pd.DataFrame:  # One row an image: share of saliency, area of the mask, ratio (1 is chance), hit (by the maximum)
+) -> pd.DataFrame:  # One row per image: share of saliency, area of the mask, ratio (1 is chance), hit (by the maximum)
     "How much of what the classifier looked at lies in the lesion"
     masks = np.asarray(masks) > 0
     if maps.shape != masks.shape:

@@ -63,7 +63,7 @@ def write_medsoft(made: Manifest, out: Path) -> pd.DataFrame:
 def split_folders(
     made: Manifest,
     val: str = 'val',  # Folder of the split `val`
-) -> list:  # One a row
+) -> list:  # One per row
     "Folders of the splits: without any split all is `train`; `ManifestError` where some rows have one and some do not"
     splits = made.df.split
     if 0 < (splits == '').sum() < len(splits):

@@ -84,7 +84,7 @@ def lesion_losses(
     pipe: MedSoftPipeline,
     manifest: Manifest,  # Images with a `lesion_mask`
     settings: MembershipSettings,
-) -> list:  # One number an image
+) -> list:  # One number per image
     "`window_loss` of every image; `ValueError` names images whose loss is not finite"
     losses = []
     for i in progress(range(len(manifest)), 'losses'):

@@ -30,7 +30,7 @@ MEMBERS, CONTROL = 'training against held-out patients', 'control: two halves of
 
 
 def membership_table(
-    losses: pd.DataFrame,  # patient_id, member (bool), base, tuned: one row an image
+    losses: pd.DataFrame,  # patient_id, member (bool), base, tuned: one row per image
     seed: int = 0,  # Of halves and resampling
 ) -> tuple:  # Table (comparison, score, value, lo, hi, first, second), and sentences on what is not measured
     "AUC with 95 % intervals over patients; `first` and `second` are numbers of patients"

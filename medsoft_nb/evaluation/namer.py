@@ -44,7 +44,7 @@ class NamingSet:
     "Windows with their labels"
 
     windows: torch.Tensor  # `(n, 1, SIDE, SIDE)` in [0, 1]
-    labels: list  # One a window
+    labels: list  # One per window
 
 
 def naming_set(

@@ -27,7 +27,7 @@ def lesion_prompts(
     manifest: Manifest,  # Diseased images
     reference: Manifest
     | None = None,  # Real ones, whose prompts serve for labels that the knowledge base does not know
-) -> list:  # One an image
+) -> list:  # One per image
     "What each lesion is held against: its own prompt unless that is the bare label, else that of its disease"
     prompts, known = [], {}
     for _, row in reference.df[::-1].iterrows() if reference else ():
@@ -46,7 +46,7 @@ def semantic_scores(
     manifest: Manifest,  # Diseased images
     encoder: MedicalEncoder | None = None,  # The shipped one if `None`
     batch_size: int = 32,
-    prompts: list | None = None,  # One an image; those of `lesion_prompts` if `None`
+    prompts: list | None = None,  # One per image; those of `lesion_prompts` if `None`
 ) -> np.ndarray:  # Cosine in [-1, 1] for each image
     "How well each lesion goes with the prompt of its disease, in the eyes of the medical encoder"
     encoder, scores = encoder or load_encoder(), []

@@ -141,7 +141,7 @@ def pasted_rows(
 class DonorDistances(NamedTuple):
     "Distances of pasted lesions to those of their donors"
 
-    distance: np.ndarray  # One a row; infinite where none was pasted, or its donor is not known
+    distance: np.ndarray  # One per row; infinite where none was pasted, or its donor is not known
     row: np.ndarray  # Of the donor, 0 where there is none
 
 # %% ../../nbs/evaluation/textures.ipynb #50bdcb90

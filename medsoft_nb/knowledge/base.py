@@ -195,7 +195,7 @@ def phrases(
     label: str,  # Disease, or 'healthy'
     modality: str = '',  # As in a manifest
     knowledge: str | Path | None = None,  # YAML of your own
-) -> list:  # The one that prompts are composed of comes first
+) -> list:  # The one that prompts are composed from comes first
     "How a disease looks in a modality, said in one or several ways; the shipped model was trained with these"
     table = find_disease(label, knowledge)['appearance']
     return [statement['say'] for statement in table[modality_key(table, modality, knowledge)]]

@@ -145,7 +145,7 @@ def split_prompt(
 def explain(
     prompt: str,  # From `compose`, from a manifest, or your own
     knowledge: str | Path | None = None,  # YAML of your own
-) -> pd.DataFrame:  # phrase, disease, modality, field, reference; one row a phrase
+) -> pd.DataFrame:  # phrase, disease, modality, field, reference; one row per phrase
     "Where each phrase of a prompt comes from; what the knowledge base does not know has the field 'unexplained'"
     if not isinstance(prompt, str):
         raise ValueError(f'`prompt` is {prompt!r}; expected text.')

@@ -32,11 +32,11 @@ def collect_inputs(
     prompt,  # One text, or a list
     image,  # One array, or a list
     mask,  # One soft mask, or a list
-    generator=None,  # One `torch.Generator`, or one an image
-    start=None,  # What painting starts from: one array, or one an image; noise if `None`
+    generator=None,  # One `torch.Generator`, or one per image
+    start=None,  # What painting starts from: one array, or one per image; noise if `None`
     strength: float | None = None,  # Part of the way from there; only with `start`
 ) -> list:  # Of `PaintInput`
-    "The inputs of a call, one an image; `ValueError` where they do not fit together"
+    "The inputs of a call, one per image; `ValueError` where they do not fit together"
     images, masks = [np.asarray(x) for x in _as_list(image)], [np.asarray(m) for m in _as_list(mask)]
     n = len(images)
     prompts = [prompt] * n if isinstance(prompt, str) else _as_list(prompt)

@@ -220,7 +220,7 @@ def __call__(
     grain: bool = True,  # Give back the fine grain that the autoencoder loses
     roi: int | str | None = None,  # Side of the window in image pixels, or 'auto'; the base's own size if `None`
     resolution: int | None = None,  # Side at which the base sees the window; native scale if `None`
-    generator=None,  # One `torch.Generator`, or one an image
+    generator=None,  # One `torch.Generator`, or one per image
     output_type: str = 'np',  # 'np' or 'pil'
     controller_scale: float = 1.0,  # Strength of the medical semantics, where a controller is loaded; 0 is off
     scheduler: str = '',  # How steps are taken, as in `choose_scheduler`; as the base ships it if empty
@@ -318,7 +318,7 @@ def controller_tokens(
     pipe: MedSoftPipeline,
     x: torch.Tensor,  # Windows `(B, 1, n, n)` in [0, 1]
     soft: torch.Tensor,  # Soft masks, same shape
-    prompts: list,  # One a window
+    prompts: list,  # One per window
     settings: PaintSettings,
 ) -> torch.Tensor | None:  # `(B, n, D)`; `None` without a controller, or where its strength is 0
     "Conditioning tokens of the pipeline's controller"

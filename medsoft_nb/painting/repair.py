@@ -66,7 +66,7 @@ def repair_batch(
     lost = len(m) - len(kept)
     if lost:
         said = counted(lost, 'row does not agree with its files', 'rows do not agree with their files')
-        get_logger().warning('%s: %s, or stand twice; what lacks is painted again', out, said)
+        get_logger().warning('%s: %s, or stand twice; what is missing is painted again', out, said)
         Manifest(kept, m.root).save(table) if len(kept) else table.unlink()
     return lost
 

@@ -181,7 +181,7 @@ def _hinders(kept):
 
 
 def _compared(kept, image, versions='', device=''):
-    "The result; versions and device are told where pixels differ"
+    "The result; versions and device are named where pixels differ"
     faults = list(dict.fromkeys(kept.faults))
     apart = [] if image is None else _pixel_differences(image, kept.manifest.image(kept.i))
     if apart and not kept.whole:

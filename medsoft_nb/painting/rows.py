@@ -9,7 +9,7 @@ __all__ = ['Shard', 'ROWS', 'read_shard', 'share', 'row_folder', 'note_rows', 'n
            'join_rows', 'batch_lock']
 
 # %% ../../nbs/painting/rows.ipynb #row003
-import json, shutil
+import hashlib, json, shutil
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Annotated
@@ -20,8 +20,10 @@ from ..core.configs import parse_json, read_mapping
 from ..core.files import append_text, folder_lock
 from ..core.inside import check_links
 from ..core.folders import check_empty
+from ..core.logs import get_logger
 from ..core.words import counted
 from ..data.manifest import Manifest
+from .repair import is_sound
 
 # %% ../../nbs/painting/rows.ipynb #row006
 def read_shard(
@@ -70,7 +72,12 @@ def note_rows(
 ) -> None:
     "Note rows, at a cost that does not grow with the batch"
     lines = [json.dumps(row, default=lambda number: number.item()) for row in rows]
-    append_text(folder / ROWS, ''.join('\n' + line for line in lines))  # a line that was cut short spoils no other
+    lines = [f'\n{line}\t{_line_hash(line)}' for line in lines]  # a line that was cut short spoils no other
+    append_text(folder / ROWS, ''.join(lines))
+
+
+def _line_hash(line):
+    return hashlib.sha256(line.encode()).hexdigest()[:16]
 
 # %% ../../nbs/painting/rows.ipynb #row013
 def noted_rows(
@@ -85,17 +92,14 @@ def noted_rows(
 # %% ../../nbs/painting/rows.ipynb #row014
 def _rows_of(file):
     "Rows of one file, by their ids"
-    lines = file.read_text(encoding='utf-8').split('\n') if file.is_file() else []
-    rows = [row for row in map(_read_line, lines) if isinstance(row, dict) and isinstance(row.get('image_id'), str)]
-    return {row['image_id']: row for row in rows}
+    lines = file.read_text(encoding='utf-8', errors='replace').split('\n') if file.is_file() else []
+    return {row['image_id']: row for row in map(_read_line, lines) if row}
 
 # %% ../../nbs/painting/rows.ipynb #row015
 def _read_line(line):
-    "A row; `None` for a line that is empty or was cut short"
-    try:
-        return parse_json(line, ROWS)
-    except ValueError:
-        return None
+    "A row; `None` for a line that is empty, was cut short, or is not what was written"
+    text, _, noted = line.partition('\t')
+    return parse_json(text, ROWS) if noted and noted == _line_hash(text) else None
 
 # %% ../../nbs/painting/rows.ipynb #f01294ce
 def check_batch(
@@ -136,14 +140,18 @@ def append_rows(
 def join_rows(
     out: Path,  # Of the batch
 ) -> Manifest | None:  # Of all images in `out`; `None` where there are none
-    "Put the noted rows into the manifest, each once, and remove the notes"
+    "Put the noted rows whose files are whole into the manifest, each once, and remove the notes"
     table = out / 'manifest.csv'
     m, rows = Manifest.load(table) if table.exists() else None, noted_rows(out)
     known = set() if m is None else set(m.df.image_id)
-    new = [row for name, row in rows.items() if name not in known]
-    m = append_rows(out, new) if new else m
+    new = {name: row for name, row in rows.items() if name not in known}
+    whole = {name: row for name, row in new.items() if 'sha256' not in row or is_sound(out, row)}
+    if lost := len(new) - len(whole):
+        said = counted(lost, 'image is not as it was painted', 'images are not as they were painted')
+        get_logger().warning('%s: %s. Give the command that made them again.', out, said)
+    m = append_rows(out, [*whole.values()]) if whole else m
     (out / ROWS).unlink(missing_ok=True)
-    _remove_shards(out / 'shards', known | set(rows))
+    _remove_shards(out / 'shards', known | set(whole))
     return m
 
 # %% ../../nbs/painting/rows.ipynb #row020

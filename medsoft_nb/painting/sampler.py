@@ -22,7 +22,7 @@ from .settings import PaintSettings
 # %% ../../nbs/painting/sampler.ipynb #p006
 @dataclass
 class Conditioning:
-    "What the U-Net is given beside the noisy latents; one row a sample"
+    "What the U-Net is given beside the noisy latents; one row per sample"
 
     mask: torch.Tensor  # Soft mask on the latent grid `(B, 1, h, w)`
     masked: torch.Tensor  # Latents of the erased image `(B, 4, h, w)`
@@ -108,7 +108,7 @@ def denoise(
     noise: torch.Tensor,  # Starting noise, also used for the original
     given: Conditioning,
     settings: PaintSettings,
-    generators: list | None = None,  # One a sample, for samplers that draw noise in their steps
+    generators: list | None = None,  # One per sample, for samplers that draw noise in their steps
     callback=None,  # `callback(pipe, step, t, dict(latents=...))`, may return new latents
     start: torch.Tensor | None = None,  # Latents that painting starts from where settings have a `strength`
 ) -> torch.Tensor:  # Same shape as `original`
@@ -174,7 +174,7 @@ def prediction_of(
 # %% ../../nbs/painting/sampler.ipynb #p014
 def step_options(
     scheduler,
-    generators: list | None,  # One a sample
+    generators: list | None,  # One per sample
 ) -> dict:
     "What a scheduler's `step` takes of deterministic sampling and generators"
     known = inspect.signature(scheduler.step).parameters

@@ -78,7 +78,7 @@ def benchmark_rows(
     n_healthy: int = 520,  # Healthy images
     n_diseased: int = 720,  # Diseased images, shared evenly among the diseases
     per_patient: int = 2,  # Images of one patient
-) -> pd.DataFrame:  # One row an image: `image_id`, `patient_id`, `label`, `patient` (a number)
+) -> pd.DataFrame:  # One row per image: `image_id`, `patient_id`, `label`, `patient` (a number)
     "Who and what is in a benchmark set, before any image is drawn"
     if name not in BENCHMARKS:
         raise ValueError(f"unknown benchmark {name!r}. Known: {', '.join(BENCHMARKS)}.")

@@ -67,7 +67,7 @@ def tint(
     site: Site,
     image: np.ndarray,  # Window
     extent: np.ndarray,  # 0 to 1
-    grey,  # Of the lesion: a number, or one a pixel
+    grey,  # Of the lesion: a number, or one per pixel
     inside: np.ndarray | None = None,  # Body in the window; that of the site if `None`
 ) -> np.ndarray:  # New window
     "Bring the slow part of a window to a grey, and keep its grain"

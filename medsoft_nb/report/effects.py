@@ -119,7 +119,7 @@ def ablation_rows(
     aucs: pd.DataFrame,  # `arm`, `value`, `lo`, `hi`
     quality: pd.DataFrame,  # Tidy: `arm`, `seed`, `metric`, `value`
     agreement: pd.DataFrame,  # Tidy: `arm`, `seed`, `label`, `value`
-) -> pd.DataFrame:  # One row an arm of the factorial design, or `faithful`: its parts, and what was measured
+) -> pd.DataFrame:  # One row per arm of the factorial design, or `faithful`: its parts, and what was measured
     "Parts of every fine-tuned arm beside its numbers"
     mean = quality.groupby(['metric', 'arm']).value.mean()
     agrees = agreement[agreement.label == ''].groupby('arm').value.mean()

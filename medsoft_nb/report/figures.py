@@ -41,7 +41,7 @@ def _colours(df):
 # %% ../../nbs/report/figures.ipynb #c1066
 @paper_style()
 def plot_intervals(
-    df: pd.DataFrame,  # One row an arm: arm, value, lo, hi
+    df: pd.DataFrame,  # One row per arm: arm, value, lo, hi
     ax: plt.Axes | None = None,  # A new figure if `None`
     xlabel: str = '',  # What is measured
     line: float | None = None,  # Reference, drawn as a dashed line
@@ -168,7 +168,7 @@ def plot_curves(
     ax: plt.Axes | None = None,
     ylabel: str = 'AUC on held-out patients',
 ) -> plt.Axes:
-    "One line an arm with its 95 % band, over numbers on a logarithmic scale"
+    "One line per arm with its 95 % band, over numbers on a logarithmic scale"
     ax = ax or plt.subplots(figsize=(PAGE * 0.6, 2.7))[1]
     styles, used, colours = ('-', (0, (4, 1.5)), (0, (1, 1))), [], _colours(df)
     for arm, part in df.sort_values(x).groupby('arm', sort=False):

@@ -28,7 +28,7 @@ LEVEL = 0.05  # A difference is shown where its corrected p is below
 
 
 def add_verdicts(
-    differences: pd.DataFrame,  # Paired differences, one row a comparison: `value`, `p`
+    differences: pd.DataFrame,  # Paired differences, one row per comparison: `value`, `p`
 ) -> pd.DataFrame:  # With `p_holm`, if it was not there, and `verdict`: 'better', 'worse' or ''
     "What each comparison of a table shows, corrected for their number; `ValueError` without the column `p`"
     if 'p' not in differences:

@@ -237,7 +237,7 @@ def lacking(
     settings: dict,  # Settings objects by step
     at_a_time: int = 1,  # Jobs that share a device
     here: bool = True,  # Whether the jobs run on this machine
-) -> list[str]:  # Sentences; none where nothing lacks
+) -> list[str]:  # Sentences; none where nothing is missing
     "What an experiment needs and this machine does not have"
     found = lacking_packages(settings) + lacking_models(settings)
     chosen = any(os.environ.get(name) for name in ('MEDSOFT_DEVICE', 'MEDSOFT_DTYPE'))

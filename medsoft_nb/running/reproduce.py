@@ -123,7 +123,7 @@ def what_lacks(
     resume: bool = True,  # Keep what is done
     workflow: Workflow = Workflow(),
     **resources,  # Of `Resources`: `jobs`, `gpus`, `workflow_profile`
-) -> tuple[list[str], list[str]]:  # Sentences on what lacks; models that the run will fetch
+) -> tuple[list[str], list[str]]:  # Sentences on what is missing; models that the run will fetch
     "What `reproduce` would need with the same arguments and this machine does not have"
     _, experiments = layout(profile, out, manifest, workflow)
     done = _done_marks(experiments) if resume else set()
@@ -135,7 +135,7 @@ def what_lacks(
 
 # %% ../../nbs/running/reproduce.ipynb #63f2e9e6
 def _lacking(experiments, done, resources, workflow):
-    "Sentences on what lacks for the jobs that are not done"
+    "Sentences on what is missing for the jobs that are not done"
     here, found = resources.workflow_profile is None, {}
     at_a_time = 1 if resources.gpus else resources.at_a_time
     for experiment in experiments:

@@ -31,7 +31,7 @@ class Resources(Settings):
     jobs: int | None = Field(
         None, ge=1, description='Jobs at a time; as many as `gpus`, or one, or what the workflow profile says'
     )
-    gpus: int = Field(0, ge=0, description='GPUs of this machine to share out, one a job; 0 leaves them as they are')
+    gpus: int = Field(0, ge=0, description='GPUs of this machine to share out, one per job; 0 leaves them as they are')
     workflow_profile: str | None = Field(
         None, description='Snakemake profile of a cluster: `slurm`, `kubernetes`, or a folder'
     )

@@ -172,7 +172,7 @@ class Interval(NamedTuple):
 
 # %% ../../nbs/statistics/intervals.ipynb #c0762
 def clustered_interval(
-    values,  # One number an image
+    values,  # One number per image
     groups,  # Group of each image, such as its patient
     seed: int = 0,
     n_boot: int = 500,

@@ -42,7 +42,7 @@ def draw_scores(
     model: BinormalModel,
     r: np.random.Generator,
     y: np.ndarray,  # 0 or 1, `(n,)`
-    distances,  # Of the class means, one an arm
+    distances,  # Of the class means, one per arm
     seeds: int,
 ) -> np.ndarray:  # `(arms, seeds, n)`
     "Draw scores of several arms on the same images"

@@ -104,7 +104,7 @@ def average_precision(
 
 # %% ../../nbs/statistics/scores.ipynb #d018
 def test_rows(
-    scores: pd.DataFrame,  # One row an image, with or without a column `split`
+    scores: pd.DataFrame,  # One row per image, with or without a column `split`
 ) -> pd.DataFrame:
     "Rows of the split 'test' where there is a column `split`, else all rows"
     if 'split' not in scores:

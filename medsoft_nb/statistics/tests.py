@@ -24,7 +24,7 @@ def _placements(y, score):
 
 # %% ../../nbs/statistics/tests.ipynb #c0770
 def delong(
-    y,  # 0 or 1, `(n,)`, one a patient; at least two of each
+    y,  # 0 or 1, `(n,)`, one per patient; at least two of each
     a,  # Scores of one arm, `(n,)`
     b,  # Scores of the other on the same patients, `(n,)`
     level: float = 0.95,  # Of the interval
@@ -65,7 +65,7 @@ def _check_decisions(*decisions):
 
 # %% ../../nbs/statistics/tests.ipynb #c0778
 def mcnemar(
-    y,  # 0 or 1, `(n,)`, one a patient
+    y,  # 0 or 1, `(n,)`, one per patient
     a,  # Decisions of one arm, 0 or 1, `(n,)`
     b,  # Decisions of the other on the same patients, `(n,)`
 ) -> pd.DataFrame:  # One row: only_a, only_b (patients on whom one arm alone is right), statistic, p, p_exact, n

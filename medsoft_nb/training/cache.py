@@ -220,7 +220,7 @@ class TrainingData:
         "Numbers of the windows that a step draws"
         return sample_rows(self.windows.diseased, self.config, step)[self.share[0] :: self.share[1]]
 
-    def read(self, rows: torch.Tensor) -> dict:  # Tensors, one row a window
+    def read(self, rows: torch.Tensor) -> dict:  # Tensors, one row per window
         "What was encoded of some windows; what is lacking is encoded now"
         places = [self.places[row] for row in rows.tolist()]
         for step in sorted({step for step, _ in places}):

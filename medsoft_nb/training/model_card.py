@@ -147,7 +147,7 @@ def token_cosines(
     tokens: torch.Tensor,  # `(n, N, D)`
     cache: dict,  # From `encode_features`
     centre: torch.Tensor | float = 0.0,  # Subtracted from both first
-) -> np.ndarray:  # One number an image
+) -> np.ndarray:  # One number per image
     "Mean cosine to the true tokens inside the mask"
     true, inside = cache['true'].float(), cache['region'].float()
     cosines = F.cosine_similarity(tokens - centre, true - centre, dim=-1)
@@ -173,7 +173,7 @@ def measure_msc(
     pool: Manifest,  # Training images that the mean token is taken of
     roi: int = 64,  # Side of the windows
     seed: int = 0,
-) -> pd.DataFrame:  # One row an image: contrast, label, wrong_label and cosines
+) -> pd.DataFrame:  # One row per image: contrast, label, wrong_label and cosines
     "Cosine of the predicted to the true tokens inside the mask, against predictions that need no MSC"
     cache, seen = windows_cache(controller, held_out, roi, seed), windows_cache(controller, pool, roi, seed)
     inside = seen['region'][..., None].float()

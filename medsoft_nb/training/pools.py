@@ -187,7 +187,7 @@ def write_pool(
     diseases: dict,  # By contrast: `BASE_DISEASES` or `ENCODER_DISEASES`
     out: str | Path,  # Folder for images, masks and `manifest.csv`
     healthy: float = 0.3,  # Share of healthy ones
-) -> Manifest:  # One patient an image; `prompt` is its caption
+) -> Manifest:  # One patient per image; `prompt` is its caption
     "A training pool of captioned phantoms as a manifest"
     out, rows = Path(out), []
     for i in progress(range(n), 'pool'):

@@ -25,7 +25,7 @@ TRACKERS = dict(tensorboard="pip install 'medsoft_nb[tracking]'", wandb='pip ins
 def pick_trackers(
     names: str | None = None,  # With commas; those of `MEDSOFT_REPORT_TO` if `None`
 ) -> list[str]:  # Of `TRACKERS`
-    "Where losses go beside the files; `ValueError` for an unknown name, `ImportError` where a package lacks"
+    "Where losses go beside the files; `ValueError` for an unknown name, `ImportError` where a package is missing"
     wanted = os.environ.get('MEDSOFT_REPORT_TO', '') if names is None else names
     found = [name.strip() for name in wanted.split(',') if name.strip()]
     for name in found:
