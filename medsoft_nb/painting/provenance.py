@@ -113,6 +113,8 @@ def check_settings(
     changed = [k for k in new if (old.get(k) != new[k] if k in old else new[k] not in (None, ''))]
     if changed:
         what = f'{changed[0]}: {old.get(changed[0])!r}, now {new[changed[0]]!r}'
+        if changed[0] in ('base', 'weights'):
+            what = 'another base, or the same in another precision (`dtype`)'
         raise ValueError(f'{out} holds images made with other settings ({what}). Use another folder, or remove it.')
 
 # %% ../../nbs/painting/provenance.ipynb #p013

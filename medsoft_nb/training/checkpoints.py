@@ -60,7 +60,8 @@ def check_same(
         raise ValueError(f'{what} whose images and starting weights an earlier version did not note. {how}')
     changed = [k for k in new['start'] if old['start'].get(k) != new['start'][k]]
     if changed:
-        raise ValueError(f'{what} from another start: other {" and ".join(changed)}. {how}')
+        same = ' (or the same in another precision, `dtype`)' if 'base' in changed else ''
+        raise ValueError(f'{what} from another start: other {" and ".join(changed)}{same}. {how}')
 
 # %% ../../nbs/training/checkpoints.ipynb #chk011
 def training_facts(
