@@ -8,7 +8,7 @@ Docs: https://example.github.io/medsoft_nb/core/space.html.md"""
 __all__ = ['free_space', 'require_space', 'explain_write', 'explain_failure']
 
 # %% ../../nbs/core/space.ipynb #0721e2ca
-import errno, shutil
+import errno, os, re, shutil
 from contextlib import contextmanager
 from pathlib import Path
 from safetensors import SafetensorError
@@ -42,15 +42,20 @@ def explain_write(
     path: str | Path,  # File that is written
     nbytes: int,  # Its size in bytes, as far as it is known
 ) -> None:
-    "Raise `OSError` that says which file could not be written, where the disk is full or the folder is not ours"
-    said, number = str(error), getattr(error, 'errno', None)
-    free = free_space(Path(path).parent)
+    "Raise `OSError` that says which file could not be written, and why, where the system refused or the disk is full"
+    said, free = str(error), free_space(Path(path).parent)
+    number = getattr(error, 'errno', None) or int((re.findall(r'os error (\d+)', said) or [0])[0])  # safetensors
     enforced = 'inline_container' in said or 'iostream error' in said  # PyTorch
-    if number in (errno.ENOSPC, errno.EDQUOT) or 'os error 28' in said or enforced or free < nbytes:
+    if number in (errno.ENOSPC, errno.EDQUOT) or enforced or free < nbytes:
         how = 'Free some, or choose another folder; what was written before is kept, and the next run goes on.'
         raise OSError(f'the disk of {path} is full: {nbytes:,} bytes wanted, {free:,} free. {how}') from error
-    if number in (errno.EACCES, errno.EPERM, errno.EROFS) or 'os error 13' in said:
+    if number in (errno.EACCES, errno.EPERM, errno.EROFS):
         raise PermissionError(f'{path} may not be written. Choose another folder, or get the right to.') from error
+    if number == errno.EFBIG:
+        how = 'The limit is that of the file system, or of `ulimit -f`: raise it, or choose another folder.'
+        raise OSError(f'{path} became larger than a file may be here ({nbytes:,} bytes wanted). {how}') from error
+    if number == errno.EIO or number and isinstance(error, SafetensorError):
+        raise OSError(f'{path} could not be written: {os.strerror(number)}. Look at its disk.') from error
 
 
 @contextmanager

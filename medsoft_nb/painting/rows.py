@@ -36,7 +36,8 @@ def read_shard(
     except (TypeError, ValueError):
         raise ValueError(f'`shard` is {value!r}; write it as 2/4, the second of four.') from None
     if not 1 <= number <= count:
-        raise ValueError(f'`shard` is {number}/{count}; the first number goes from 1 to {count}.')
+        how = f'the first number goes from 1 to {count}' if count > 0 else 'the second is how many parts there are'
+        raise ValueError(f'`shard` is {number}/{count}; {how}.')
     return number, count
 
 

@@ -14,7 +14,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 import torch
 from ..core.devices import autocast
-from ..models.schedulers import choose_scheduler
+from ..models.schedulers import choose_scheduler, set_steps
 from .blend import latent_weight
 from .guidance import both_halves, guidance_parts
 from .settings import PaintSettings
@@ -114,7 +114,7 @@ def denoise(
 ) -> torch.Tensor:  # Same shape as `original`
     "Denoise with the mask blended in at every step; outside of the mask latents stay the noised original's"
     scheduler = copy.deepcopy(choose_scheduler(pipe.scheduler, settings.scheduler))
-    scheduler.set_timesteps(settings.steps, device=original.device)
+    set_steps(scheduler, settings.steps, original.device)
     times, options = scheduler.timesteps, step_options(scheduler, generators)
     given = given.to(pipe.unet.dtype)  # asked once: diffusers looks through all modules for it
 

@@ -12,9 +12,10 @@ from typing import Literal
 from pydantic import Field, model_validator
 from ..core.classes import patch
 from ..core.settings import Settings
+from ..core.words import counted
 from ..lesions.soft import PROFILES
 from ..models.files import WindowSide
-from ..models.schedulers import Interval, SCHEDULERS
+from ..models.schedulers import in_interval, Interval, SCHEDULERS
 from .faithful import Switches
 from .rows import Shard
 
@@ -39,7 +40,7 @@ class PaintSettings(Settings):
     "How images are painted"
 
     steps: int = Field(20, ge=1, le=1000, description='Denoising steps')
-    guidance_scale: float = Field(2.0, ge=0, lt=100, description='Weight of the prompt; 1 is off')
+    guidance_scale: float = Field(2.0, ge=1, lt=100, description='Weight of the prompt; 1 is off')
     scheduler: Literal[SCHEDULERS] = Field(
         '', description="How steps are taken: '' as the base ships it, ddim or dpm++"
     )
@@ -70,6 +71,18 @@ class PaintSettings(Settings):
     @model_validator(mode='after')
     def _strength_takes_a_step(self):
         check_strength(self.strength, self.steps)
+        return self
+
+    @model_validator(mode='after')
+    def _interval_holds_a_step(self):
+        first = 0 if self.strength is None else self.steps - round(self.strength * self.steps)
+        taken = range(first, self.steps)
+        if self.guidance_scale > 1 and not any(in_interval(k, self.steps, self.interval) for k in taken):
+            raise ValueError(
+                f'`interval` is {self.interval[0]:g},{self.interval[1]:g}, which holds none of the '
+                f'{counted(len(taken), "step")} that are taken: there would be no guidance. Widen it, or set '
+                '`guidance_scale` to 1.'
+            )
         return self
 
 # %% ../../nbs/painting/settings.ipynb #1973d07c

@@ -158,15 +158,19 @@ class EncodedFiles:
         encoded = {name: v.contiguous() for name, v in self.encode(windows, masks).items()}
         path, nbytes = self.path(step), sum(v.nbytes for v in encoded.values())
         with atomic_path(path, nbytes) as file:
-            save_file(encoded, file, dict(hash=state_hash(encoded)))
+            save_file(encoded, file, dict(hash=f'{state_hash(encoded)} {step}'))
         self.intact.add(step)
 
     def read(self, places: list) -> dict:  # Tensors, one row a place
         "Rows by step and number in the step's file"
         rows = []
         for step, k in places:
-            with safe_open(self.path(step), 'pt') as file:
-                rows.append({name: file.get_slice(name)[k] for name in file.keys()})
+            try:
+                with safe_open(self.path(step), 'pt') as file:
+                    rows.append({name: file.get_slice(name)[k] for name in file.keys()})
+            except (SafetensorError, IndexError, OSError) as error:
+                how = 'Give the same command again: it goes on, and encodes its windows anew.'
+                raise OSError(f'{self.path(step)} was damaged while it was in use. {how}') from error
         return {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
 
 # %% ../../nbs/training/cache.ipynb #306a3b05
@@ -187,9 +191,9 @@ def _is_intact(path):
     "Whether a file of encoded windows agrees with its hash"
     try:
         with safe_open(path, 'pt') as file:
-            written = file.metadata()['hash']
-            return written == state_hash({name: file.get_tensor(name) for name in file.keys()})
-    except (SafetensorError, KeyError, TypeError, OSError):
+            content = {name: file.get_tensor(name) for name in file.keys()}
+            return file.metadata()['hash'] == f'{state_hash(content)} {int(path.stem)}'
+    except (SafetensorError, KeyError, TypeError, ValueError, OSError):
         return False
 
 # %% ../../nbs/training/cache.ipynb #tc022
@@ -248,7 +252,8 @@ def _cut_out(self: TrainingData, step):
     for s in self.steps[i : i + _AHEAD]:
         if s not in self.begun and not all(part.path(s).exists() for part in self.parts):
             self.begun[s] = [self.pool.submit(self.windows.__getitem__, row) for row in self.groups[s]]
-    return [window.result() for window in self.begun.pop(step)]
+    begun = self.begun.pop(step, None)  # another training may have written the file in this moment
+    return [window.result() for window in begun] if begun else [self.windows[row] for row in self.groups[step]]
 
 # %% ../../nbs/training/cache.ipynb #n002
 @patch

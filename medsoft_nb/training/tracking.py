@@ -14,6 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 import numpy as np, torch
 from accelerate import Accelerator
+from accelerate.utils import GradientAccumulationPlugin
 from ..core.settings import did_you_mean
 from .checkpoints import Progress
 from .stages import Training
@@ -31,7 +32,7 @@ def pick_trackers(
     for name in found:
         if name not in TRACKERS:
             raise ValueError(f'there is no tracker {name!r}.{did_you_mean(name, TRACKERS)}')
-        if find_spec(name) is None:
+        if (spec := find_spec(name)) is None or spec.origin is None:  # a folder of that name is no package
             raise ImportError(f'the tracker {name} needs a package: {TRACKERS[name]}')
     return found
 
@@ -44,7 +45,9 @@ def open_trackers(
 ):  # Yields an `Accelerator`
     "What spreads a training over processes, with the trackers that were asked for, which end with the `with` block"
     names = list(dict.fromkeys(pick_trackers()))
-    accelerator = Accelerator(cpu=device.type == 'cpu', log_with=names or None, project_dir=out if names else None)
+    own = dict(mixed_precision='no', gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1))
+    project = dict(log_with=names or None, project_dir=out if names else None)
+    accelerator = Accelerator(cpu=device.type == 'cpu', **own, **project)  # whatever a launcher's variables say
     if names:
         plain = {name: v if isinstance(v, (int, float, str)) else str(v) for name, v in config}
         accelerator.init_trackers('tracking', plain)

@@ -9,14 +9,14 @@ __all__ = ['HALF_SCALE', 'train', 'process_share', 'begin_training', 'run_steps'
            'save_stage', 'write_report']
 
 # %% ../../nbs/training/trainer.ipynb #q001
-import math, os, shutil
+import math, shutil
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from itertools import chain
 from pathlib import Path
 import numpy as np, torch
 from accelerate import Accelerator
-from ..core.devices import device_facts
+from ..core.devices import device_facts, is_first_process
 from ..core.files import folder_lock, sha256, write_json
 from ..core.folders import empty_on_failure, remove_temporaries, replaced_folder, share_files
 from ..core.finite import check_finite, check_step
@@ -30,7 +30,7 @@ from ..models.controller import Controller
 from ..models.lora import save_lora
 from ..models.records import patients_of
 from .stages import Training
-from .inputs import check_held_out, check_output, check_stage, check_training
+from .inputs import check_cache, check_held_out, check_output, check_stage, check_training
 from .averages import RunningMean
 from .batches import broken_samples, make_batch, split_batch
 from .cache import release_unused, training_data, TrainingData
@@ -59,6 +59,7 @@ def train(
     check_output(out)
     check_stage(config, controller, lora)
     check_held_out(held_out, manifest, config)
+    check_cache(cache, out)
     base = load_base(base) if named else base
     start = starting_point(base, controller, lora, manifest, held_out)
     config = config.replace(learning_rate=config.learning_rate or default_rate(base['unet'], config.full))
@@ -96,7 +97,7 @@ def _seeded(seed, device):
 @contextmanager
 def _lock(out):
     "The lock of a training's folder, which is left as it was where nothing came of it; the first process takes it"
-    if int(os.environ.get('RANK', 0)):
+    if not is_first_process():
         yield
         return
     with folder_lock(out), empty_on_failure(out, 'cache/**/*.safetensors', 'state*.pt'):
@@ -154,7 +155,7 @@ def run_steps(
         bar.set_postfix(loss=f'{run.losses[-1]:.3f}', refresh=False)
         if run.mean:
             run.mean.update()
-        if windows and (step + 1) % config.validate_every == 0:
+        if windows and ((step + 1) % config.validate_every == 0 or step + 1 == config.steps):
             windows.look(run)
         record.step(run)
         track_step(accelerator, run, optimizer.param_groups[0]['lr'])
@@ -185,9 +186,7 @@ def take_step(
         if parameter.grad is not None:
             parameter.grad /= scale
     norm = accelerator.clip_grad_norm_(parameters, 1.0)
-    check_step(step, samples, loss=loss)
-    if accelerator.scaler is None:  # which leaves such steps out by itself
-        check_step(step, samples, gradient=norm.item())
+    check_step(step, samples, loss=loss, gradient=norm.item())
     optimizer.step()
     optimizer.zero_grad()  # at once: the memory is free while the next windows are encoded
     return loss
