@@ -63,7 +63,7 @@ class Optimisation(Settings):
     min_snr: float | None = Field(None, gt=0, description='Gamma of min-SNR weights, 5 is usual; None is off')
     background_weight: float = Field(0.1, ge=0, description='Loss weight outside the mask; 1 inside')
     save_every: int = Field(100, ge=1, description='Steps between checkpoints')
-    validate_every: int = Field(0, ge=0, description='Steps between looks at the held-out loss, the last at the end; 0 is off')
+    validate_every: int = Field(0, ge=0, description='Steps between looks at the held-out loss; 0 is off')
     keep_best: bool = Field(False, description='Keep the weights of the lowest held-out loss instead of the last')
     patience: int = Field(0, ge=0, description='Looks at the held-out loss without a lower one that end it; 0 is off')
 
@@ -121,10 +121,3 @@ class Training(Optimisation):
     bare_labels: bool = Field(False, description='Prompts are the bare labels, without the knowledge base')
     faithful: Switches = Field((), description='Switches of `painting.faithful`')
     seed: int = Field(0, description='Of everything random')
-
-    @model_validator(mode='after')
-    def _dora_has_a_lora(self):
-        if self.dora and (self.full or not self.rank):
-            other = '`full`, which trains the U-Net itself' if self.full else '`rank` 0, which trains no LoRA'
-            raise ValueError(f'`dora` cannot go with {other}. Leave one of them out.')
-        return self

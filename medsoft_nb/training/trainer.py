@@ -30,7 +30,7 @@ from ..models.controller import Controller
 from ..models.lora import save_lora
 from ..models.records import patients_of
 from .stages import Training
-from .inputs import check_cache, check_held_out, check_output, check_stage, check_training
+from .inputs import check_held_out, check_output, check_stage, check_training
 from .averages import RunningMean
 from .batches import broken_samples, make_batch, split_batch
 from .cache import release_unused, training_data, TrainingData
@@ -56,10 +56,9 @@ def train(
     "Train one stage; goes on from the last checkpoint in `out`, and does not train again what is finished there"
     config, out, named = config or Training(), Path(out), isinstance(base, (str, Path))
     check_training(manifest, config.stage)
-    check_output(out)
+    check_output(out, cache)
     check_stage(config, controller, lora)
     check_held_out(held_out, manifest, config)
-    check_cache(cache, out)
     base = load_base(base) if named else base
     start = starting_point(base, controller, lora, manifest, held_out)
     config = config.replace(learning_rate=config.learning_rate or default_rate(base['unet'], config.full))
