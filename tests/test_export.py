@@ -388,3 +388,12 @@ def test_hashed_ids_keep_what_the_leakage_checks_need(tmp_path):
     with pytest.raises(ValueError, match='lies in .*never, and would be given away with the data'):
         export(Manifest(rows, made.root), tmp_path / 'never', salt=tmp_path / 'never/salt')
     assert not (tmp_path / 'never').exists()
+
+
+def test_a_part_of_a_batch_says_so(tmp_path, caplog):
+    made = painted(tmp_path / 'made')
+    made.save(tmp_path / 'made/manifest.csv')
+    (tmp_path / 'made/settings.json').write_text('{"n_per_label": 3, "labels": ["lytic", "sclerotic"]}')
+    with caplog.at_level('WARNING', logger='medsoft_nb'):
+        export(Manifest.load(tmp_path / 'made/manifest.csv'), tmp_path / 'out')
+    assert '4 of the 6 images of the batch' in caplog.text

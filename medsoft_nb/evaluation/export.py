@@ -11,6 +11,7 @@ __all__ = ['CARD', 'ORIGIN', 'PASTED', 'FORMATS', 'KEPT', 'hide_ids', 'check_fil
 from functools import partial
 from pathlib import Path
 import pandas as pd
+from ..core.configs import read_mapping
 from ..core.escapes import markdown_text
 from ..core.files import write_text
 from ..core.folders import check_empty, file_name, new_folder
@@ -190,8 +191,11 @@ def _check_copies(made, train, held_out, drop):
     return kept, report, checked + _SEARCHED.format(report.evidence.max())
 
 # %% ../../nbs/evaluation/export.ipynb #46271c1d
-def _warn(df):
+def _warn(made):
     "Log what the eye should see before images are given away"
+    df, wanted = made.df, _batch_size(made.root)
+    if made.file == made.root / 'manifest.csv' and len(df) < wanted:
+        get_logger().warning('%d of the %d images of the batch in %s are exported.', len(df), wanted, made.root)
     if pasted := int(pasted_rows(df).sum()):
         said = counted(pasted, 'image shows', 'images show')
         get_logger().warning('%s a lesion of a patient that was pasted in.', said)
@@ -204,6 +208,15 @@ def _warn(df):
     if burned:
         said = counted(burned, 'image has', 'images have')
         get_logger().warning('%s text burned into the pixels, perhaps names. Look at them.', said)
+
+
+def _batch_size(folder):
+    "Images that a batch of `generate` was to have; 0 where the folder is none"
+    try:
+        settings = read_mapping(folder / 'settings.json', n_per_label=int, labels=list)
+    except (OSError, ValueError):
+        return 0
+    return settings.get('n_per_label', 0) * len(settings.get('labels', ()))
 
 
 def _writer(format, salt):
@@ -252,7 +265,7 @@ def export(
     if (train is None) != (held_out is None):
         raise ValueError('the gate needs both `train` and `held_out`.')
     figure = find_membership(made, membership)
-    _warn(made.df)
+    _warn(made)
     if train is not None:
         made, report, checked = _check_copies(made, train, held_out, drop)
     secret = load_salt(salt, out)

@@ -117,7 +117,7 @@ class GenerateConfig(PaintSettings):
     mask_profile: Literal[PROFILES] = Field('cosine', description='How the soft border falls: `lesions.soft`')
     structure_limit: bool = Field(False, description='Keep the soft mask inside the (dilated) structure')
     bare_labels: bool = Field(False, description='Prompts are the bare labels')
-    batch_size: int = Field(16, ge=1, description='Images a batch')
+    batch_size: int = Field(16, ge=1, le=65_536, description='Images a batch')
     shard: Shard = Field((1, 1), description='Which part of the batch, such as 2/4; other processes make the others')
     seed: int = Field(0, description='Of everything random')
 
