@@ -19,7 +19,7 @@ from ..data.arms import ARMS, check_arms, CONTROLS, find_arms, PAINTING_ARMS
 from ..data.variants import find_variants
 from ..models.files import SHIPPED, WindowSide
 from ..models.schedulers import Interval, SCHEDULERS
-from ..painting.settings import check_strength
+from ..painting.settings import check_interval, check_strength
 
 # %% ../../nbs/running/settings.ipynb #e006
 SHIPPED_CLASSIFIERS = ('cnn', 'efficientnet-lite0')
@@ -171,7 +171,11 @@ def check_optimiser(
     "Raise `ValueError` where settings of the optimiser do not go together"
     size, parts = settings.batch_size, settings.accumulate
     if size % parts:
-        raise ValueError(f'`batch_size` is {size}, which `accumulate` {parts} does not divide.')
+        raise ValueError(
+            f'`batch_size` is {size}, which `accumulate` {parts} does not divide. Make it a multiple of that.'
+        )
+    if getattr(settings, 'dora', False) and (settings.full or not settings.rank):
+        raise ValueError('`dora` cannot go with `full` or `rank` 0, which train no LoRA. Leave one of them out.')
     if (settings.keep_best or settings.patience) and not settings.validate_every:
         raise ValueError('`keep_best` and `patience` need `validate_every`, which is 0.')
 
@@ -242,7 +246,7 @@ class DenoisingSettings(StepSettings):
     "How images are denoised"
 
     steps: int = Field(2, ge=1, le=1000, description='Denoising steps')
-    guidance_scale: float = Field(2.0, ge=0, lt=100, description='Weight of the prompt; 1 is off')
+    guidance_scale: float = Field(2.0, ge=1, lt=100, description='Weight of the prompt; 1 is off')
     scheduler: Literal[SCHEDULERS] = Field(
         '', description="How steps are taken: '' as the base ships it, ddim or dpm++"
     )
@@ -257,6 +261,8 @@ class DenoisingSettings(StepSettings):
     @model_validator(mode='after')
     def _strength_takes_a_step(self):
         check_strength(self.strength, self.steps)
+        if self.guidance_scale > 1:
+            check_interval(self.interval, None, self.steps)
         return self
 
 # %% ../../nbs/running/settings.ipynb #e026
