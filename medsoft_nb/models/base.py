@@ -137,20 +137,22 @@ def check_layout(
 # %% ../../nbs/models/base.ipynb #fab2705a
 def check_base(
     folder: str | Path,  # A model in diffusers layout
+    variant: str | None = None,  # Of the weight files; if `None`, the plain ones, else 'fp16'
 ) -> None:
     "Raise `ValueError` unless `folder` is an inpainting base in safetensors, of Stable Diffusion 1's or 2's shape"
     check_layout(folder, folder)
     for part in NETWORKS:
-        check_safetensors(Path(folder) / part)
+        check_safetensors(Path(folder) / part, variant or 'fp16')
 
 # %% ../../nbs/models/base.ipynb #c0379
 def resolve_model(
     name: str | Path,  # Shipped name, folder, or Hub id
+    variant: str | None = None,  # Of the weight files; if `None`, the plain ones, else 'fp16'
 ) -> str:  # Folder (checked), or the Hub id as it is
     "Where the base `name` lives; raises `ValueError` for an unknown name or unfit weights"
     folder = model_folder(name)
     if folder.is_dir():
-        check_base(folder)
+        check_base(folder, variant)
         return str(folder)
     if is_hub_id(name):
         return str(name)
@@ -172,7 +174,7 @@ def load_base(
 ) -> dict:  # vae (always float32), unet, text_encoder, tokenizer, scheduler
     "Load the five parts of an inpainting base; `ValueError` where they are unfit or not finite"
     plain, hub = split_revision(name, hub)
-    path, device = resolve_model(plain), pick_device(device)
+    path, device = resolve_model(plain, variant), pick_device(device)
     dtype = pick_dtype(dtype, device)
     if not Path(path).is_dir():
         folder = hub_folder(path, _CONFIG_FILES, **hub)

@@ -10,7 +10,8 @@ __all__ = ['SHIPPED', 'SHIPPED_LORAS', 'BIOMEDCLIP', 'HUB_OPTIONS', 'WindowSide'
            'weight_shapes', 'load_network']
 
 # %% ../../nbs/models/files.ipynb #2b003
-import json, re
+import json, logging, re
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Annotated, Literal
@@ -124,6 +125,8 @@ def check_no_code(
         parts += part.values() if isinstance(part, dict) else part if isinstance(part, list) else []
 
 # %% ../../nbs/models/files.ipynb #2b011
+_SHARD = r'(-\d+-of-\d+)?'
+_PLAIN = rf'(diffusion_pytorch_)?model{_SHARD}'
 _PICKLED = ('.bin', '.pt', '.pth', '.ckpt')
 _CONVERT = (
     'Convert them once in a sandbox: load them with `use_safetensors=False`, '
@@ -133,15 +136,24 @@ _CONVERT = (
 # %% ../../nbs/models/files.ipynb #2b012
 def check_safetensors(
     path: str | Path,  # A file of weights, or a folder with some
+    *variants: str,  # That are opened beside files under plain names, such as 'fp16'
 ) -> None:
-    "Raise `ValueError` unless the weights are safetensors"
+    "Raise `ValueError` unless the weights are safetensors, under names that libraries open"
     path = Path(path)
     if not path.is_dir():
         if path.suffix != '.safetensors':
             raise ValueError(f'{path} is not a safetensors file; pickled weights are refused: a pickle can run code.')
         return
-    if any(path.glob('[!.]*.safetensors')):
+    found = sorted(file.name for file in path.glob('[!.]*.safetensors') if file.is_file())
+    marks = '|'.join(map(re.escape, variants))
+    if any(re.fullmatch(rf'{_PLAIN}(\.({marks}))?{_SHARD}\.safetensors', name) for name in found):
         return
+    if found:
+        raise ValueError(
+            f'{path} has no weights under the names that are opened, diffusion_pytorch_model.safetensors or '
+            f'model.safetensors{"".join(f", or with .{name} before the end" for name in variants)}, '
+            f'but {found[0]}. Rename the file that is meant.'
+        )
     pickled = sorted(file.name for file in path.iterdir() if file.suffix in _PICKLED)
     if not pickled:
         raise ValueError(f'{path} has no safetensors weights.')
@@ -163,13 +175,53 @@ def weight_shapes(
                 size = int.from_bytes(opened.read(8), 'little')
                 header = json.loads(opened.read(size))
             header.pop('__metadata__', None)
+            found = {name: list(map(int, tensor['shape'])) for name, tensor in header.items()}
             whole = 8 + size + max(tensor['data_offsets'][1] for tensor in header.values()) == file.stat().st_size
-        except (ValueError, KeyError, TypeError, OverflowError, MemoryError):
+        except _BROKEN:
             whole = False
         if not whole:
             raise ValueError(f'{file} is no whole safetensors file. Copy it again from where the model comes from.')
-        shapes |= {name: tensor['shape'] for name, tensor in header.items()}
+        shapes |= found
     return shapes
+
+
+_BROKEN = (
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    OverflowError,
+    MemoryError,
+    RecursionError,
+    FileNotFoundError,
+)
+
+# %% ../../nbs/models/files.ipynb #eee04c18
+@contextmanager
+def _absent_untold():
+    "Keep diffusers from calling it an error that files are absent, which may lie there as a variant"
+    logger = logging.getLogger('diffusers.models.modeling_utils')
+    logger.addFilter(_is_other)
+    try:
+        yield
+    finally:
+        logger.removeFilter(_is_other)
+
+
+def _is_other(record):
+    "Whether a message says something else than that a file is absent"
+    return 'An error occurred while trying to fetch' not in record.getMessage()
+
+
+def _check_whole(path, part, hub):
+    "Raise `ValueError` where weights of a part are there, but damaged"
+    from huggingface_hub import try_to_load_from_cache
+
+    folder = Path(path) / part
+    if not Path(path).is_dir():
+        found = try_to_load_from_cache(str(path), f'{part}/config.json', **hub)
+        folder = Path(found).parent if isinstance(found, str) else folder
+    weight_shapes(folder)
 
 # %% ../../nbs/models/files.ipynb #57e46da2
 @no_loading_bars()
@@ -181,15 +233,19 @@ def load_network(
     **options,  # Of `from_pretrained`
 ):  # The network
     "Load a network from safetensors; `ValueError` where there are none, or where they lack weights"
+    hub = {name: options[name] for name in ('cache_dir', 'revision') if name in options}
     options |= dict(subfolder=part, use_safetensors=True, output_loading_info=True)
     failed = None
     for choice in [variant] if variant else [None, 'fp16']:
         try:
-            network, info = cls.from_pretrained(path, variant=choice, **options)
+            with _absent_untold():
+                network, info = cls.from_pretrained(path, variant=choice, **options)
             break
         except OSError as error:
+            _check_whole(path, part, hub)
             failed = failed or error
         except Exception as error:
+            _check_whole(path, part, hub)
             reason = (str(error).strip().splitlines() or [''])[0][:200]
             raise ValueError(
                 f'{path}: its {part} cannot be built as its config.json says ({type(error).__name__}: {reason}). '

@@ -87,7 +87,7 @@ def find_unet(
     "The folder of a fully trained U-Net; `ValueError` where there is none, or not one in safetensors"
     for folder in (Path(unet), Path(unet) / 'unet'):
         if (folder / 'config.json').is_file():
-            check_safetensors(folder)
+            check_safetensors(folder, 'fp16')
             return folder
     raise ValueError(
         f'{unet} holds no U-Net: there is no config.json in it, nor in a folder `unet` in it. '

@@ -72,7 +72,7 @@ class MedSoftPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         given, hub = sort_options(others)
         base = load_base(name, dtype, device, variant, **hub)
         plain, hub = split_revision(name, hub)
-        path = resolve_model(plain)
+        path = resolve_model(plain, variant)
         pipe = cls(**(base | dict(scheduler=own_scheduler(path, **hub)) | given))
         pipe.register_to_config(_name_or_path=path)
         return pipe
