@@ -10,7 +10,7 @@ __all__ = ['PARTS', 'NETWORKS', 'unfit_parts', 'check_configs', 'check_parts', '
            'save_base']
 
 # %% ../../nbs/models/base.ipynb #c0394
-import copy
+import copy, math
 from pathlib import Path
 import diffusers, torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
@@ -23,7 +23,7 @@ from .configs import check_index, explain_build, read_config
 from .files import check_safetensors, hub_folder, is_hub_id, load_network
 from .revisions import pin_folder, split_revision
 from .files import model_folder, SHIPPED
-from .texts import load_tokenizer, prompt_limit
+from .texts import check_vocabulary, check_words, load_tokenizer, prompt_limit
 
 # %% ../../nbs/models/base.ipynb #c0377
 PARTS = ('vae', 'unet', 'text_encoder', 'tokenizer', 'scheduler')
@@ -49,11 +49,18 @@ def unfit_parts(
     widths = set(wanted) if isinstance(wanted, (list, tuple)) else {wanted}
     colours = vae.get('in_channels', 3)
     length, room = tokenizer.get('model_max_length', 0), text.get('max_position_embeddings', 77)
+    scale, shift = vae.get('scaling_factor', 0.18215), vae.get('shift_factor') or 0
+    size = unet.get('sample_size')
+    side = size[0] if isinstance(size, (list, tuple)) and len(size) == 2 and size[0] == size[1] else size
     noise, sampler = '(noisy latent 4, mask 1, masked image 4)', scheduler.get('_class_name', '')
     fits = {
         f'the U-Net takes {takes} input channels; an inpainting base takes 9 {noise}': takes == 9,
         f'the U-Net gives {gives} channels and the autoencoder takes {latents}; both are 4': gives == latents == 4,
         f'the autoencoder takes images of {colours} channels, not 1 or 3': colours in (1, 3),
+        f'the autoencoder has the `scaling_factor` {scale}, not a finite one above 0': 0 < scale < math.inf,
+        f'the autoencoder has the `shift_factor` {shift}, not a finite one': abs(shift) < math.inf,
+        f'the U-Net has the `sample_size` {size}, not the side of its latents, such as 64': isinstance(side, int)
+        and side > 0,
         f'the U-Net wants more than a prompt ({", ".join(extra)}), as Stable Diffusion XL does': not extra,
         f'the text encoder is a {kind}, not a clip_text_model': kind == 'clip_text_model',
         f'the text encoder is {width} wide, the U-Net takes {wanted}': widths == {width},
@@ -86,6 +93,7 @@ def check_parts(
     scheduler = base['scheduler']
     configs['scheduler'] = dict(scheduler.config) | dict(_class_name=type(scheduler).__name__)
     check_configs(name, configs)
+    check_words(base['tokenizer'], name)
 
 # %% ../../nbs/models/base.ipynb #n003
 def check_weights(
@@ -133,6 +141,7 @@ def check_layout(
         )
     check_index(folder)
     check_configs(name, {part: _read_config(folder / part / file) for part, file in _CONFIGS.items()})
+    check_vocabulary(folder / 'tokenizer')
 
 # %% ../../nbs/models/base.ipynb #fab2705a
 def check_base(

@@ -145,7 +145,7 @@ def check_safetensors(
             raise ValueError(f'{path} is not a safetensors file; pickled weights are refused: a pickle can run code.')
         return
     found = sorted(file.name for file in path.glob('[!.]*.safetensors') if file.is_file())
-    marks = '|'.join(map(re.escape, variants))
+    marks = '|'.join(map(re.escape, map(str, variants)))
     if any(re.fullmatch(rf'{_PLAIN}(\.({marks}))?{_SHARD}\.safetensors', name) for name in found):
         return
     if found:
@@ -196,7 +196,7 @@ _BROKEN = (
     FileNotFoundError,
 )
 
-# %% ../../nbs/models/files.ipynb #eee04c18
+# %% ../../nbs/models/files.ipynb #2043ffa3
 @contextmanager
 def _absent_untold():
     "Keep diffusers from calling it an error that files are absent, which may lie there as a variant"
