@@ -36,7 +36,7 @@ from .inputs import collect_inputs, cut_input, same_resolution, stack_windows, W
 from .latents import to_latents, to_windows
 from .sampler import Conditioning, denoise, white_noise
 from .settings import PaintSettings
-from .window import resize
+from .window import BaseScale, resize
 
 # %% ../../nbs/painting/pipeline.ipynb #c0512
 class MedSoftPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
@@ -179,7 +179,7 @@ def load_lora_weights(
 @patch(as_prop=True)
 def base_size(self: MedSoftPipeline) -> int:
     "Side in pixels that the base was made for"
-    return self.unet.config.sample_size * self.factor
+    return BaseScale.of(self.vae.config, self.unet.config).side
 
 # %% ../../nbs/painting/pipeline.ipynb #c0508
 @dataclass

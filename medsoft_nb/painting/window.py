@@ -103,7 +103,9 @@ class BaseScale(NamedTuple):
     def of(cls, vae, unet) -> 'BaseScale':  # Settings of the two
         "Sizes of the base with these networks"
         factor = 2 ** (len(vae.block_out_channels) - 1)
-        return cls(unet.sample_size * factor, window_unit(vae, unet), factor)
+        size = unet.sample_size
+        side = size if isinstance(size, int) else size[0]  # height and width, which are equal
+        return cls(side * factor, window_unit(vae, unet), factor)
 
 # %% ../../nbs/painting/window.ipynb #q014
 class WindowSize(NamedTuple):
