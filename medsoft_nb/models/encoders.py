@@ -13,14 +13,15 @@ import logging, math
 from pathlib import Path
 from typing import Any, Callable
 import torch, torch.nn.functional as F
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from transformers import AutoModel, AutoTokenizer, PretrainedConfig
 from ..core.devices import pick_device, pick_dtype
 from ..core.classes import patch
-from ..core.files import read_json
+from ..core.configs import read_mapping
 from ..core.finite import check_finite
 from ..core.logs import no_loading_bars
-from .configs import explain_build, read_config
+from .configs import channel_numbers, explain_build, read_config
 from .files import BIOMEDCLIP, check_no_code, check_safetensors, hub_folder, is_hub_id
 from .files import model_folder, SHIPPED
 from .texts import TextLimit, token_counter
@@ -151,11 +152,16 @@ def check_encoder(
         raise ValueError(f"{folder} is not an encoder: it lacks {', '.join(lacking)}.")
     check_configs(folder)
     check_safetensors(folder)
+    _preprocessing(folder)
 
 # %% ../../nbs/models/encoders.ipynb #c0411
 def _preprocessing(folder):
     "Mean and standard deviation from `preprocessor_config.json`"
-    return {'image_mean': [0.5] * 3, 'image_std': [0.5] * 3} | read_json(Path(folder) / 'preprocessor_config.json')
+    file = Path(folder) / 'preprocessor_config.json'
+    found = {'image_mean': 0.5, 'image_std': 0.5} | read_mapping(file)
+    vision = read_mapping(file.with_name('config.json')).get('vision_config')
+    channels = 1 if isinstance(vision, dict) and vision.get('num_channels') == 1 else 3
+    return [channel_numbers(found, name, file, channels) for name in ('image_mean', 'image_std')]
 
 # %% ../../nbs/models/encoders.ipynb #5b006
 def _tokenizer(name, folder, config):
@@ -186,8 +192,8 @@ def _transformers(name, folder, dtype, device, **hub):
             f'{name} is a {type(model).__name__}; an encoder has a vision and a text part, as CLIP and SigLIP have.'
         )
     tokenize, limit = _tokenizer(name, folder, model.config)
-    found, size = _preprocessing(folder), model.config.vision_config.image_size
-    return TransformersEncoder(model.to(device), tokenize, limit, size, found['image_mean'], found['image_std'], name)
+    (mean, std), size = _preprocessing(folder), model.config.vision_config.image_size
+    return TransformersEncoder(model.to(device), tokenize, limit, size, mean, std, name)
 
 # %% ../../nbs/models/encoders.ipynb #c0410
 OPEN_CLIP_WEIGHTS = ('open_clip_model.safetensors', 'open_clip_pytorch_model.bin')
@@ -213,16 +219,24 @@ def read_weights(
     files = [Path(folder) / name for name in OPEN_CLIP_WEIGHTS if (Path(folder) / name).is_file()]
     if not files:
         raise ValueError(f'{folder} has no weights: none of {", ".join(OPEN_CLIP_WEIGHTS)}.')
-    if files[0].suffix == '.safetensors':
-        return load_file(files[0])
     try:
+        if files[0].suffix == '.safetensors':
+            return load_file(files[0])
         weights = torch.load(files[0], map_location='cpu', weights_only=True)
+    except SafetensorError as error:
+        raise ValueError(
+            f'{files[0]} is no whole safetensors file ({error}). Copy it again from its source.'
+        ) from None
     except Exception as error:  # whatever a file makes of it, it is not opened in another way
         raise ValueError(
             f'{files[0]} cannot be opened without running code ({type(error).__name__}), which is refused. '
             'Take weights in safetensors.'
         ) from None
-    weights = weights.get('state_dict', weights)
+    weights = weights.get('state_dict', weights) if isinstance(weights, dict) else weights
+    if not isinstance(weights, dict) or not all(
+        isinstance(key, str) and isinstance(value, torch.Tensor) for key, value in weights.items()
+    ):
+        raise ValueError(f'{files[0]} holds something else than tensors by their names. Take weights of open_clip.')
     return {name.removeprefix('module.'): tensor for name, tensor in weights.items()}
 
 # %% ../../nbs/models/encoders.ipynb #8707dc46
@@ -293,7 +307,8 @@ def _open_clip(name, folder, dtype, device, **hub):
         raise ValueError(f'{name}: its vision part is no timm transformer, so it has no patch tokens to give.')
     size = found['size'] if isinstance(found['size'], int) else found['size'][0]
     limit = _open_clip_limit(name, tokenize)
-    return OpenClipEncoder(model.to(device, dtype), tokenize, limit, size, found['mean'], found['std'], name)
+    mean, std = (channel_numbers(found, key, folder / 'open_clip_config.json') for key in ('mean', 'std'))
+    return OpenClipEncoder(model.to(device, dtype), tokenize, limit, size, mean, std, name)
 
 # %% ../../nbs/models/encoders.ipynb #n000
 def _reads_open_clip(name, folder):
