@@ -24,7 +24,7 @@ from ..core.logs import no_loading_bars
 from .configs import channel_numbers, explain_build, read_config
 from .files import BIOMEDCLIP, check_no_code, check_safetensors, hub_folder, is_hub_id
 from .files import model_folder, SHIPPED
-from .texts import TextLimit, token_counter
+from .texts import check_words, TextLimit, token_counter
 
 # %% ../../nbs/models/encoders.ipynb #c0405
 class MedicalEncoder:
@@ -167,6 +167,7 @@ def _preprocessing(folder):
 def _tokenizer(name, folder, config):
     "Function that turns texts into the tensors that a text model takes, and how long they can be"
     tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    check_words(tokenizer, f'the encoder {name}')
     length = min(tokenizer.model_max_length, config.text_config.max_position_embeddings)
 
     def tokenize(texts):
