@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 import psutil
+from ..core.devices import autocast
 from ..core.files import read_json
 from ..data.arms import find_arms, PAINTING_ARMS
-from ..models.files import BIOMEDCLIP, model_folder, SHIPPED, weight_shapes
+from ..models.files import BIOMEDCLIP, check_safetensors, model_folder, SHIPPED, weight_shapes
 from ..models.revisions import split_revision
 from .settings import FinetuneSettings, QualitySettings
 
@@ -53,12 +54,36 @@ def local_model(
             return Path(found).parent
     return None
 
+# %% ../../nbs/running/needs.ipynb #a1653092
+_OPEN_CLIP = ('open_clip', 'timm', 'torchvision')  # What encoders of open_clip import
+
+
+def _is_open_clip(name):
+    "Whether `open_clip` reads a model"
+    return name == 'biomedclip' or name.startswith('hf-hub:') or (Path(name) / 'open_clip_config.json').is_file()
+
 # %% ../../nbs/running/needs.ipynb #626dd272
 def absent_models(
     settings: dict,  # Settings objects by step
 ) -> list[str]:
-    "Models that are not on this machine yet"
-    return [name for name in model_names(settings) if local_model(name) is None]
+    "Models that are not on this machine yet, or without their weights"
+    return [name for name in model_names(settings) if not _is_here(name)]
+
+
+def _is_here(name):
+    "Whether a model is on this machine; folders of the user are looked at when they are named, by the settings"
+    folder = local_model(name)
+    if folder is None or model_folder(name).is_dir():
+        return folder is not None
+    if _is_open_clip(name):
+        return any(folder.glob('open_clip*.safetensors')) or any(folder.glob('open_clip*.bin'))
+    is_base = (folder / 'model_index.json').is_file()
+    try:
+        for part in ('vae', 'unet', 'text_encoder') if is_base else ('',):
+            check_safetensors(folder / part, *(['fp16'] if is_base else []))
+    except (ValueError, OSError):
+        return False
+    return True
 
 # %% ../../nbs/running/needs.ipynb #078849c1
 def lacking_models(settings: dict) -> list[str]:
@@ -67,7 +92,9 @@ def lacking_models(settings: dict) -> list[str]:
     found = []
     if offline:
         how = f'and {offline[0]} forbids to fetch it. Fetch it once where there is a network, or name a folder.'
-        found += [f'the model {name} is not on this machine, {how}' for name in absent_models(settings)]
+        for name in absent_models(settings):
+            but = ' with its weights' if local_model(name) else ''
+            found.append(f'the model {name} is not on this machine{but}, {how}')
     for name in model_names(settings):
         folder = None if name in SHIPPED else local_model(name)
         for part in sorted({file.parent for file in folder.rglob('*.safetensors')}) if folder else []:
@@ -76,14 +103,6 @@ def lacking_models(settings: dict) -> list[str]:
             except ValueError as error:
                 found.append(str(error))
     return found
-
-# %% ../../nbs/running/needs.ipynb #a1653092
-_OPEN_CLIP = ('open_clip', 'timm', 'torchvision')  # What encoders of open_clip import
-
-
-def _is_open_clip(name):
-    "Whether `open_clip` reads a model"
-    return name == 'biomedclip' or name.startswith('hf-hub:') or (Path(name) / 'open_clip_config.json').is_file()
 
 # %% ../../nbs/running/needs.ipynb #4ececc1b
 def lacking_packages(settings: dict) -> list[str]:
@@ -232,14 +251,49 @@ def free_memory(device) -> int | None:  # Bytes; `None` where the device does no
         return torch.cuda.mem_get_info(device)[0]
     return None
 
+# %% ../../nbs/running/needs.ipynb #245672e1
+def _lacking_choices():
+    "Sentences on variables of the environment that a training would refuse"
+    found = []
+    for name, check in dict(MEDSOFT_BF16=autocast, MEDSOFT_REPORT_TO=_find_trackers).items():
+        try:
+            if name in os.environ:
+                check()
+        except (ValueError, ImportError) as error:
+            found.append(str(error))
+    return found
+
+
+def _find_trackers():
+    "Raise where a tracker is unknown, or not installed"
+    from medsoft_nb.training.tracking import pick_trackers  # torch from here on
+
+    pick_trackers()
+
+
+def _lacking_gpus(wanted):
+    "A sentence where GPUs are to be shared out that are not there"
+    if not wanted:
+        return []
+    import torch
+
+    count = torch.cuda.device_count()
+    if count >= wanted:
+        return []
+    how = f'Share out {count}, or' if count else 'Leave `gpus` out, or'
+    return [f'`gpus` is {wanted}, but torch finds {count or "none"} on this machine. {how} take a machine with more.']
+
 # %% ../../nbs/running/needs.ipynb #4a24eb32
 def lacking(
     settings: dict,  # Settings objects by step
     at_a_time: int = 1,  # Jobs that share a device
     here: bool = True,  # Whether the jobs run on this machine
+    gpus: int = 0,  # That are shared out
 ) -> list[str]:  # Sentences; none where nothing is missing
     "What an experiment needs and this machine does not have"
     found = lacking_packages(settings) + lacking_models(settings)
+    if here and settings:
+        found += _lacking_choices() + _lacking_gpus(gpus)
     chosen = any(os.environ.get(name) for name in ('MEDSOFT_DEVICE', 'MEDSOFT_DTYPE'))
     if found or not here or not {'finetune', 'generate'} <= settings.keys():
         return found

@@ -139,7 +139,8 @@ def _lacking(experiments, done, resources, workflow):
     here, found = resources.workflow_profile is None, {}
     at_a_time = 1 if resources.gpus else resources.at_a_time
     for experiment in experiments:
-        found |= dict.fromkeys(lacking(_settings_of(experiment, done, workflow), at_a_time, here))
+        settings = _settings_of(experiment, done, workflow)
+        found |= dict.fromkeys(lacking(settings, at_a_time, here, resources.gpus))
     return list(found)
 
 
