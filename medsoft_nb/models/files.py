@@ -16,6 +16,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Annotated, Literal
 from pydantic import BeforeValidator
+from ..core.configs import read_mapping
 from ..core.logs import no_loading_bars
 from ..core.files import data_path, read_json
 from .revisions import split_revision
@@ -126,7 +127,7 @@ def check_no_code(
 
 # %% ../../nbs/models/files.ipynb #2b011
 _SHARD = r'(-\d+-of-\d+)?'
-_PLAIN = rf'(diffusion_pytorch_)?model{_SHARD}'
+_DIFFUSERS, _TRANSFORMERS = 'diffusion_pytorch_model', 'model'  # What their files of weights are called
 _PICKLED = ('.bin', '.pt', '.pth', '.ckpt')
 _CONVERT = (
     'Convert them once in a sandbox: load them with `use_safetensors=False`, '
@@ -146,13 +147,16 @@ def check_safetensors(
         return
     found = sorted(file.name for file in path.glob('[!.]*.safetensors') if file.is_file())
     marks = '|'.join(map(re.escape, map(str, variants)))
-    if any(re.fullmatch(rf'{_PLAIN}(\.({marks}))?{_SHARD}\.safetensors', name) for name in found):
+    stems = _stems(path / 'config.json')
+    pattern = rf'({"|".join(stems)}){_SHARD}(\.({marks}))?{_SHARD}\.safetensors'
+    if any(re.fullmatch(pattern, name) for name in found):
         return
     if found:
+        wanted = ' or '.join(f'{stem}.safetensors' for stem in stems)
         raise ValueError(
-            f'{path} has no weights under the names that are opened, diffusion_pytorch_model.safetensors or '
-            f'model.safetensors{"".join(f", or with .{name} before the end" for name in variants)}, '
-            f'but {found[0]}. Rename the file that is meant.'
+            f'{path} has no weights under the name that is opened, {wanted}'
+            f'{"".join(f", or with .{name} before the end" for name in variants)}, but {found[0]}. '
+            'Rename the file that is meant.'
         )
     pickled = sorted(file.name for file in path.iterdir() if file.suffix in _PICKLED)
     if not pickled:
@@ -161,6 +165,13 @@ def check_safetensors(
         f'{path} has no safetensors weights, only pickled ones ({pickled[0]}), '
         f'which are refused because opening a pickle can run code. {_CONVERT}'
     )
+
+
+def _stems(file):
+    "What files of weights are called by the library of a configuration; by either, where it does not tell"
+    config = read_mapping(file) if file.is_file() else {}
+    kinds = {'_class_name': _DIFFUSERS, 'model_type': _TRANSFORMERS}
+    return [stem for key, stem in kinds.items() if key in config] or [*kinds.values()]
 
 # %% ../../nbs/models/files.ipynb #29b660f4
 def weight_shapes(
