@@ -86,9 +86,7 @@ def import_any(
     settings = {masks if name == 'masks' else name: value for name, value in settings.items()}
     if kind not in models:
         settings['layout'] = kind
-    options = dict(workers=workers is not None, skip_unreadable=skip_unreadable)
-    lost = [name for name, given in options.items() if given and kind == 'table']
-    for name in [*settings, *lost]:
+    for name in [*settings, *['skip_unreadable'] * (skip_unreadable and kind == 'table')]:
         if name not in model.model_fields:
             raise ValueError(f'`{name}` is given, but {source} holds {kind}, whose import has no such setting.')
     if kind == 'table':

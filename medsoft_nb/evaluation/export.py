@@ -209,7 +209,7 @@ def _warn(made):
         said = counted(burned, 'image has', 'images have')
         get_logger().warning('%s text burned into the pixels, perhaps names. Look at them.', said)
 
-
+# %% ../../nbs/evaluation/export.ipynb #7c1715db
 def _batch_size(folder):
     "Images that a batch of `generate` was to have; 0 where the folder is none"
     try:

@@ -184,7 +184,7 @@ class OptimiserSettings(StepSettings):
     "How a training is optimised"
 
     steps: Count = Field(4, description='Optimiser steps')
-    batch_size: Count = Field(4, description='Images a step, in all parts and processes together')
+    batch_size: int = Field(4, ge=1, le=65_536, description='Images a step, in all parts and processes together')
     accumulate: Count = Field(1, description='Parts that a batch is computed in, one after the other')
     checkpointing: bool = Field(False, description='Compute activations of the U-Net twice, to save memory')
     learning_rate: RateOrNone = Field(
@@ -282,7 +282,7 @@ class GenerateSettings(DenoisingSettings):
     mask_profile: Literal['cosine', 'linear', 'gaussian'] = Field(
         'cosine', description='How the soft border falls: cosine, linear or gaussian'
     )
-    batch_size: Count = Field(8, description='Images at a time')
+    batch_size: int = Field(8, ge=1, le=65_536, description='Images at a time')
     controller: ControllerName = Field('medsoft-tiny', description='Controller of the arm base+msc')
     arms: Arms = Field(PAINTED, description='Arms to paint')
     healthy: bool = Field(True, description='Paint synthetic healthy images too')
