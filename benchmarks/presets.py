@@ -18,7 +18,7 @@ from medsoft_nb.evaluation.quality import quality_table
 from medsoft_nb.painting.generate import generate, GenerateConfig
 from medsoft_nb.painting.pipeline import MedSoftPipeline
 
-SHOWN = ('kid', 'seam_ratio', 'seam_excess', 'semantic_score')
+SHOWN = ('kid', 'edge_ratio', 'outer_edge_ratio', 'semantic_score')
 PRESETS = {
     'dpm++, 10 steps': dict(scheduler='dpm++', steps=10),
     'dpm++, 8 steps': dict(scheduler='dpm++', steps=8),

@@ -89,7 +89,7 @@ def test_draw_generate_compare_keep(lab):
     wait_for(lambda: 'no mask' not in find('.say').text)
     driver.save_screenshot(str(folder / 'studio-mask.png'))
     find('button.go').click()
-    wait_for(lambda: 'seam ratio' in find('.numbers').text)
+    wait_for(lambda: 'outer edge' in find('.numbers').text)
     assert (
         dict(
             zip(

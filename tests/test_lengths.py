@@ -15,7 +15,7 @@ from medsoft_nb.phantom.benchmarks import make_benchmark
 from medsoft_nb.training.samples import sample_donor_mask
 
 GREY = 0.035  # Mean difference of a crop, of greys in [0, 1]
-SEAM, DICE, HD95 = 0.15, 0.03, 0.4  # Difference of means over images: share of the seam ratio, Dice, mm
+SEAM, DICE, HD95 = 0.15, 0.03, 0.4  # Difference of means over images: share of the edge ratio, Dice, mm
 AUROC = 0.05  # Difference of detectabilities
 OVERLAP = 0.94  # Dice of placed masks, at the least
 DISTANCE = 0.05  # Difference of distances of planted copies
@@ -79,7 +79,7 @@ def test_borders_are_the_same(pairs, name):
     small, large = (
         border_rows(made, healthy).mean(numeric_only=True) for made, healthy in zip(pairs[name], pairs['healthy'])
     )
-    assert abs(large.seam_ratio / small.seam_ratio - 1) < SEAM
+    assert abs(large.edge_ratio / small.edge_ratio - 1) < SEAM
     assert abs(large.dice - small.dice) < DICE and abs(large.hd95 - small.hd95) < HD95
     assert small.background_changed == large.background_changed == 0
 

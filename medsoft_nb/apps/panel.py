@@ -171,8 +171,8 @@ def show_variant(self: StudioController, variant: Variant):
     panel, self.current = self.panel, variant
     panel.result, panel.kept = encode_image(variant.image, variant.source.image()), bool(variant.kept)
     panel.numbers = {
-        'edge': variant.edge,
-        'seam ratio (before: 1)': f'{variant.seam:.2f}',
+        'outer edge': variant.edge,
+        'its ratio (before: 1)': f'{variant.outer_edge:.2f}',
         'pixels changed outside the mask': str(variant.changed),
         'seconds': f'{variant.seconds:.1f}',
     }

@@ -23,7 +23,7 @@ from ..core.images import array_hash, as_html, write_image
 from ..core.settings import Settings
 from ..core.words import counted
 from ..data.manifest import HEALTHY, Manifest
-from ..evaluation.edges import background_change, seam_ratio
+from ..evaluation.edges import background_change, edge_ratio
 from ..evaluation.greys import grey_limits
 from ..knowledge.base import find_label, find_modality, known_labels, load_knowledge
 from ..models.base import weight_hashes
@@ -79,14 +79,14 @@ class StudioSettings(Settings):
 
 # %% ../../nbs/apps/variants.ipynb #21ac9043
 def edge_words(
-    seam: float,  # Gradient across the lesion's outline, divided by that before
+    ratio: float,  # Gradient across the border where painting ends, divided by that before
 ) -> str:
-    "How an edge compares with the image that was there before"
-    if seam < 0.8:
+    "How the outer edge compares with the image that was there before"
+    if ratio < 0.8:
         return 'smoother than the image was there'
-    if seam <= 1.25:
+    if ratio <= 1.25:
         return 'as smooth as the image was there'
-    return f'{seam:.1f} times as steep as the image was there' + (': look for a seam' if seam > 3 else '')
+    return f'{ratio:.1f} times as steep as the image was there' + (': look for a seam' if ratio > 1.5 else '')
 
 # %% ../../nbs/apps/variants.ipynb #e012
 @dataclass
@@ -106,11 +106,11 @@ class Variant:
     kept: str = ''  # Its name in the manifest, once it is kept
 
     @property
-    def seam(self) -> float:
-        "Gradient across the lesion's outline, divided by that before"
+    def outer_edge(self) -> float:
+        "Gradient across the border where painting ends, divided by that before"
         row, before = self.source.row, self.source.image()
         scale = dict(spacing=row.get('spacing_mm'), limits=grey_limits(before, row))
-        return seam_ratio(self.image, before, self.mask, **scale)
+        return edge_ratio(self.image, before, self.soft > 0, **scale)
 
     @property
     def changed(self) -> int:
@@ -118,7 +118,7 @@ class Variant:
         return background_change(self.image, self.source.image(), self.soft)['changed']
 
     def __repr__(self):
-        what = f'{self.settings.disease}, seed {self.settings.seed}, seam ratio {self.seam:.2f}'
+        what = f'{self.settings.disease}, seed {self.settings.seed}, outer edge ratio {self.outer_edge:.2f}'
         return f'Variant({what}, {counted(self.changed, "pixel")} changed outside the mask)'
 
     def _repr_html_(self):
@@ -129,8 +129,8 @@ class Variant:
 @patch
 @property
 def edge(self: Variant) -> str:
-    "The seam ratio in words"
-    return edge_words(self.seam)
+    "The outer edge in words"
+    return edge_words(self.outer_edge)
 
 
 @patch
@@ -210,7 +210,7 @@ def _free_name(out, variant):
     path, taken = out / 'manifest.csv', set()
     if path.exists():
         kept = Manifest.load(path)
-        if 'seam_ratio' not in kept.df:
+        if 'background_changed' not in kept.df:
             raise ValueError(
                 f'{path} was not written by the studio. Start the studio with another folder (`out`, --out).'
             )
@@ -264,7 +264,7 @@ def _provenance(variant, pipe):
         software=software(),
         hardware=hardware(pipe),
         source_hash=array_hash(variant.source.image()),
-        seam_ratio=round(variant.seam, 4),
+        outer_edge_ratio=round(variant.outer_edge, 4),
         background_changed=variant.changed,
     )
 

@@ -107,7 +107,7 @@ _FURTHER = """
 site study series slice position thickness_mm sequence window offset remark vertebra structure
 seed number ramp severity roi resolution steps strength guidance_scale scheduler interval blend mask_profile
 band_correction grain controller_scale faithful structure_limit negative_prompt software hardware
-base unet lora controller weights source_hash seam_ratio background_changed
+base unet lora controller weights source_hash outer_edge_ratio background_changed
 """
 KEPT = (*COLUMNS, *PATHS, *IDS, *_FURTHER.split())  # Columns that are exported
 _OWN = ('masks_sha256', 'donor_hash')  # Of files that an export writes anew, or does not hold

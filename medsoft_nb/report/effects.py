@@ -122,6 +122,7 @@ def ablation_rows(
 ) -> pd.DataFrame:  # One row per arm of the factorial design, or `faithful`: its parts, and what was measured
     "Parts of every fine-tuned arm beside its numbers"
     mean = quality.groupby(['metric', 'arm']).value.mean()
+    edges = [name for name in ('edge_ratio', 'outer_edge_ratio') if name in mean]
     agrees = agreement[agreement.label == ''].groupby('arm').value.mean()
     arms = add_arm_fields(aucs)
     rows = []
@@ -133,7 +134,7 @@ def ablation_rows(
             for factor, name in columns.items()
         }
         measured = {
-            'seam ratio': mean.get(('seam_ratio', row.arm)),
+            **{name.replace('_', ' '): mean.get((name, row.arm)) for name in edges},
             'KID': mean.get(('kid', row.arm)),
             'agreement': agrees.get(row.arm),
             'AUC': interval_text(row.value, row.lo, row.hi),

@@ -115,11 +115,11 @@ def gain_findings(
     return text
 
 # %% ../../nbs/report/findings.ipynb #d001
-_SMALL = 'kid fid fid_infinity seam_excess background_changed hd95 memorised_below memorised_copies'.split()
+_SMALL = 'kid fid fid_infinity background_changed hd95 memorised_below memorised_copies'.split()
 TARGETS = {
     **dict.fromkeys(_SMALL, dict(largest=False)),
-    **dict.fromkeys(('seam_ratio', 'density', 'memorised_ratio'), dict(target=1.0)),
-    **dict.fromkeys(('ms_ssim', 'semantic_score', 'weave_ratio'), dict(target='real')),
+    **dict.fromkeys(('outer_edge_ratio', 'density', 'memorised_ratio'), dict(target=1.0)),
+    **dict.fromkeys(('edge_ratio', 'ms_ssim', 'semantic_score', 'weave_ratio'), dict(target='real')),
     'seam_detectability': dict(target=0.5),
 }  # Arguments of `mark_best` by metric; the largest is best where there are none
 
@@ -134,11 +134,11 @@ def _kid_finding(kid, floor, bounds):
     return text + (' The intervals of these two arms overlap: their order may be chance.' if overlap else '')
 
 # %% ../../nbs/report/findings.ipynb #d003
-def _seam_finding(soft, hard):
-    "Whether the border of soft masks is nearer to an untouched image than that of hard ones"
+def _outer_edge_finding(soft, hard):
+    "Whether painting ends less visibly with soft masks than with hard ones"
     where = 'nearer to' if abs(soft - 1) < abs(hard - 1) else '**not nearer to**'
-    text = f'Seam ratio (1: as in the untouched image): soft masks {soft:.2f}, hard masks {hard:.2f}; '
-    return text + f'the border of the soft ones is {where} that of an untouched image.'
+    text = f'Outer edge ratio (1: as in the untouched image): soft masks {soft:.2f}, hard masks {hard:.2f}; '
+    return text + f'where painting ends, soft ones are {where} the untouched image.'
 
 # %% ../../nbs/report/findings.ipynb #c1106
 def quality_findings(
@@ -154,6 +154,6 @@ def quality_findings(
         rows = quality[quality.metric == 'kid'].groupby('arm')
         bounds = rows[['lo', 'hi']].mean() if {'lo', 'hi'} <= {*quality} else None
         text.append(_kid_finding(mean['kid'], floor, bounds))
-    if 'seam_ratio' in mean.index and {soft, hard} <= set(mean['seam_ratio'].index):
-        text.append(_seam_finding(mean['seam_ratio'][soft], mean['seam_ratio'][hard]))
+    if 'outer_edge_ratio' in mean.index and {soft, hard} <= set(mean['outer_edge_ratio'].index):
+        text.append(_outer_edge_finding(mean['outer_edge_ratio'][soft], mean['outer_edge_ratio'][hard]))
     return text
