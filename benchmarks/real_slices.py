@@ -30,6 +30,7 @@ from medsoft_nb.data.columns import HEALTHY, ManifestError
 from medsoft_nb.data.folder import image_name
 from medsoft_nb.data.manifest import Manifest, validate
 from medsoft_nb.data.splits import split
+from medsoft_nb.data.tables import read_cells
 from medsoft_nb.lesions.bodies import bodies_between, order_discs
 
 MODALITIES = dict(t1='MRI T1', t2='MRI T2')  # In the words of the knowledge base
@@ -49,7 +50,7 @@ def read(folder: Path, name: str) -> pd.DataFrame:
     path = folder / f'{name}.csv'
     if not path.is_file():
         raise ManifestError(f'{folder} has no {path.name}. Give the folder that holds it beside images/.')
-    df = pd.read_csv(path, dtype=str, keep_default_na=False)
+    df = read_cells(path)
     lacking = [column for column in NEEDED[name] if column not in df]
     if lacking:
         raise ManifestError(f'{path} lacks the column {lacking[0]!r}. Found: {", ".join(df.columns)}.')

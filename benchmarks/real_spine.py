@@ -7,12 +7,14 @@ For each finding a manifest is made, shared out by patient, and made scarce, as 
 from the few diseased images (`real-only`, `classical`) and from all of them (`oracle`, and with classical augmentation
 `oracle+augmented`). Synthetic images stand between these two. So a benchmark can answer whether they help where the
 oracle reaches 0.90 and the few real images alone stay at 0.75 or below; where it cannot, no lesion is painted.
-`calibration.csv` holds the AUCs on patients that no classifier has seen, with intervals over patients and seeds.
+`calibration.csv` holds the AUCs on patients that no classifier has seen, with intervals over patients and seeds, and
+that of the disc's level alone: lower discs are ill more often.
 
-The folder is that of `real_slices.py`, whose `discs.csv` also has the columns herniation, narrowing, spondylolisthesis,
-modic and pfirrmann (the grade of degeneration, 4 and 5 with low signal). T2 alone is used. Findings of discs are read
-in a window of 1.7 widths of the disc around its box, where somebody drew one; those of slices in the whole slice. Everybody
-in the data has back pain: healthy means that the one finding is absent.
+The folder is that of `real_slices.py`, whose `discs.csv` also has the columns herniation, narrowing, modic, pfirrmann
+(the grade of degeneration, 4 and 5 with low signal) and spondylolisthesis. T2 alone is used. Findings of discs are
+read in a window of 1.7 widths of the disc around its box, where somebody drew one and the window lies inside of the
+slice; those of slices in the whole slice. Everybody in the data has back pain: healthy means that the one finding is
+absent.
 
 The slices are those of SPIDER (van der Graaf et al., Scientific Data 11, 264, 2024) under CC BY 4.0.
 """
@@ -21,6 +23,7 @@ import argparse
 from pathlib import Path
 from typing import NamedTuple
 import numpy as np, pandas as pd
+from medsoft_nb.core.files import make_folder, read_json, sha256, write_json, write_text
 from medsoft_nb.core.folders import check_empty, file_name, new_folder
 from medsoft_nb.core.images import read_image, write_image
 from medsoft_nb.core.logs import progress
@@ -37,6 +40,7 @@ from real_slices import boxes_by_file, CORNERS, MODALITIES, read, scaled, spacin
 
 SIDE = 64  # Pixels of a window around a disc
 WIDTHS = 1.7  # The same in widths of the disc's box
+LEAST = 8  # Pixels that a box is wide at least
 SHARES = (0.5, 0.1, 0.4)  # Of the patients in train, val and test
 CONTROLS = ('real-only', 'classical')
 RATES = {'cnn': 0.004, 'efficientnet-lite0': 0.0005}  # Learning rate of each classifier
@@ -72,13 +76,31 @@ def read_grades(folder: Path) -> pd.DataFrame:
     if lacking:
         raise ManifestError(f'{folder / "discs.csv"} lacks the column {lacking[0]!r}. Found: {", ".join(discs)}.')
     grades = discs[list(GRADES)].apply(pd.to_numeric, errors='coerce')
-    return discs.assign(**grades)[discs.sequence == 't2'].reset_index(drop=True)
+    words = grades.isna() & (discs[list(GRADES)].apply(lambda column: column.str.strip()) != '')
+    if words.any().any():
+        row, column = words.stack()[lambda w: w].index[0]
+        where = f'row {row + 2} of {folder / "discs.csv"}: {column}'
+        raise ManifestError(f'{where} is {discs[column][row]!r}. Give a number, or nothing where it is not known.')
+    return discs.assign(**grades)[discs.sequence.str.lower() == 't2'].reset_index(drop=True)
 
 
-def window(image: np.ndarray, box: np.ndarray, outside: str = 'edge') -> np.ndarray:
-    "`(SIDE, SIDE)` around the middle of a box `(x0, y0, x1, y1)`; outside of the image filled as `numpy.pad` does"
-    x, y = ((box[:2] + box[2:]) / 2).round().astype(int)
-    return np.pad(image, SIDE // 2, mode=outside)[y : y + SIDE, x : x + SIDE]
+def window(image: np.ndarray, box: np.ndarray) -> np.ndarray | None:
+    "`(SIDE, SIDE)` around the middle of a box `(x0, y0, x1, y1)`; `None` where it does not lie inside of the image"
+    x, y = ((box[:2] + box[2:] - SIDE) / 2).round().astype(int)
+    inside = 0 <= y <= image.shape[0] - SIDE and 0 <= x <= image.shape[1] - SIDE
+    return image[y : y + SIDE, x : x + SIDE] if inside else None
+
+
+def check_boxes(boxes: pd.DataFrame, shape: tuple) -> None:
+    "`ManifestError` where a box is turned round, tiny, or not inside its image `(H, W)`"
+    for row in boxes.itertuples():
+        right = LEAST <= row.x1 - row.x0 and 0 < row.y1 - row.y0 and min(row.x0, row.y0) >= 0
+        if not right or row.x1 > shape[1] or row.y1 > shape[0]:
+            box = ', '.join(f'{getattr(row, name):g}' for name in CORNERS)
+            raise ManifestError(
+                f'{row.file}, disc {row.ivd_label}: the box ({box}) is none of an image of {shape[1]} x {shape[0]} '
+                f'pixels. Give x0, y0, x1, y1 with x0 < x1 and y0 < y1 inside of it, {LEAST} pixels wide or more.'
+            )
 
 
 def is_present(rows: pd.DataFrame, finding: Finding) -> bool | None:
@@ -94,17 +116,20 @@ def record(name: str, slice_row: dict, label: str) -> dict:
     return made | dict(modality=MODALITIES['t2'], plane='sagittal', origin='real')
 
 
-def write_disc(image: np.ndarray, box: np.ndarray, name: str, diseased: bool, out: Path) -> dict:
-    "Write the window around a disc, and its box as a mask where it is diseased; gives columns of the manifest"
+def write_disc(image: np.ndarray, box: np.ndarray, name: str, diseased: bool, out: Path) -> dict | None:
+    "Write the window around a disc, and its box as a mask where it is diseased; gives columns, or `None`: no window"
     factor = SIDE / WIDTHS / (box[2] - box[0])
     image, box = scaled(image, factor), box * factor
-    write_image(out / f'images/{name}.png', window(image, box))
+    found = window(image, box)
+    if found is None:
+        return None
+    write_image(out / f'images/{name}.png', found)
     if not diseased:
         return {}
     x0, y0, x1, y1 = box.round().astype(int)
     mask = np.zeros(image.shape, bool)
     mask[y0:y1, x0:x1] = True
-    write_image(out / f'masks/{name}.png', window(mask, box, 'constant'))
+    write_image(out / f'masks/{name}.png', window(mask, box))
     return dict(lesion_mask=f'masks/{name}.png')
 
 
@@ -121,14 +146,17 @@ def write_slice(folder: Path, row: dict, graded: pd.DataFrame, boxes, name: str,
         mm, _ = spacing(row['pixel_spacing_mm_of_series'], boxes, image.shape[1])
         write_image(out / f'images/{image_id}.png', scaled(image, mm))
         return [record(image_id, row, name if found else HEALTHY) | dict(spacing_mm=1)]
+    if boxes is not None:
+        check_boxes(boxes, image.shape)
     rows = []
     for level, box in () if boxes is None else zip(boxes.ivd_label, boxes[CORNERS].to_numpy()):
         found = is_present(graded[graded.ivd_label == level], finding) if (graded.ivd_label == level).any() else None
         if found is None:
             continue
-        own = f'{image_id}-{level}'
+        own = f'{image_id}-{file_name(level)}'
         columns = write_disc(image, box, own, found, out)
-        rows.append(record(own, row, name if found else HEALTHY) | columns)
+        if columns is not None:
+            rows.append(record(own, row, name if found else HEALTHY) | columns | dict(level=level))
     return rows
 
 
@@ -137,6 +165,10 @@ def make_finding(folder: Path, out: Path, name: str, seed: int = 0) -> Manifest:
     check_empty(out)
     index, graded = read(folder, 'index'), read_grades(folder)
     boxes, by_file = boxes_by_file(graded), dict(list(graded.groupby('file')))
+    if strangers := sorted(set(by_file) - set(index.file)):
+        raise ManifestError(f'{folder / "discs.csv"} has discs of {strangers[0]}, which index.csv does not name.')
+    if nameless := [row['file'] for row in index.to_dict('records') if not row['patient_id'].strip()]:
+        raise ManifestError(f'{folder / "index.csv"}: {nameless[0]} has no patient_id. Name the patient.')
     rows = []
     with new_folder(out) as part:
         for row in progress(index.to_dict('records'), name):
@@ -160,7 +192,24 @@ def calibrate(manifest: Manifest, few: int, settings: ClassifierSettings, seeds:
         for name, arm in arms.items():
             file = keep / f'{settings.backbone}-{few}-{file_name(name)}-{seed}.json'
             scores.append(train_and_score(arm, test, settings, seed, val, file))
-    return bootstrap_auc(pd.concat(scores))
+    aucs = bootstrap_auc(pd.concat(scores))
+    return pd.concat([aucs, bootstrap_auc(level_scores(test))]) if 'level' in test.df else aucs
+
+
+def check_number(manifest: Manifest, few: tuple, name: str) -> None:
+    "`ValueError` unless there are more diseased training images than any of the numbers that are kept"
+    n = int((manifest.where(split='train').df.label == name).sum())
+    if n <= max(few):
+        raise ValueError(
+            f'{name}: {max(few)} diseased training images are to be kept, but there are {n}: nothing is left for the '
+            'oracle. Add patients, or leave the finding out (--findings).'
+        )
+
+
+def level_scores(test: Manifest) -> pd.DataFrame:
+    "What is known without a look: lower discs, which have smaller numbers, are ill more often"
+    rows = test.df[['image_id', 'patient_id', 'label']].assign(y=(test.df.label != HEALTHY).astype(int))
+    return rows.assign(arm='level alone', seed=0, split='test', score=-pd.to_numeric(test.df.level, errors='coerce'))
 
 
 def verdict(aucs: pd.Series) -> str:
@@ -169,22 +218,47 @@ def verdict(aucs: pd.Series) -> str:
     return 'yes' if oracle >= CLEAR and aucs['real-only'] <= LOW else 'no'
 
 
+def own_folder(folder: Path, out: Path) -> None:
+    "`out` is new, or is of the same tables; `ValueError` where it holds something else"
+    source = {f'{name}.csv': sha256(folder / f'{name}.csv') for name in ('index', 'discs')}
+    note = out / 'source.json'
+    if note.is_file():
+        if read_json(note) != source:
+            raise ValueError(f'{out} was made from other tables than {folder} holds now. Name another --out.')
+        return
+    check_empty(out)
+    make_folder(out)
+    write_json(note, source)
+
+
 def make_table(folder: Path, out: Path, findings: list, backbones: list, seeds: int, steps: int) -> pd.DataFrame:
     "Calibrate findings, one after the other; scores that are there are kept"
-    tables = []
-    for name in findings:
-        finding, place = FINDINGS[name], out / file_name(name)
+    read(folder, 'index'), read_grades(folder)
+    own_folder(folder, out)
+    for name in dict.fromkeys(findings):
+        finding, place, tables = FINDINGS[name], out / file_name(name), []
         file = place / 'data/manifest.csv'
         manifest = Manifest.load(file) if file.is_file() else make_finding(folder, place / 'data', name)
-        for backbone in backbones:
+        check_number(manifest, finding.few, name)
+        for backbone in dict.fromkeys(backbones):
             own = dict(backbone=backbone, learning_rate=RATES[backbone], image_size=finding.size)
             settings = ClassifierSettings(steps=steps, batch_size=16, **own)
             for few in finding.few:
                 table = calibrate(manifest, few, settings, seeds, place / 'scores')
                 answers = verdict(table.set_index('arm').value)
                 tables.append(table.assign(finding=name, backbone=backbone, few=few, answers=answers))
-                pd.concat(tables).to_csv(out / 'calibration.csv', index=False)
-    return pd.concat(tables)
+        write_text(place / 'calibration.csv', pd.concat(tables).to_csv(index=False))
+        found = [path for path in (out / file_name(each) / 'calibration.csv' for each in FINDINGS) if path.is_file()]
+        table = pd.concat(map(pd.read_csv, found))
+        write_text(out / 'calibration.csv', table.to_csv(index=False))
+    return table
+
+
+def number(text: str) -> int:
+    "An integer of 1 or more, for argparse"
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f'{text!r} is no number of 1 or more')
+    return int(text)
 
 
 def main(argv=None):
@@ -193,8 +267,8 @@ def main(argv=None):
     parser.add_argument('--out', type=Path, required=True, help='folder of manifests, scores and calibration.csv')
     parser.add_argument('--findings', nargs='+', choices=FINDINGS, default=list(FINDINGS))
     parser.add_argument('--backbones', nargs='+', choices=RATES, default=list(RATES))
-    parser.add_argument('--seeds', type=int, default=5)
-    parser.add_argument('--steps', type=int, default=800, help='optimiser steps of each classifier')
+    parser.add_argument('--seeds', type=number, default=5, help='of classifiers and of the choice of few images')
+    parser.add_argument('--steps', type=number, default=800, help='optimiser steps of each classifier')
     a = parser.parse_args(argv)
     try:
         table = make_table(a.folder, a.out, a.findings, a.backbones, a.seeds, a.steps)

@@ -79,7 +79,8 @@ def test_the_table_says_whether_a_finding_can_answer(drawn, tmp_path, monkeypatc
     given = [str(drawn), '--out', str(tmp_path), '--findings', 'narrowing', '--backbones', 'cnn', '--seeds', '2']
     spine.main([*given, '--steps', '2'])
     table = pd.read_csv(tmp_path / 'calibration.csv')
-    assert set(table.arm) == {'real-only', 'classical', 'oracle', 'oracle+augmented'}
+    assert set(table.arm) == {'real-only', 'classical', 'oracle', 'oracle+augmented', 'level alone'}
+    assert table.set_index('arm').value['level alone'] == pytest.approx(0.9)  # as many healthy ones are the lowest
     assert (table.lo <= table.value).all() and (table.value <= table.hi).all() and set(table.few) == {2}
     assert 'oracle+augmented' in capsys.readouterr().out
     kept = {file: file.stat().st_mtime_ns for file in tmp_path.glob('narrowing/scores/*')}
@@ -109,3 +110,70 @@ def test_what_is_missing_is_said_and_nothing_is_written(tmp_path, capsys):
     with pytest.raises(SystemExit):
         spine.main([str(tmp_path / 'nowhere'), '--out', str(out)])
     assert 'has no index.csv' in capsys.readouterr().err
+
+
+BOXES = [(90, 140, 50, 148), (50, 140, 50, 148), (50, 140, 50.01, 148), (50, 148, 90, 140), (-9, 140, 31, 148)]
+
+
+@pytest.mark.parametrize('box', [*BOXES, (120, 140, 160, 148), (50, 196, 90, 204)])
+def test_a_box_that_is_none_is_refused(box, tmp_path):
+    folder = draw_folder(tmp_path / 'in')
+    discs = pd.read_csv(folder / 'discs.csv').astype(dict.fromkeys(('x0', 'y0', 'x1', 'y1'), float))
+    discs.loc[4, ['x0', 'y0', 'x1', 'y1']] = box
+    discs.to_csv(folder / 'discs.csv', index=False)
+    with pytest.raises(
+        ManifestError, match=r'images/1_t2.png, disc 2: the box \(.*\) is none of an image of 140 x 200'
+    ):
+        spine.make_finding(folder, tmp_path / 'out', 'narrowing')
+    assert not (tmp_path / 'out').exists()
+
+
+def test_a_window_that_leaves_the_slice_is_left_out(tmp_path):
+    folder = draw_folder(tmp_path / 'in')
+    discs = pd.read_csv(folder / 'discs.csv')
+    discs.loc[4, ['y0', 'y1']] = 1, 9
+    discs.to_csv(folder / 'discs.csv', index=False)
+    assert '1_t2-2' not in set(spine.make_finding(folder, tmp_path / 'out', 'narrowing').df.image_id)
+
+
+@pytest.mark.parametrize(
+    'table, column, value, sentence',
+    [
+        ('discs', 'narrowing', 'mild', "narrowing is 'mild'. Give a number"),
+        ('index', 'patient_id', '', 'has no patient_id'),
+        ('index', 'file', 'images/x.png', 'has discs of images/0_t2.png, which index.csv does not name'),
+    ],
+)
+def test_a_cell_that_cannot_be_is_quoted(table, column, value, sentence, tmp_path):
+    folder = draw_folder(tmp_path / 'in')
+    cells = pd.read_csv(folder / f'{table}.csv', dtype=str, keep_default_na=False)
+    cells.loc[0, column] = value
+    cells.to_csv(folder / f'{table}.csv', index=False)
+    with pytest.raises(ManifestError, match=sentence):
+        spine.make_finding(folder, tmp_path / 'out', 'narrowing')
+
+
+def test_a_folder_of_other_tables_is_refused_and_so_is_one_with_other_files(drawn, tmp_path):
+    out = tmp_path / 'out'
+    spine.own_folder(drawn, out)
+    spine.own_folder(drawn, out)  # the same tables once more
+    other = draw_folder(tmp_path / 'in', boxes=False)
+    with pytest.raises(ValueError, match='was made from other tables'):
+        spine.own_folder(other, out)
+    with pytest.raises(FileExistsError, match='not empty'):
+        spine.own_folder(drawn, tmp_path)
+
+
+def test_where_nothing_is_withheld_there_is_no_oracle(drawn, tmp_path):
+    made = spine.make_finding(drawn, tmp_path / 'out', 'narrowing')
+    n = int((made.where(split='train').df.label == 'narrowing').sum())
+    spine.check_number(made, (2, n - 1), 'narrowing')
+    with pytest.raises(ValueError, match=f'{n} diseased training images are to be kept, but there are {n}'):
+        spine.check_number(made, (2, n), 'narrowing')
+
+
+@pytest.mark.parametrize('words', [('--seeds', '0'), ('--steps', 'x')])
+def test_numbers_of_the_command(words, drawn, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        spine.main([str(drawn), '--out', str(tmp_path / 'out'), *words])
+    assert 'is no number of 1 or more' in capsys.readouterr().err and not (tmp_path / 'out').exists()

@@ -1,6 +1,7 @@
 "The whole experiment at the smallest size, through the command, and once more."
 
 import shutil
+from importlib import import_module
 from pathlib import Path
 import pandas as pd, papermill, pytest
 from copies import Copy, MEDSOFT
@@ -131,6 +132,25 @@ def test_a_manifest_of_ones_own(folder, run, monkeypatch):
         pd.testing.assert_frame_equal(there, here)
     there, here = (Manifest.load(root / 'seed-3/synthetic/lora-smis/manifest.csv') for root in (run, folder / 'own'))
     assert len(here) and all((there.image(i) == here.image(i)).all() for i in range(len(here)))
+
+
+def test_a_choice_of_candidates_is_measured(run, tmp_path, monkeypatch, capsys):
+    "`benchmarks/choice.py` on the finished run; what is done is not done again"
+    monkeypatch.syspath_prepend(Path(__file__).parent.parent / 'benchmarks')
+    choice, out = import_module('choice'), tmp_path / 'choice'
+    given = [str(run), '--out', str(out), '--times', '2', '--critic-steps', '2']
+    choice.main(given)
+    aucs, counts = (pd.read_csv(out / f'{name}.csv') for name in ('auc', 'choice'))
+    assert set(aucs.arm) == {'first', 'chosen', 'all'} and aucs.value.between(0, 1).all()
+    assert (counts.candidates == 2 * counts.kept).all() and set(pd.read_csv(out / 'gain.csv').control) == {'first'}
+    own = pd.read_csv(run / 'tables/auc.csv').set_index('arm').value
+    assert aucs.set_index('arm').value['first'] == pytest.approx(own['lora-smis'])
+    before = {path: path.stat().st_mtime_ns for path in out.rglob('*.json')}
+    choice.main(given)
+    assert before == {path: path.stat().st_mtime_ns for path in out.rglob('*.json')}
+    with pytest.raises(SystemExit):
+        choice.main([*given, '--arm', 'oracle'])
+    assert "has no arm 'oracle'" in capsys.readouterr().err
 
 
 def test_a_misspelt_setting_is_one_clean_message(folder):

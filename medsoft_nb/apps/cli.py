@@ -20,6 +20,7 @@ import medsoft_nb
 from ..core.escapes import terminal_text
 from ..core.words import counted
 from medsoft_nb.apps import (
+    choice_command,
     data_commands,
     membership_command,
     model_commands,

@@ -57,7 +57,7 @@ def _diseased(manifest):
 
 # %% ../../nbs/apps/result_commands.ipynb #e005
 EVALUATE_HELP = command_help(
-    'Judge synthetic images against real ones on lesion crops: KID beside the floor of real against real, edge ratio, '
+    'Judge synthetic images against real ones on lesion crops: KID beside the floor of real against real, edge ratios, '
     'changed background.',
     'medsoft evaluate soft=synthetic/soft/manifest.csv hard=synthetic/hard/manifest.csv '
     '--reference data/tumour/manifest.csv --out tables',
@@ -95,7 +95,7 @@ def evaluate(
     if learned is not None and not len(learned):
         raise ValueError(f'--train: {train} has no diseased images that a generator could have learned from.')
     if lost := _lost_backgrounds(made, healthy):
-        err_console.print(f'Seams and background are left out: the background {lost[0]!r} is not in {reference}.')
+        err_console.print(f'Edges and background are left out: the background {lost[0]!r} is not in {reference}.')
     rows = quality_table(made, lesions, None if lost else healthy, seed=seed, extractor=extractor, train=learned)
     make_folder(out)
     write_table(rows, out / 'quality', 'Quality of synthetic lesions')

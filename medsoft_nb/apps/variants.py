@@ -80,13 +80,15 @@ class StudioSettings(Settings):
 # %% ../../nbs/apps/variants.ipynb #21ac9043
 def edge_words(
     ratio: float,  # Gradient across the border where painting ends, divided by that before
+    hard: bool = False,  # A hard mask ends at the lesion's own edge
 ) -> str:
     "How the outer edge compares with the image that was there before"
     if ratio < 0.8:
         return 'smoother than the image was there'
     if ratio <= 1.25:
         return 'as smooth as the image was there'
-    return f'{ratio:.1f} times as steep as the image was there' + (': look for a seam' if ratio > 1.5 else '')
+    advice = ", the lesion's own edge included" if hard else ': look for a seam' if ratio > 1.5 else ''
+    return f'{ratio:.1f} times as steep as the image was there{advice}'
 
 # %% ../../nbs/apps/variants.ipynb #e012
 @dataclass
@@ -130,7 +132,7 @@ class Variant:
 @property
 def edge(self: Variant) -> str:
     "The outer edge in words"
-    return edge_words(self.outer_edge)
+    return edge_words(self.outer_edge, hard=bool(np.isin(self.soft, (0, 1)).all()))
 
 
 @patch

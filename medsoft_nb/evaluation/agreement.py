@@ -77,15 +77,22 @@ class LesionNamer:
         return self
 
     @torch.no_grad()
+    def predict_proba(
+        self,
+        made: Manifest,  # Rows with lesions
+    ) -> np.ndarray:  # `(n, classes)`, in the order of `classes_`
+        "Probability of each disease, and of 'healthy', for each lesion"
+        x = torch.from_numpy(np.stack(lesion_crops(made)))[:, None]
+        logits = torch.cat([self.net(normalise_images(batch.to(self.device))).cpu() for batch in x.split(64)])
+        check_samples(logits, 'answers of the namer', list(made.df.image_id))
+        return logits.softmax(1).numpy()
+
     def predict(
         self,
         made: Manifest,  # Rows with lesions
     ) -> np.ndarray:  # Of names, `(n,)`
         "Disease of each lesion, or 'healthy'"
-        x = torch.from_numpy(np.stack(lesion_crops(made)))[:, None]
-        logits = torch.cat([self.net(normalise_images(batch.to(self.device))).cpu() for batch in x.split(64)])
-        check_samples(logits, 'answers of the namer', list(made.df.image_id))
-        return self.classes_[logits.argmax(1).numpy()]
+        return self.classes_[self.predict_proba(made).argmax(1)]
 
 # %% ../../nbs/evaluation/agreement.ipynb #d004
 class Agreement(NamedTuple):

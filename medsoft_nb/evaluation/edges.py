@@ -74,7 +74,7 @@ def edge_ratio(
         raise ValueError(f'image {x.shape}, source {s.shape} and mask {np.shape(mask)} must have one size.')
     border = _border(mask, band, spacing)
     after, before = (np.median(_gradient_across(v, border)[border.near]) for v in (x, s))
-    return float(after / max(before, 1e-4))
+    return float(max(after, 1e-4) / max(before, 1e-4))
 
 # %% ../../nbs/evaluation/edges.ipynb #c0927
 def border_strips(
@@ -257,6 +257,15 @@ def _scale(made, i, source):
     return dict(spacing=pixel_mm(row.spacing_mm, source.shape), limits=grey_limits(source, row))
 
 
+def _soft_mask(made, i):
+    "Soft mask of a synthetic image; `ManifestError` where it has none, or none that ends inside of the image"
+    soft = made.soft_mask(i) if 'soft_mask' in made.df else None
+    if soft is None or not soft.any() or soft.all():
+        fault = 'has no soft mask' if soft is None else f'has a soft mask that is {"full" if soft.any() else "empty"}'
+        raise ManifestError(f'{made.df.image_id.iloc[i]} {fault}, so where painting ends cannot be measured.')
+    return soft
+
+
 BORDER_MEASURES = 'edge_ratio outer_edge_ratio background_changed background_ssim dice hd95'.split()
 
 
@@ -268,7 +277,7 @@ def border_rows(
     rows = []
     for i, source in enumerate(source_images(made, sources)):
         image, mask, scale = made.image(i), made.lesion_mask(i), _scale(made, i, source)
-        soft = made.soft_mask(i)
+        soft = _soft_mask(made, i)
         row = dict(made.df.iloc[i][['image_id', 'patient_id']])
         row |= dict(edge_ratio=edge_ratio(image, source, mask, **scale))
         row |= dict(outer_edge_ratio=edge_ratio(image, source, soft > 0, **scale))
@@ -288,7 +297,7 @@ def seam_strips(
     painted, untouched, others = [], [], []
     r = rng('strips', seed)
     for i, source in enumerate(backgrounds):
-        contour = made.soft_mask(i) > 0
+        contour = _soft_mask(made, i) > 0
         same_size = [k for k, other in enumerate(backgrounds) if other.shape == source.shape]
         k = int(r.choice([k for k in same_size if patients[k] != patients[i]] or [i]))
         scale, other = _scale(made, i, source), _scale(made, k, backgrounds[k])
