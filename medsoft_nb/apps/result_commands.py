@@ -57,7 +57,7 @@ def _diseased(manifest):
 
 # %% ../../nbs/apps/result_commands.ipynb #e005
 EVALUATE_HELP = command_help(
-    'Judge synthetic images against real ones on lesion crops: KID beside the floor of real against real, edge ratios, '
+    'Judge synthetic images against real ones on lesion crops: KID beside the floor of real against real, edges, '
     'changed background.',
     'medsoft evaluate soft=synthetic/soft/manifest.csv hard=synthetic/hard/manifest.csv '
     '--reference data/tumour/manifest.csv --out tables',

@@ -11,6 +11,7 @@ __all__ = ['LesionNamer', 'Agreement', 'agreement_table']
 from functools import partial
 from typing import NamedTuple
 import numpy as np, pandas as pd, torch, torch.nn.functional as F
+from ..core.classes import patch
 from ..core.finite import check_finite, check_samples, check_step
 from ..core.seeds import torch_generator
 from ..core.devices import autocast, pick_device
@@ -76,23 +77,27 @@ class LesionNamer:
         self.net.eval()
         return self
 
-    @torch.no_grad()
-    def predict_proba(
-        self,
-        made: Manifest,  # Rows with lesions
-    ) -> np.ndarray:  # `(n, classes)`, in the order of `classes_`
-        "Probability of each disease, and of 'healthy', for each lesion"
-        x = torch.from_numpy(np.stack(lesion_crops(made)))[:, None]
-        logits = torch.cat([self.net(normalise_images(batch.to(self.device))).cpu() for batch in x.split(64)])
-        check_samples(logits, 'answers of the namer', list(made.df.image_id))
-        return logits.softmax(1).numpy()
+# %% ../../nbs/evaluation/agreement.ipynb #c9d69a7e
+@patch
+@torch.no_grad()
+def predict_proba(
+    self: LesionNamer,
+    made: Manifest,  # Rows with lesions
+) -> np.ndarray:  # `(n, classes)`, in the order of `classes_`
+    "Probability of each disease, and of 'healthy', for each lesion"
+    x = torch.from_numpy(np.stack(lesion_crops(made)))[:, None]
+    logits = torch.cat([self.net(normalise_images(batch.to(self.device))).cpu() for batch in x.split(64)])
+    check_samples(logits, 'answers of the namer', list(made.df.image_id))
+    return logits.softmax(1).numpy()
 
-    def predict(
-        self,
-        made: Manifest,  # Rows with lesions
-    ) -> np.ndarray:  # Of names, `(n,)`
-        "Disease of each lesion, or 'healthy'"
-        return self.classes_[self.predict_proba(made).argmax(1)]
+
+@patch
+def predict(
+    self: LesionNamer,
+    made: Manifest,  # Rows with lesions
+) -> np.ndarray:  # Of names, `(n,)`
+    "Disease of each lesion, or 'healthy'"
+    return self.classes_[self.predict_proba(made).argmax(1)]
 
 # %% ../../nbs/evaluation/agreement.ipynb #d004
 class Agreement(NamedTuple):

@@ -30,6 +30,9 @@ class Kind(NamedTuple):
 KINDS = (
     Kind('auc', 'auc/{arm}', 'AUC of {arm}'),
     Kind('auc', 'sd/{arm}', 'Standard deviation over seeds of the AUC of {arm}', 'sd'),
+    Kind(
+        'calibration', 'calibration/{finding}/{few}/{backbone}/{arm}', 'AUC of {arm} for {finding}, {few} images kept'
+    ),
     Kind('gain', 'gain/{arm}/{control}', 'AUC of {arm} less that of {control}'),
     Kind('effects', 'effect/{factor}', 'Effect of {factor} on the AUC'),
     Kind('quality', '{metric}/{arm}', '{metric} of {arm}'),
