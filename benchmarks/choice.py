@@ -23,6 +23,7 @@ from medsoft_nb.evaluation.choice import choice_table, choose_lesions
 from medsoft_nb.evaluation.classify import ClassifierSettings, image_side
 from medsoft_nb.painting.generate import GenerateConfig
 from medsoft_nb.painting.pipeline import MedSoftPipeline
+from medsoft_nb.running.settings import ClassifySettings, GenerateSettings, QualitySettings
 from medsoft_nb.statistics.intervals import bootstrap_auc, paired_difference
 from medsoft_nb.training.arms import paint_arm, trained_arm
 
@@ -32,6 +33,11 @@ class Run:
 
     def __init__(self, folder: Path):
         self.folder, self.settings = folder, read_json(folder / 'run.json')['settings']
+        self.generate = GenerateSettings(**self.settings['generate'])
+        self.quality, self.classify = (
+            QualitySettings(**self.settings['quality']),
+            ClassifySettings(**self.settings['classify']),
+        )
         self.real, self.withheld = (Manifest.load(folder / f'data/{name}.csv') for name in ('manifest', 'withheld'))
         self.train, self.val, self.test = (self.real.where(split=name) for name in ('train', 'val', 'test'))
         self.diseased = self.train.where(label=self.train.diseases)
@@ -40,8 +46,8 @@ class Run:
 
 def paint_candidates(run: Run, pipe: MedSoftPipeline, seed: int, arm: str, times: int, out: Path) -> Manifest:
     "As `experiments/generate` paints, and more; the first ones are those of the run"
-    given = {name: value for name, value in run.settings['generate'].items() if name != 'base'}
-    config = GenerateConfig(seed=seed, **given | dict(n_per_label=times * given['n_per_label']))
+    given = {name: v for name, v in run.generate.model_dump().items() if name in GenerateConfig.model_fields}
+    config = GenerateConfig(**given | dict(seed=seed, n_per_label=times * run.generate.n_per_label))
     trained = trained_arm(PAINTING_ARMS[arm], run.folder / f'seed-{seed}/trained', '')
     labels = run.train.diseases
     return paint_arm(PAINTING_ARMS[arm], pipe, run.healthy, run.diseased, out, labels, trained, config)
@@ -63,15 +69,16 @@ def check_same(first: Manifest, own: Manifest) -> None:
 
 def judge_sets(run: Run, sets: dict, seed: int) -> pd.DataFrame:
     "Agreement by a namer that has learned from the withheld lesions as well"
-    steps = run.settings['quality']['namer_steps']
-    judge = LesionNamer(steps, seed=seed).fit(run.diseased.concat(run.withheld), run.healthy)
+    judge = LesionNamer(run.quality.namer_steps, seed=seed).fit(run.diseased.concat(run.withheld), run.healthy)
     return agreement_table(sets, judge, run.test.where(label=run.test.diseases), seed=seed).rows
 
 
 def train_sets(run: Run, sets: dict, seed: int, arm: str, keep: Path) -> pd.DataFrame:
     "Scores of a classifier of each set, with the settings of the run"
-    given = {name: v for name, v in run.settings['classify'].items() if name in ClassifierSettings.model_fields}
-    settings = ClassifierSettings(**given | dict(image_size=given.get('image_size') or image_side(run.real)))
+    given = {name: v for name, v in run.classify.model_dump().items() if name in ClassifierSettings.model_fields}
+    first = given['backbone'] if isinstance(given['backbone'], str) else given['backbone'][0]
+    size = given['image_size'] or image_side(run.real)
+    settings = ClassifierSettings(**given | dict(backbone=first, image_size=size))
     scores = []
     for name, made in sets.items():
         training = build_arms(run.train, None, {arm: made}, controls=())[arm]
@@ -82,7 +89,7 @@ def train_sets(run: Run, sets: dict, seed: int, arm: str, keep: Path) -> pd.Data
 
 def one_seed(run: Run, pipe: MedSoftPipeline, seed: int, a: argparse.Namespace, out: Path) -> tuple:
     "Scores, agreement, and what became of the candidates"
-    n = run.settings['generate']['n_per_label']
+    n = run.generate.n_per_label
     candidates = paint_candidates(run, pipe, seed, a.arm, a.times, out / 'candidates')
     first = first_of(candidates, n)
     check_same(first, Manifest.load(run.folder / f'seed-{seed}/synthetic/{a.arm}/manifest.csv'))
@@ -91,7 +98,8 @@ def one_seed(run: Run, pipe: MedSoftPipeline, seed: int, a: argparse.Namespace, 
     agreement = judge_sets(run, dict(first=first, chosen=choice.kept, all=candidates), seed)
     scores = train_sets(run, dict(chosen=choice.kept, all=candidates), seed, a.arm, out)
     own = pd.read_csv(run.folder / f'seed-{seed}/scores/scores.csv')
-    own = own[own.arm == a.arm].assign(arm='first')[list(scores)]
+    own = own[own.arm == a.arm]
+    own = own[own.backbone == own.backbone.iloc[0]].assign(arm='first')[list(scores)]
     return pd.concat([own, scores]), agreement, choice_table(choice).assign(seed=seed)
 
 
@@ -101,7 +109,7 @@ def make_tables(a: argparse.Namespace) -> pd.DataFrame:
     if a.arm not in run.settings['arms']:
         raise ValueError(f'the run has no arm {a.arm!r}. It painted {", ".join(run.settings["arms"])}.')
     make_folder(out)
-    pipe = MedSoftPipeline.from_pretrained(run.settings['generate']['base'])
+    pipe = MedSoftPipeline.from_pretrained(run.generate.base)
     pipe.set_progress_bar_config(disable=True)
     found = [one_seed(run, pipe, seed, a, out / f'seed-{seed}') for seed in run.settings['seeds']]
     scores, agreement, counts = (pd.concat(tables) for tables in zip(*found))
