@@ -31,10 +31,16 @@ def choose(folder, *words, real='real/manifest.csv', n=3):
     return medsoft('choose', *given)
 
 
-def test_it_writes_what_is_kept_and_what_the_critic_said(folder):
-    out = folder / 'made/chosen.csv'
-    code, text = choose(folder, '--out', out)
+@pytest.fixture(scope='module')
+def chosen(folder):
+    "What the command prints; it writes made/chosen.csv"
+    code, text = choose(folder, '--out', folder / 'made/chosen.csv')
     assert code == 0, text
+    return text
+
+
+def test_it_writes_what_is_kept_and_what_the_critic_said(folder, chosen):
+    out, text = folder / 'made/chosen.csv', chosen
     kept, candidates = Manifest.load(out), Manifest.load(folder / 'made/candidates.csv')
     assert set(kept.df.label.value_counts()) == {3} and '9 images' in text
     said = pd.read_csv(folder / 'made/chosen_critic.csv')
@@ -45,10 +51,9 @@ def test_it_writes_what_is_kept_and_what_the_critic_said(folder):
     assert all(np.array_equal(kept.image(i), candidates.image(where[name])) for i, name in enumerate(kept.df.image_id))
 
 
-def test_it_gives_the_same_choice_twice(folder):
-    for name in ('one', 'two'):
-        assert choose(folder, '--out', folder / f'made/{name}.csv')[0] == 0
-    one, two = ((folder / f'made/{name}_critic.csv').read_text() for name in ('one', 'two'))
+def test_it_gives_the_same_choice_twice(folder, chosen):
+    assert choose(folder, '--out', folder / 'made/again.csv')[0] == 0
+    one, two = ((folder / f'made/{name}_critic.csv').read_text() for name in ('chosen', 'again'))
     assert one == two
 
 
