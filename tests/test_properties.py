@@ -89,7 +89,7 @@ def tables(draw):
     return pd.DataFrame(dict(image_id=cells(r, n), patient_id=of, image=names, label=labels, prompt=cells(r, 1)[0]))
 
 
-@settings(max_examples=500, **often)
+@settings(max_examples=150, **often)
 @given(table=tables(), seed=st.integers(0, 99))
 def test_manifests(table, seed, tmp_path_factory):
     "Saved and read it is the same, elsewhere too; no patient is on two sides; joined parts are the whole"

@@ -23,7 +23,7 @@ from medsoft_nb.phantom.benchmarks import make_benchmark
 from peft import LoraConfig, get_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 
-SMALL = GenerateConfig(n_per_label=3, steps=2, roi=64, batch_size=4)
+SMALL = GenerateConfig(n_per_label=3, steps=2, roi=32, batch_size=4)
 FEW = SMALL.replace(n_per_label=2)
 BATCHES = {
     'base': (SMALL.replace(n_per_label=4), {}),
