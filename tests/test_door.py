@@ -85,6 +85,8 @@ WITHOUT_TORCH = {
     'generate --out taken': 'Another process is at work in taken',
     'train --stage 3': "`stage` is '3'",
     'train --stage 2a': 'give --controller',
+    'train --stage 1a --min-snr 5': '`min_snr` is 5.0, but stage 1a does not use it',
+    'train --controller-rate 0.01': '`controller_rate` is 0.01, but stage lora does not use it',
     'train --controller medsoft-tiny': "no use for a `controller`",
     'train --rank 2000': '--rank is',
     'train --rank 8 --lora lora.safetensors': 'is of rank 4, `rank` is 8',

@@ -199,8 +199,9 @@ def _rows_of_stage(manifest, stage):
 def _check_weights(out, settings, controller, lora):
     "`ValueError` where a stage cannot go on from what it is given, or cannot write"
     from medsoft_nb.training.inputs import check_output, check_stage
-    from medsoft_nb.training.stages import STAGES
+    from medsoft_nb.training.stages import check_used, STAGES
 
+    check_used(settings)
     check_output(out)
     if is_first_process():
         check_unlocked(out)

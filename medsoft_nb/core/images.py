@@ -12,7 +12,7 @@ __all__ = ['read_image', 'as_image', 'write_image', 'read_mask', 'painted_layer'
 import base64, hashlib, io, threading
 from pathlib import Path
 import numpy as np
-from PIL import Image, ImageDraw, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageDraw, ImageFont, ImageOps, UnidentifiedImageError
 from .escapes import html_text, visible
 from .files import atomic_path
 from .limits import check_pixels, PixelError
@@ -284,7 +284,8 @@ def image_grid(
     "Contact sheet of images; every cell has the size of the largest"
     pictures = [_picture(x, scale) for x in images]
     width, height = max(p.width for p in pictures), max(p.height for p in pictures)
-    above, left = (13 if titles else 0), (90 if row_titles else 0)  # room for text
+    font = ImageFont.load_default(min(max(10, width // 12), 18))  # sheets of large pictures are shown smaller
+    above, left = (round(1.3 * font.size) if titles else 0), (9 * font.size if row_titles else 0)  # room for text
     nrows = -(-len(pictures) // ncols)
     size = left + ncols * (width + pad) + pad, nrows * (height + above + pad) + pad
     sheet = Image.new('RGB', size, 'white')
@@ -294,9 +295,10 @@ def image_grid(
         x, y = left + pad + column * (width + pad), pad + row * (height + above + pad)
         sheet.paste(picture, (x, y + above))
         if titles and i < len(titles):
-            draw.text((x + 1, y), visible(titles[i])[: width // 6 + 1], fill='black')
+            draw.text((x + 1, y), visible(titles[i])[: int(width / font.size / 0.6) + 1], fill='black', font=font)
         if row_titles and column == 0:
-            draw.text((2, y + above + height // 2 - 6), visible(row_titles[row])[:15], fill='black')
+            middle = y + above + height // 2 - round(0.6 * font.size)
+            draw.text((2, middle), visible(row_titles[row])[:15], fill='black', font=font)
     return sheet.convert('L') if all(np.ndim(x) == 2 for x in images) else sheet
 
 # %% ../../nbs/core/images.ipynb #a022
