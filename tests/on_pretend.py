@@ -25,6 +25,7 @@ from medsoft_nb.models.unet_files import unet_hash
 from medsoft_nb.painting.generate import generate, GenerateConfig, with_lora
 from medsoft_nb.painting.pipeline import MedSoftPipeline
 from medsoft_nb.phantom.benchmarks import make_benchmark
+from medsoft_nb.training.decoder import adapt_decoder, DecoderTraining
 from medsoft_nb.training.stages import STAGES, Training
 from medsoft_nb.training import trainer
 from medsoft_nb.training.trainer import train
@@ -171,6 +172,15 @@ def test_a_training_that_was_broken_off_goes_on(folder, rows, monkeypatch):
     train(base, rows, folder / 'whole', SMALL)
     losses = [pd.read_csv(folder / name / 'loss.csv').loss for name in ('broken', 'whole')]
     np.testing.assert_allclose(*losses, rtol=1e-6)
+
+
+def test_a_decoder_is_adapted_the_same(folder, rows, monkeypatch):
+    config, psnr = DecoderTraining(steps=1, batch_size=1, side=16), []
+    for device in DEVICES:
+        monkeypatch.setenv('MEDSOFT_DEVICE', device or '')
+        base = adapt_decoder(folder / 'base', rows.where(label=HEALTHY), folder / f'base-{device}', config)
+        psnr.append(read_json(base / 'training.json')['psnr']['after'])
+    np.testing.assert_allclose(*psnr, rtol=1e-3)
 
 
 def test_all_weights_of_a_unet_can_be_trained(folder, rows):

@@ -21,6 +21,7 @@ from ..core.escapes import terminal_text
 from ..core.words import counted
 from medsoft_nb.apps import (
     choice_command,
+    decoder_command,
     data_commands,
     membership_command,
     model_commands,

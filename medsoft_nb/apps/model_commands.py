@@ -100,11 +100,7 @@ LoraStartOption = Annotated[
 ]
 CacheOption = Annotated[
     Optional[Path],
-    typer.Option(
-        file_okay=False,
-        writable=True,
-        help='Folder that keeps encoded windows, for trainings of other stages, rates or numbers of steps',
-    ),
+    typer.Option(file_okay=False, writable=True, help='Folder that keeps encoded windows for other trainings'),
 ]
 
 # %% ../../nbs/apps/model_commands.ipynb #e004
@@ -157,7 +153,7 @@ def _train(manifest, out, stage, base, controller, encoder, lora, cache, **optio
     settings = from_options(Training, options | dict(stage=stage))
     _check_weights(out, settings, controller, lora)
     FinetuneSettings(base=base, controller=controller, encoder=encoder)  # they exist
-    used, held_out = _training_images(manifest, settings, lora, controller)
+    used, held_out = _training_images(manifest, settings, base, lora, controller)
     from medsoft_nb.training.trainer import train  # torch from here on
 
     size = dict(layers=options['msc_layers'], heads=options['msc_heads'])
@@ -298,7 +294,7 @@ def generate(
 
     settings = from_options(GenerateConfig, locals())
     unet = _check_files(out, lora, unet, settings.shard)
-    healthy, donors, wanted = _sources(manifest, read_words(labels), settings.mask_source, (lora, unet, controller))
+    healthy, donors, wanted = _sources(manifest, labels, settings.mask_source, (base, lora, unet, controller))
     GenerateSettings(base=base, controller=controller)  # they exist
     from medsoft_nb.painting.generate import generate  # torch from here on
 
@@ -326,7 +322,7 @@ def _sources(path, labels, mask_source, weights):
     check_unseen(everything, *weights)
     used = training_rows(everything)
     healthy, donors = used.where(label=HEALTHY), used.where(label=used.diseases)
-    labels = labels or donors.diseases
+    labels = read_words(labels) or donors.diseases
     check_sources(healthy, donors, labels, mask_source)
     return healthy, donors, labels
 

@@ -257,7 +257,7 @@ def save_base(
     "Write a base in diffusers layout; plain diffusers' `StableDiffusionInpaintPipeline` reads it too"
     folder = Path(folder)
     for name, part in base.items():
-        part = copy.deepcopy(part).to('cpu', dtype) if name in NETWORKS else part
+        part = torch.nn.Module.to(copy.deepcopy(part), 'cpu', dtype) if name in NETWORKS else part  # with no warning
         part.save_pretrained(folder / name)
     write_json(folder / 'model_index.json', model_index(base))
     return share_files(folder)

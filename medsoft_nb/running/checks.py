@@ -16,6 +16,7 @@ from ..data.prompts import prompt_places
 from ..data.splits import make_scarce, split
 from ..data.variants import find_variants, healthy_painters
 from ..models.files import smallest_window
+from ..models.records import check_unseen
 from ..models.texts import local_limits
 from ..painting.places import check_sources
 from .settings import ClassifySettings, FinetuneSettings, GenerateSettings, PrepareSettings
@@ -236,4 +237,5 @@ def check_experiment(
     check_numbers(kept, generate)
     check_ratios(kept, generate, settings['classify'])
     if settings['prepare'].manifest:
+        check_unseen(kept, finetune.base, finetune.controller, generate.base, generate.controller)
         check_prompts(kept.where(split='train'), finetune, generate)
