@@ -119,6 +119,8 @@ def adapt_decoder(
 ) -> Path:  # The new base
     "Write a base whose decoder has learned from healthy images; goes on where it stopped, and is not trained twice"
     check_training(manifest, 'adapt')
+    if Path(out).resolve().is_relative_to(model_folder(base).resolve()):
+        raise ValueError(f'{out} lies in the base {base}, which stays as it is. Name a folder outside of it.')
     parts, out = load_base(base), Path(out)
     start = dict(images=manifest.fingerprint, base=networks_hash({name: parts[name] for name in NETWORKS}))
     facts = dict(config=config.model_dump(mode='json'), start=start)
