@@ -34,7 +34,7 @@ DECODER_HELP = command_help(
 )
 DecoderStepsOption = Annotated[int, typer.Option(min=1, help='Optimiser steps')]
 WindowsOption = Annotated[int, typer.Option(min=1, help='Windows a step')]
-PeakOption = Annotated[float, typer.Option(max=1, help='Learning rate at its peak; 1e-5 for a large base')]
+PeakOption = Annotated[float, typer.Option(min=0, max=1, help='Learning rate at its peak; 1e-5 for a large base')]
 SideOption = Annotated[int, typer.Option(min=8, max=4096, help='Of the windows, in pixels of the base, by eights')]
 
 # %% ../../nbs/apps/decoder_command.ipynb #16f9c2a3
