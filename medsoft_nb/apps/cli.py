@@ -21,8 +21,8 @@ from ..core.escapes import terminal_text
 from ..core.words import counted
 from medsoft_nb.apps import (
     choice_command,
-    decoder_command,
     data_commands,
+    decoder_command,
     membership_command,
     model_commands,
     replay_command,

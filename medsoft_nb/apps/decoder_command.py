@@ -60,12 +60,10 @@ def _adapt_decoder(manifest, out, base, **options):
     from medsoft_nb.core.configs import read_mapping
     from medsoft_nb.data.manifest import HEALTHY
     from medsoft_nb.data.outside import load_manifest
-    from medsoft_nb.models.base import resolve_model
     from medsoft_nb.models.records import check_unseen
     from medsoft_nb.training import decoder
 
     settings = from_options(decoder.DecoderTraining, options)
-    resolve_model(base)
     everything = load_manifest(manifest)
     check_unseen(everything, base)
     images, others = training_rows(everything).where(label=HEALTHY), everything.where(split='val', label=HEALTHY)
